@@ -1,0 +1,131 @@
+"""Images as trials see them: decoded once, kept as uint8 in a file that all trials of a node share through the page cache."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables import config as c
+from trainables import discovery
+from trainables.datasets import Chunks
+from trainables.errors import UserError
+
+ON_DEVICE = 2 * 2**30  # a split of up to so many bytes lives on the GPU
+LAYOUT = 1  # of the cache's files
+
+
+@dataclass(frozen=True)
+class Images:
+    """A split: the `rows` of stored uint8 images [*, H, W, C] (on disk, in memory or on a device) and their labels int64 [N]."""
+
+    pixels: Tensor
+    rows: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def channels(self) -> int:
+        return self.pixels.shape[-1]
+
+    def batch(self, indices: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Images [n, C, H, W] in [0, 1], channels_last in memory, for indices in the split."""
+        chosen = self.pixels[self.rows[indices].to(self.pixels.device)].to(device, non_blocking=True)
+        return chosen.permute(0, 3, 1, 2).to(dtype) / 255
+
+    def to(self, device: torch.device) -> "Images":
+        """Moved to a GPU where it is small enough for that."""
+        if device.type != "cuda" or len(self) * self.pixels[0].numel() > ON_DEVICE:
+            return self
+        return Images(self.pixels[self.rows].to(device), torch.arange(len(self)), self.labels)
+
+
+def load(data: "c.Data", split: str) -> Images:
+    """The "train", "validation" or "test" images.
+
+    Validation images (a tenth of train, or `validation_images`) are carved out of the stored train split, by `split_seed` alone, so that
+    all trials of a search share them; `train_images` limits what is left.
+
+    Raises:
+        UserError: the files are missing or damaged, or there are fewer images than asked for.
+    """
+    stored = _stored(data, "test" if split == "test" else "train")
+    if split == "test":
+        return stored
+    count = len(stored)
+    held_out = data.validation_images or max(1, count // 10)
+    wanted = held_out + (data.train_images or 1)
+    if wanted > count:
+        raise UserError(f"data.train_images + data.validation_images = {wanted}: the train split has {count} images")
+    order = np.random.default_rng(data.split_seed).permutation(count)
+    chosen = order[:held_out] if split == "validation" else order[held_out:][: data.train_images]
+    index = torch.from_numpy(np.sort(chosen))
+    return Images(stored.pixels, index, stored.labels[index])
+
+
+def cache_folder() -> Path:
+    """Where decoded images are kept: $TEACHER_TUNER_CACHE, or teacher-tuner in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "teacher-tuner"
+    return Path(os.environ.get("TEACHER_TUNER_CACHE") or default)
+
+
+def _stored(data: "c.Data", split: str) -> Images:
+    reader = discovery.load("datasets", data.name)
+    reader.check(data)
+    source = reader.source(data, split)
+    if source is None and data.download:  # fetched now, so that it has a fingerprint to be cached under
+        for _ in reader.read(data, split):
+            pass
+        source = reader.source(data, split)
+    if source is None:
+        chunks = list(reader.read(data, split))
+        return _images(np.concatenate([images for images, _ in chunks]), np.concatenate([labels for _, labels in chunks]))
+    key = hashlib.sha256(json.dumps([LAYOUT, data.name, split, data.image_size, source]).encode()).hexdigest()[:20]
+    folder = cache_folder() / key
+    with _locked(folder.with_suffix(".lock")):
+        if not folder.is_dir():
+            _decode_to(folder, reader.read(data, split))
+    shape = json.loads((folder / "shape.json").read_text())
+    pixels = np.memmap(folder / "images.u8", np.uint8, "c", shape=tuple(shape))
+    return _images(pixels, np.fromfile(folder / "labels.i64", np.int64))
+
+
+def _images(pixels: np.ndarray, labels: np.ndarray) -> Images:
+    return Images(torch.from_numpy(pixels), torch.arange(len(labels)), torch.from_numpy(labels))
+
+
+def _decode_to(folder: Path, chunks: Chunks) -> None:
+    """Writes the cache beside its place, then renames it there: it is there as a whole or not at all."""
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        count, shape = 0, ()
+        with (temporary / "images.u8").open("wb") as pixels, (temporary / "labels.i64").open("wb") as labels:
+            for images, answers in chunks:
+                if count and images.shape[1:] != shape:
+                    raise UserError(f"data.image_size: must be given, the images differ in size ({shape} and {images.shape[1:]})")
+                count, shape = count + len(images), images.shape[1:]
+                np.ascontiguousarray(images).tofile(pixels)
+                answers.tofile(labels)
+        (temporary / "shape.json").write_text(json.dumps([count, *shape]))
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,23 @@
+"""CIFAR-100 from torchvision: 50,000 train and 10,000 test images of 32 x 32 in 100 classes."""
+
+from trainables import config as c
+from trainables import downloads
+from trainables.datasets import Chunks
+
+NEEDS_ROOT = True
+VIEWS: dict[str, object] = {}
+FOLDER = "cifar-100-python"
+
+
+def check(data: "c.Data") -> None:
+    downloads.check(data, FOLDER)
+
+
+def source(data: "c.Data", split: str) -> str | None:
+    return downloads.source(data, FOLDER)
+
+
+def read(data: "c.Data", split: str) -> Chunks:
+    from torchvision.datasets import CIFAR100
+
+    yield downloads.read(data, CIFAR100, train=split == "train")

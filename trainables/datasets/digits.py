@@ -1,0 +1,38 @@
+"""scikit-learn's handwritten digits: 1,797 grey images of 8 x 8, bundled with the library. Proves the path, not the science."""
+
+import numpy as np
+
+from trainables import config as c
+from trainables.datasets import Chunks
+
+NEEDS_ROOT = False
+VIEWS = {
+    "crop_scale": [0.5, 1.0],
+    "turn": 10.0,
+    "flip": 0.0,
+    "jitter": 0.0,
+    "gray": 0.0,
+    "solarise": [0.0, 0.0],
+    "noise": 0.1,
+}
+TEST_SHARE = 0.2
+
+
+def check(data: "c.Data") -> None:
+    """Nothing to check: the images come with scikit-learn."""
+
+
+def source(data: "c.Data", split: str) -> None:
+    return None
+
+
+def read(data: "c.Data", split: str) -> Chunks:
+    """One chunk; the last fifth of a fixed random order is the test split."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    train = round(len(labels) * (1 - TEST_SHARE))
+    chosen = order[:train] if split == "train" else order[train:]
+    grey = np.round(images[chosen] * (255 / 16)).astype(np.uint8)
+    yield grey.reshape(-1, 8, 8, 1), labels[chosen].astype(np.int64)

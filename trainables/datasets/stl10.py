@@ -1,0 +1,23 @@
+"""STL-10 from torchvision: 5,000 train and 8,000 test images of 96 x 96 in 10 classes."""
+
+from trainables import config as c
+from trainables import downloads
+from trainables.datasets import Chunks
+
+NEEDS_ROOT = True
+VIEWS: dict[str, object] = {"blur": [1.0, 0.1]}
+FOLDER = "stl10_binary"
+
+
+def check(data: "c.Data") -> None:
+    downloads.check(data, FOLDER)
+
+
+def source(data: "c.Data", split: str) -> str | None:
+    return downloads.source(data, FOLDER)
+
+
+def read(data: "c.Data", split: str) -> Chunks:
+    from torchvision.datasets import STL10
+
+    yield downloads.read(data, STL10, split=split)

@@ -1,0 +1,53 @@
+"""The error of a user, told apart from our own bugs, and the nearest valid name that it offers."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import ValidationError
+
+
+class UserError(ValueError):
+    """Something the user can mend. The text names key, value and rule; programs print it without a traceback."""
+
+
+class TrialFailure(RuntimeError):
+    """A trial that cannot go on because of its own configuration, such as one whose loss is no longer finite."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the closest valid name, or the list of valid names where nothing is close."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5) or [v for v in valid if v.split(".")[-1] == name.split(".")[-1]]
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; valid: {', '.join(valid)}"
+
+
+def explain(error: ValidationError, known: dict[str, list[str]], prefix: str = "") -> UserError:
+    """Turns pydantic's report into one line a fault: key, value, rule, nearest valid name.
+
+    Args:
+        error: what pydantic raised.
+        known: for each section's dotted name ("" is the top) the keys that it has.
+        prefix: put before each key, such as "trial." for a trial inside a search.
+    """
+    lines = []
+    for fault in error.errors():
+        where = [str(part) for part in fault["loc"] if not str(part).startswith("function-")]
+        key, section = prefix + ".".join(where), ".".join(where[:-1])
+        if fault["type"] == "extra_forbidden":
+            hint = nearest(where[-1], known[section]) if section in known else ""
+            lines.append(f"{key}: unknown key{hint}")
+        elif fault["type"] == "missing":
+            lines.append(f"{key}: this key is required")
+        else:
+            rule = fault["msg"].removeprefix("Value error, ")
+            shown = f" = {_short(fault['input'])}" if where and not isinstance(fault["input"], dict) else ""
+            lines.append(f"{key}{shown}: {rule}" if key else rule)
+    return UserError("\n".join(lines))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,63 @@
+"""Files of a data set: their checks, their fingerprint, and images decoded from bytes."""
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from trainables.errors import UserError
+
+
+def existing_root(root: Path | None) -> Path:
+    """The data folder.
+
+    Raises:
+        UserError: it is missing, no folder, or empty.
+    """
+    if root is None or not root.exists():
+        raise UserError(f"data.root = '{root}': no such folder")
+    if not root.is_dir():
+        raise UserError(f"data.root = '{root}': must be a folder")
+    if not any(root.iterdir()):
+        raise UserError(f"data.root = '{root}': the folder is empty")
+    return root
+
+
+def fingerprint(files: Iterable[Path]) -> str:
+    """Names, sizes and times of change, as a text: a cache keyed by it is never stale."""
+    stats = ((file, file.stat()) for file in files)
+    return "\n".join(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}" for file, stat in stats)
+
+
+def decode(encoded: bytes, size: int | None, where: str) -> np.ndarray:
+    """RGB uint8 [H, W, 3]; with `size`, the shorter side resized to it and the centre cut out.
+
+    Raises:
+        UserError: these bytes are no image.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded)) as opened:
+            image = opened.convert("RGB")
+    except (UnidentifiedImageError, OSError):
+        raise UserError(f"{where}: not an image that can be decoded") from None
+    if size is not None and image.size != (size, size):
+        scale = size / min(image.size)
+        width, height = (max(size, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        left, top = (width - size) // 2, (height - size) // 2
+        image = image.crop((left, top, left + size, top + size))
+    return np.asarray(image)
+
+
+def stack(images: Sequence[np.ndarray], where: str) -> np.ndarray:
+    """Images of one size as [n, H, W, 3].
+
+    Raises:
+        UserError: the sizes differ, so that a size must be asked for.
+    """
+    shapes = {image.shape for image in images}
+    if len(shapes) > 1:
+        raise UserError(f"data.image_size: must be given, the images of {where} differ in size ({', '.join(map(str, sorted(shapes)[:2]))} ...)")
+    return np.stack(images)

@@ -1,0 +1,48 @@
+"""Randomness that is keyed, never drawn from a stream: the same keys give the same numbers on any worker, device and resume."""
+
+import zlib
+
+import torch
+from torch import Tensor
+
+_GOLDEN, _MIX1, _MIX2 = -7046029254386353131, -4658895280553007687, -7723592293110705685  # splitmix64's constants as signed integers
+
+
+def uniform(samples: Tensor, count: int, *key: int | str, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Uniform numbers in [0, 1) with 24 random bits: [len(samples), count], a row a function of its sample and the key alone.
+
+    Args:
+        samples: int64 [N], such as indices of images; the result lives on their device.
+        count: how many numbers a sample gets.
+        key: what else the numbers depend on, such as seed, epoch and a purpose.
+        dtype: of the result.
+    """
+    state = torch.tensor(_seed(key), dtype=torch.int64, device=samples.device)
+    rows = _mix(samples.to(torch.int64) * _GOLDEN + state)
+    draws = torch.arange(1, count + 1, device=samples.device) * _GOLDEN
+    return ((_mix(rows[:, None] + draws) >> 40) & 0xFFFFFF).to(dtype) / 2**24
+
+
+def generator(*key: int | str) -> torch.Generator:
+    """A fresh generator on the CPU, seeded by the key."""
+    return torch.Generator().manual_seed(_seed(key) & (2**63 - 1))
+
+
+def permutation(count: int, *key: int | str) -> Tensor:
+    """A random order of range(count): int64 [count]."""
+    return torch.randperm(count, generator=generator(*key))
+
+
+def _seed(key: tuple[int | str, ...]) -> int:
+    state = torch.zeros((), dtype=torch.int64)
+    for part in key:
+        number = zlib.crc32(part.encode()) if isinstance(part, str) else part
+        state = _mix(state + _GOLDEN + number)
+    return int(state)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """The finaliser of splitmix64; integer products wrap, and the masks make arithmetic shifts logical."""
+    x = (x ^ ((x >> 30) & (2**34 - 1))) * _MIX1
+    x = (x ^ ((x >> 27) & (2**37 - 1))) * _MIX2
+    return x ^ ((x >> 31) & (2**33 - 1))

@@ -1,0 +1,65 @@
+"""Optimisers: torch's SGD, and LARS with its exclusions as parameter groups."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from trainables import config as c
+
+
+def build(config: "c.Optim", module: nn.Module) -> torch.optim.Optimizer:
+    """The configured optimiser over a module. SGD decays every parameter; LARS neither scales nor decays those of one dimension."""
+    parameters = list(module.parameters())
+    if config.name == "sgd":
+        return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    matrices = {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay, "adapt": True}
+    vectors = {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "adapt": False}
+    return LARS([matrices, vectors], lr=config.lr, momentum=config.momentum)
+
+
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive rate scaling (You et al. 2017).
+
+    d = g + weight_decay w; where `adapt`, d is scaled by trust |w| / (|g| + weight_decay |w|), or by 1 where that is 0 or undefined;
+    then buffer = momentum buffer + d, and w -= lr buffer.
+
+    Args:
+        params: parameters or groups; a group may set `adapt` and `weight_decay`.
+        lr: learning rate, outside the buffer.
+        momentum: of the buffer.
+        weight_decay: L2 decay, before the scaling.
+        trust: the coefficient eta.
+        adapt: whether the local rate applies.
+    """
+
+    def __init__(
+        self, params: Iterable, lr: float, momentum: float = 0.9, weight_decay: float = 0.0, trust: float = 1e-3, adapt: bool = True
+    ):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapt": adapt})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
+            change = torch._foreach_add([p.grad for p in parameters], parameters, alpha=group["weight_decay"])
+            if group["adapt"]:
+                torch._foreach_mul_(change, _local_rates(parameters, group))
+            buffers = []
+            for p in parameters:
+                if "momentum_buffer" not in self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+                buffers.append(self.state[p]["momentum_buffer"])
+            torch._foreach_mul_(buffers, group["momentum"])
+            torch._foreach_add_(buffers, change)
+            torch._foreach_add_(parameters, buffers, alpha=-group["lr"])
+
+
+def _local_rates(parameters: list[Tensor], group: dict) -> list[Tensor]:
+    weights = torch.stack(torch._foreach_norm(parameters))
+    gradients = torch.stack(torch._foreach_norm([p.grad for p in parameters]))
+    below = gradients + group["weight_decay"] * weights
+    rates = torch.where((weights > 0) & (below > 0), group["trust"] * weights / below, torch.ones_like(weights))
+    return list(rates.unbind())

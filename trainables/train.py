@@ -1,0 +1,217 @@
+"""fit: the loop, and the heart. Runs without Ray: `python -m trainables.train config.yaml`, or the same under torchrun."""
+
+import argparse
+import logging
+import math
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torchvision
+from torch import nn
+
+from trainables import augment, checkpoint, data, evaluation, group, keyed
+from trainables import config as c
+from trainables.errors import TrialFailure, UserError
+from trainables.evaluation import knn, linear
+from trainables.group import Group
+from trainables.learner import Learner
+
+log = logging.getLogger(__name__)
+Metrics = dict[str, float]
+Report = Callable[[Metrics], bool]
+"""Receives the metrics of an epoch on rank 0 and says whether to go on. On a resume it receives the whole history again first."""
+
+
+def fit(config: c.TrialConfig, folder: Path, report: Report, workers: Group = Group()) -> list[Metrics]:
+    """Trains a trial to its end, or until `report` says no. Collective.
+
+    The newest valid checkpoint in `folder` is continued; a run that was killed anywhere ends as one that was not. Metrics are a function of
+    the trial, but for those under "time/".
+
+    Args:
+        config: of the trial; with 0 epochs the untrained encoder is scored, as epoch 0.
+        folder: where the trial's checkpoints are.
+        report: called on rank 0 for each evaluated epoch.
+        workers: this worker's place.
+
+    Returns:
+        The metric history, one entry for each evaluated epoch.
+
+    Raises:
+        UserError: the data cannot be read, or there are fewer training images than a batch.
+        TrialFailure: the loss is no longer finite.
+    """
+    if workers.device.type == "cuda":
+        torch.backends.cudnn.deterministic = True  # a resumed trial equals one that was not interrupted
+    train, validation = (data.load(config.data, split).to(workers.device) for split in ("train", "validation"))
+    if len(train) < config.train.batch_size:
+        raise UserError(f"train.batch_size = {config.train.batch_size}: there are only {len(train)} training images")
+    learner = Learner(config, train.channels, len(train), workers)
+    history = _resume(learner, folder)
+    going = _replay(history, report, workers)
+    if config.train.epochs == 0 and not history:
+        history.append({"epoch": 0.0, "step": 0.0, **score(learner, train, validation)})
+        _tell(history[-1], report, workers)
+    clock = _Clock(learner.step_index)
+    while going and learner.step_index < learner.total_steps:
+        epoch, position = divmod(learner.step_index, learner.steps_per_epoch)
+        order = keyed.permutation(len(train), config.seed, epoch, "order")
+        for at in range(position, learner.steps_per_epoch):
+            learner.step(views_of_batch(learner, train, order, at, epoch))
+            clock.ticked()
+            every = config.train.checkpoint_steps
+            if every and learner.step_index % every == 0 and at + 1 < learner.steps_per_epoch:
+                _save(learner, history, folder)
+        epoch += 1
+        metrics = {"epoch": float(epoch), "step": float(learner.step_index), **learner.close_epoch()}
+        if not math.isfinite(metrics["loss"]):
+            raise TrialFailure(f"the loss is {metrics['loss']} in epoch {epoch}: the trial diverged")
+        if epoch % config.evaluation.every_epochs and epoch < config.train.epochs:
+            continue
+        metrics |= score(learner, train, validation) | clock.read(learner.step_index, config.train.batch_size)
+        history.append(metrics)
+        _save(learner, history, folder)
+        going = _tell(metrics, report, workers)
+    return history
+
+
+def score(learner: Learner, train: data.Images, validation: data.Images) -> Metrics:
+    """kNN top-1 of the configured network on the validation split. Collective."""
+    settings = learner.config.evaluation
+    bank, queries = features(learner.network(settings.network), train, validation, learner.config, learner.group)
+    return knn.evaluate(bank, queries, settings.knn)
+
+
+def features(
+    parts: nn.ModuleDict, train: data.Images, other: data.Images, config: c.TrialConfig, workers: Group
+) -> tuple[evaluation.Features, evaluation.Features]:
+    """Features of the train split and of another, by the backbone in `parts`. Collective."""
+    size = config.evaluation.batch_size
+    return evaluation.encode(parts, train, size, workers), evaluation.encode(parts, other, size, workers)
+
+
+def evaluate(path: Path, split: str, network: str | None = None, workers: Group = Group()) -> tuple[Metrics, Learner, nn.Linear]:
+    """kNN and the offline linear protocol of a checkpoint, on a split.
+
+    Args:
+        path: of the checkpoint file.
+        split: "validation" or "test"; features of "train" are what both protocols learn from.
+        network: "student" or "teacher"; the trial's own choice where it is None.
+        workers: this worker's place.
+
+    Returns:
+        The scores, the restored Learner, and the linear classifier.
+    """
+    found = checkpoint.read(path)
+    config = c.parse(found.values["config"])
+    train, other = (data.load(config.data, name).to(workers.device) for name in ("train", split))
+    learner = Learner(config, train.channels, len(train), workers)
+    learner.load_state_dict(found.tensors, found.values["learner"])
+    bank, queries = features(learner.network(network or config.evaluation.network), train, other, config, workers)
+    classifier = linear.train(bank, config.evaluation.linear)
+    return knn.evaluate(bank, queries, config.evaluation.knn) | linear.score(classifier, queries), learner, classifier
+
+
+class _Clock:
+    """Wall-clock times of this life of the trial."""
+
+    def __init__(self, step: int):
+        self.first_step_at = 0.0
+        self.since, self.step = time.time(), step
+
+    def ticked(self) -> None:
+        self.first_step_at = self.first_step_at or time.time()
+
+    def read(self, step: int, batch_size: int) -> Metrics:
+        now = time.time()
+        metrics = {
+            "time/images_per_second": (step - self.step) * batch_size / (now - self.since),
+            "time/first_step_at": self.first_step_at,
+            "time/measured_at": now,
+        }
+        self.since, self.step = now, step
+        return metrics
+
+
+def views_of_batch(learner: Learner, train: data.Images, order: torch.Tensor, at: int, epoch: int) -> torch.Tensor:
+    """The views of this worker's shards of batch `at` of an epoch."""
+    config, shards = learner.config, learner.shards
+    start = at * config.train.batch_size
+    mine = order[start + shards.mine.start * shards.size : start + shards.mine.stop * shards.size]
+    images = train.batch(mine, learner.group.device, learner.dtype)
+    return augment.views(images, mine, learner.method.VIEWS, config.views, config.seed, epoch)
+
+
+def _tell(metrics: Metrics, report: Report, workers: Group) -> bool:
+    return workers.decide(report(metrics) if workers.rank == 0 else False)
+
+
+def _replay(history: list[Metrics], report: Report, workers: Group) -> bool:
+    """Tells the history again, for listeners that lost it; whoever knows it already passes over it."""
+    return all(_tell(metrics, report, workers) for metrics in history)
+
+
+def _save(learner: Learner, history: list[Metrics], folder: Path) -> None:
+    tensors, values = learner.state_dict()
+    if learner.group.rank == 0:
+        content = {"learner": values, "history": history, "config": learner.config.plain(), "versions": versions()}
+        checkpoint.write(folder, learner.step_index, tensors, content, learner.config.train.keep_checkpoints)
+
+
+def _resume(learner: Learner, folder: Path) -> list[Metrics]:
+    """Restores the newest valid checkpoint on every worker: all use the one that rank 0 found valid."""
+    found = checkpoint.newest(folder) if learner.group.rank == 0 else None
+    step = int(learner.group.sum(torch.tensor(found.values["learner"]["step"] if found else 0, device=learner.group.device)))
+    if step == 0:
+        return []
+    if found is None:
+        found = checkpoint.read(folder / f"step-{step:010d}.safetensors")
+    learner.load_state_dict(found.tensors, found.values["learner"])
+    log.info("continued from %s", found.path)
+    return list(found.values["history"])
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line: trains one configuration and prints each epoch."""
+    parser = argparse.ArgumentParser(prog="python -m trainables.train", description="Train one student and its teacher, without Ray.")
+    parser.add_argument("config", type=Path, help="a TrialConfig in YAML")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key, such as train.epochs=20")
+    parser.add_argument("--folder", type=Path, required=True, help="where checkpoints are written, and continued from")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    workers = None
+    try:
+        config = c.parse(c.with_values(c.read_yaml(given.config), c.read_settings(given.set)))
+        config.check_data()
+        workers = group.from_torchrun()
+        if workers.size > config.train.num_shards:
+            raise UserError(f"{workers.size} workers: more than the {config.train.num_shards} shards of the batch")
+        fit(config, given.folder, _print_metrics, workers)
+    except (UserError, TrialFailure) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    finally:
+        if workers is not None and workers.size > 1:
+            dist.destroy_process_group()
+    return 0
+
+
+def _print_metrics(metrics: Any) -> bool:
+    shown = {key: value for key, value in metrics.items() if key not in ("time/first_step_at", "time/measured_at")}
+    print("  ".join(f"{key.removeprefix('time/')} {value:.4g}" for key, value in shown.items()), flush=True)
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())
