@@ -15,7 +15,7 @@ from trainables import data, keyed
 from trainables.errors import UserError
 from trainables.group import Group
 from trainables.learner import Learner
-from trainables.train import views_of_batch
+from trainables.train import batches
 
 TOLERANCE = {"fp32": 1e-4, "fp64": 1e-9}
 
@@ -51,12 +51,11 @@ def _losses(config: c.TrialConfig, group: Group, steps: int) -> torch.Tensor:
     """This worker's part of the batch's loss, in each step."""
     train = data.load(config.data, "train")
     learner = Learner(config, train.channels, len(train), group)
-    share = len(learner.shards.mine) / learner.shards.total
     losses = torch.zeros(steps, dtype=torch.float64)
     for step in range(steps):
         epoch, at = divmod(step, learner.steps_per_epoch)
         order = keyed.permutation(len(train), config.seed, epoch, "order")
-        losses[step] = learner.step(views_of_batch(learner, train, order, at, epoch)).double() * share
+        losses[step] = learner.step(batches(learner, train, order, at, epoch)) / learner.shards.total
     return losses
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from trainables import discovery, schedules
 from trainables.errors import UserError, explain, nearest
@@ -70,9 +70,11 @@ class Smoothing(Section):
     granularity: Literal["layer"] = "layer"
 
 
-def _placement(placed: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
-    wanted = PLACEMENTS[placed] if isinstance(placed, str) and placed in PLACEMENTS else (placed,) if isinstance(placed, str) else placed
-    for name in wanted:
+def _placement(placed: Any) -> tuple[str, ...]:
+    if not isinstance(placed, str | list | tuple):
+        raise ValueError(f"must be one of {', '.join(PLACEMENTS)}, or a list of parts")
+    wanted = PLACEMENTS.get(placed, (placed,)) if isinstance(placed, str) else placed
+    for name in map(str, wanted):
         if name not in PARTS:
             known = PARTS if not isinstance(placed, str) else (*PLACEMENTS, *PARTS)
             raise ValueError(f"no part is named '{name}'{nearest(name, known)}")
@@ -84,7 +86,7 @@ class Teacher(Section):
 
     momentum: Momentum = Momentum()
     smoothing: Smoothing = Smoothing()
-    placement: Annotated[str | list[str] | tuple[str, ...], AfterValidator(_placement)] = PARTS
+    placement: Annotated[tuple[str, ...], BeforeValidator(_placement)] = PARTS
     norm: TeacherNorm = TeacherNorm()
 
 
@@ -168,12 +170,17 @@ class Optim(Section):
 
 
 class Train(Section):
-    """Length, batch and arithmetic. The batch is `num_shards` shards of `shard_size` samples that share batch-norm statistics."""
+    """Length, batch and arithmetic. The batch is `num_shards` shards of `shard_size` samples that share batch-norm statistics.
+
+    With `exact` a worker runs its shards one after another and gradients are summed in float64: the trial is the same to the last bit on any
+    number of workers of one kind. Without, a worker runs all its shards in one pass, which is faster where shards are small.
+    """
 
     epochs: Annotated[int, Field(ge=0)] = 10
     batch_size: Count = 64
     shard_size: Annotated[int, Field(ge=2)] = 32
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    exact: bool = True
     channels_last: bool = True
     checkpoint_steps: Count | None = None
     keep_checkpoints: Count = 2
@@ -235,7 +242,7 @@ class TrialConfig(Section):
         if not isinstance(given, Mapping):
             return given
         data, views = given.get("data") or {}, given.get("views") or {}
-        name = data.get("name", "digits") if isinstance(data, Mapping) else data.name
+        name = data.get("name", "digits") if isinstance(data, Mapping) else getattr(data, "name", None)
         if name not in discovery.names("datasets") or not isinstance(views, Mapping):
             return given
         return {**given, "views": {**discovery.load("datasets", name).VIEWS, **views}}
@@ -295,6 +302,8 @@ def with_values(nested: Mapping[str, Any], values: Mapping[str, Any], model: typ
             raise UserError(f"{dotted}: unknown key{nearest(dotted, known)}")
         at, (*path, last) = result, dotted.split(".")
         for part in path:
+            if not isinstance(at.get(part) or {}, Mapping):
+                raise UserError(f"{part} = {at[part]!r}: must hold keys, for {dotted} is to be set")
             at[part] = {**(at.get(part) or {})}
             at = at[part]
         at[last] = value
@@ -347,6 +356,8 @@ def scaled_batch(config: TrialConfig, batch_size: int) -> TrialConfig:
     """
     k = batch_size / config.train.batch_size
     rates = {"teacher.momentum.base": config.teacher.momentum.base, "teacher.momentum.final": config.teacher.momentum.final}
+    if config.teacher.momentum.kind == "constant":
+        del rates["teacher.momentum.final"]
     if config.teacher.smoothing.kind == "se":
         rates = {"teacher.smoothing.p": config.teacher.smoothing.p}
     scaled = {key: round(1 - (1 - rate) * k, 12) for key, rate in rates.items()}

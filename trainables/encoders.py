@@ -42,9 +42,9 @@ def mlp(inputs: int, head: Head, norm: NormFactory) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, head.hidden), norm(head.hidden), nn.ReLU(inplace=True), nn.Linear(head.hidden, head.out))
 
 
-def feature_width(config: Encoder) -> int:
-    """Width F of the features that the backbone returns."""
-    return config.width * 8 * DEPTHS[config.name][0].expansion
+def feature_width(parts: nn.ModuleDict) -> int:
+    """Width F of the features that the backbone returns and the projector takes."""
+    return parts["projector"][0].in_features
 
 
 def run_parts(parts: nn.ModuleDict, x: Tensor, first: str, last: str) -> Tensor:

@@ -44,7 +44,8 @@ def explain(error: ValidationError, known: dict[str, list[str]], prefix: str = "
         else:
             rule = fault["msg"].removeprefix("Value error, ")
             shown = f" = {_short(fault['input'])}" if where and not isinstance(fault["input"], dict) else ""
-            lines.append(f"{key}{shown}: {rule}" if key else rule)
+            names_its_key = bool(where) and rule.startswith(".".join(where) + ".")  # as the rules of a whole section do
+            lines.append(prefix + rule if names_its_key else f"{key}{shown}: {rule}" if key else rule)
     return UserError("\n".join(lines))
 
 

@@ -1,13 +1,12 @@
 """Learner: student, teacher, method, optimiser and schedules, as one thing that makes a step and has a state."""
 
 import contextlib
-from inspect import signature
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from trainables import config as c
 from trainables import discovery, optim
@@ -16,8 +15,6 @@ from trainables.group import Group
 from trainables.norm import Shards, begin, commit, norms_of
 from trainables.teacher import Teacher
 
-# torch 2.15 renamed the switch that keeps DDP's hands off the statistics, which `commit` looks after
-_SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in signature(DistributedDataParallel).parameters else "broadcast_buffers"
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
 
 
@@ -44,49 +41,62 @@ class Learner:
         self.optimizer = optim.build(config.optim, self.student)
         self.step_index = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=group.device)  # of this worker's shards, since the epoch began
-        self.embedding_std = torch.zeros((), device=group.device)
+        self.spread_sum = torch.zeros((), dtype=torch.float64, device=group.device)  # of the embeddings, over this worker's last shards
         self._norms = norms_of(self.student)
-        self._forward = self.student if group.size == 1 else DistributedDataParallel(self.student, **{_SYNC_BUFFERS: False})
+        self._gradients = GradientSum(list(self.student.parameters()), exact=config.train.exact)
 
-    def step(self, views: Tensor) -> Tensor:
-        """One optimiser step on this worker's shards; collective.
+    def passes(self) -> list[range]:
+        """The shards of this worker as they go through the networks: one after another where the arithmetic is exact, else all at once."""
+        mine = self.shards.mine
+        return [range(shard, shard + 1) for shard in mine] if self.config.train.exact else [mine]
+
+    def step(self, batches: Iterable[Tensor]) -> Tensor:
+        """One optimiser step on this worker's shards. Collective.
 
         Args:
-            views: [V, n, C, H, W], where n is this worker's part of the batch, shard after shard.
+            batches: for each of `passes()`, its views [V, shards * size, C, H, W].
 
         Returns:
-            The mean loss of this worker's samples, a scalar without gradient.
+            The sum of this worker's losses over its shards, each the mean of its samples: a float64 scalar without gradient. Divided by
+            the number of shards and summed over the workers it is the loss of the batch.
         """
-        step, total, images = self.step_index, self.total_steps, views.flatten(0, 1)
-        if self.config.train.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+        step, total = self.step_index, self.total_steps
         for group in self.optimizer.param_groups:
             group["lr"] = c.lr_at(self.config, step, total, self.warmup_steps)
         self.teacher.update(step, total)
         begin(self._norms, 0.0)
         self.teacher.begin(step, total)
-        with self._autocast():
-            output = self._forward(images)
-            target = self.teacher(output.tapped)
-        predictions, targets = (x.to(self.dtype).unflatten(0, (len(views), -1)) for x in (output.prediction, target))
-        losses = self.method.loss(predictions, targets.detach())
-        # DDP averages over workers; the batch's mean is wanted also where the workers hold different numbers of shards
-        weight = self.group.size * len(self.shards.mine) / self.shards.total
-        self.optimizer.zero_grad(set_to_none=True)
-        (losses.mean() * weight).backward()
+        loss_sum = torch.zeros_like(self.loss_sum)
+        self.spread_sum.zero_()
+        for shards, views in zip(self.passes(), batches, strict=True):
+            loss_sum += self._learn_from(shards, views)
+        self._gradients.close(self.group, self.shards.total)
         self.optimizer.step()
         commit(self._norms, self.group)
         self.teacher.commit(self.group)
-        self.loss_sum += losses.detach().sum(dtype=torch.float64)
-        self.embedding_std = _spread(output.projection.detach())
+        self.loss_sum += loss_sum
         self.step_index += 1
-        return losses.detach().mean()
+        return loss_sum
+
+    def _learn_from(self, shards: range, views: Tensor) -> Tensor:
+        """Forward and backward of some shards; returns their sum of losses, in float64."""
+        self.shards.current = shards
+        images = views.flatten(0, 1)
+        if self.config.train.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with self._autocast():
+            output = self.student(images)
+            target = self.teacher(output.tapped)
+        predictions, targets = (x.to(self.dtype).unflatten(0, (len(views), -1)) for x in (output.prediction, target))
+        loss = self.method.loss(predictions, targets.detach()).unflatten(0, (len(shards), -1)).mean(1).sum()
+        self._gradients.add(loss)
+        self.spread_sum += _spread(output.projection.detach()) * len(shards)
+        return loss.detach().double()
 
     def close_epoch(self) -> dict[str, float]:
         """Mean loss since the epoch began, and what the monitors and schedules say of its last step. Collective; starts the next sum."""
-        share = len(self.shards.mine) / self.shards.total
-        steps = self.steps_per_epoch * self.shards.total * self.shards.size
-        loss, spread = self.group.sum(torch.stack([self.loss_sum / steps, self.embedding_std.double() * share])).tolist()
+        sums = self.group.sum(torch.stack([self.loss_sum / self.steps_per_epoch, self.spread_sum]))
+        loss, spread = (sums / self.shards.total).tolist()
         self.loss_sum.zero_()
         step, total = self.step_index - 1, self.total_steps
         return {
@@ -158,6 +168,41 @@ class Learner:
         if self.config.train.precision != "bf16":
             return contextlib.nullcontext()
         return torch.autocast(self.group.device.type, dtype=torch.bfloat16)
+
+
+class GradientSum:
+    """Gradients of a sum of losses that come in passes and from several workers, put into `parameter.grad` as one mean.
+
+    With `exact`, sums are taken in float64: a sum of float32 gradients is then free of rounding, whatever its order, unless they differ by
+    more than 2^29 in size. So the mean is the same bits for any number of workers. Without, they are taken in the parameters' own type.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], exact: bool):
+        self.parameters = parameters
+        first = parameters[0]
+        self._sum = torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float64 if exact else first.dtype, device=first.device)
+        self._mean = torch.zeros_like(self._sum, dtype=first.dtype)
+        pieces = self._mean.split([p.numel() for p in parameters])
+        self._grads = [piece.as_strided(p.shape, p.stride()) for piece, p in zip(pieces, parameters, strict=True)]
+
+    def add(self, loss: Tensor) -> None:
+        """Adds the gradient of a loss."""
+        found = torch.autograd.grad(loss, self.parameters)
+        self._sum += torch.cat([_in_memory_order(g, p) for g, p in zip(found, self.parameters, strict=True)])
+
+    def close(self, group: Group, count: int) -> None:
+        """Sums over the workers, divides by `count`, hands the result to the parameters and starts anew. Collective."""
+        self._mean.copy_(group.sum(self._sum).div_(count))
+        self._sum.zero_()
+        for parameter, grad in zip(self.parameters, self._grads, strict=True):
+            parameter.grad = grad
+
+
+def _in_memory_order(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """A gradient as a vector, in the order in which the parameter lies in memory."""
+    if gradient.stride() != parameter.stride():
+        gradient = torch.empty_like(parameter).copy_(gradient)
+    return gradient.as_strided((gradient.numel(),), (1,))
 
 
 def _spread(projection: Tensor) -> Tensor:

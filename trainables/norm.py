@@ -1,13 +1,12 @@
 """Batch normalisation whose statistics belong to shards, with one body for 1d and 2d inputs.
 
-A batch holds views, a view holds this worker's shards, a shard holds `size` samples: [view, shard, sample]. Statistics are computed
-shard by shard in one forward, so a trial does not depend on how its shards are dealt to workers. A forward changes no state: it leaves
-its statistics pending, and `commit` brings them in once the step's forwards are done (the lazy update of Momentum² Teacher, sec. 3.3).
+A forward holds views, a view holds the current shards, a shard holds `size` samples: [view, shard, sample]. Statistics are computed
+shard by shard, so a trial does not depend on how its shards are dealt to workers. A forward changes no state: it leaves its statistics
+pending, and `commit` brings them in once the step's forwards are done (the lazy update of Momentum² Teacher, sec. 3.3).
 """
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +18,20 @@ EPS = 1e-5
 RUNNING_SHARE = 0.1  # share of the current batch in plain running statistics, as in torch
 
 
-@dataclass(frozen=True)
 class Shards:
-    """The shards of a trial, and those of them that this worker holds."""
+    """The shards of a trial, those that this worker holds, and those that the forward at hand is about. All norms of a Learner share one.
 
-    size: int
-    total: int
-    mine: range
+    Args:
+        size: samples of a shard.
+        total: shards of the batch.
+        mine: those of this worker; the forward is about all of them, until `current` is set.
+    """
+
+    def __init__(self, size: int, total: int, mine: range):
+        self.size, self.total, self.mine, self.current = size, total, mine, mine
+
+    def __deepcopy__(self, memo: object) -> "Shards":
+        return self
 
 
 class Norm(nn.Module):
@@ -41,7 +47,7 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
-        self.pending: list[Tensor] = []  # of this step's forwards: [views, my shards, 2, C]; empty between steps
+        self.pending: list[tuple[range, Tensor]] = []  # of this step's forwards: shards, [views, shards, 2, C]; empty between steps
 
     def forward(self, x: Tensor) -> Tensor:
         return self.normalise_batch(x) if self.training else self.affine(x, *self.evaluation_statistics())
@@ -55,11 +61,14 @@ class Norm(nn.Module):
         return F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, EPS)
 
     def by_shard(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The shards of a batch [views * my shards * size, C, ...], view by view."""
-        group = len(self.shards.mine) * self.shards.size
-        if len(x) % group:
-            raise ValueError(f"a training batch of {len(x)} is no multiple of this worker's {len(self.shards.mine)} shards of {self.shards.size}")
+        """The shards of a batch [views * current shards * size, C, ...], view by view."""
+        if len(x) % (len(self.shards.current) * self.shards.size):
+            raise ValueError(f"a training batch of {len(x)} is no multiple of {len(self.shards.current)} shards of {self.shards.size}")
         return x.split(self.shards.size)
+
+    def leave_pending(self, found: Tensor) -> None:
+        """Keeps the statistics [views * current shards, 2, C] of a forward for `commit`."""
+        self.pending.append((self.shards.current, found.unflatten(0, (-1, len(self.shards.current)))))
 
     def normalise_batch(self, x: Tensor) -> Tensor:
         shards = self.by_shard(x)
@@ -68,7 +77,7 @@ class Norm(nn.Module):
             F.batch_norm(shard, mean, var, self.weight, self.bias, True, 1.0, EPS)  # a share of 1 puts the batch's own statistics there
             for shard, (mean, var) in zip(shards, found.unbind(), strict=True)
         ]
-        self.pending.append(found.unflatten(0, (-1, len(self.shards.mine))))
+        self.leave_pending(found)
         return normalised[0] if len(normalised) == 1 else torch.cat(normalised)
 
 
@@ -95,15 +104,15 @@ class MomentumNorm(Norm):
     def normalise_batch(self, x: Tensor) -> Tensor:
         shards = self.by_shard(x)
         found = torch.stack([torch.stack(batch_statistics(shard)) for shard in shards]).to(self.history.dtype)
-        found = found.unflatten(0, (-1, len(self.shards.mine)))
-        blended = torch.lerp(self.my_history().expand_as(found), found, self.alpha).flatten(0, 1)
-        self.pending.append(found)
+        views = len(shards) // len(self.shards.current)
+        blended = torch.lerp(self.rows(self.shards.current).repeat(views, 1, 1), found, self.alpha)
+        self.leave_pending(found)
         normalised = [self.affine(shard, mean, var) for shard, (mean, var) in zip(shards, blended.unbind(), strict=True)]
         return normalised[0] if len(normalised) == 1 else torch.cat(normalised)
 
-    def my_history(self) -> Tensor:
-        """The rows [my shards, 2, C] of this worker, as a view."""
-        return self.history[self.shards.mine.start : self.shards.mine.stop]
+    def rows(self, shards: range) -> Tensor:
+        """History [shards, 2, C] of some shards, as a view."""
+        return self.history[shards.start : shards.stop]
 
 
 class EmanNorm(Norm):
@@ -151,30 +160,24 @@ def begin(norms: Sequence[Norm], alpha: float) -> None:
 def commit(norms: Sequence[Norm], group: Group) -> None:
     """Closes a step: brings pending statistics into the buffers. Collective: all layers of all norms share one sum over the workers.
 
-    Plain norms move their running statistics once a view, as separate forwards would, towards the mean over all shards.
+    Plain norms move their running statistics once a view, as separate forwards would, towards the mean over all shards. That mean is summed
+    in float64, so that it does not depend on the number of workers.
     """
-    plain, momentum = [], []
-    for norm in norms:
-        if norm.pending:
-            (momentum if isinstance(norm, MomentumNorm) else plain).append((norm, _taken(norm)))
+    momentum = [norm for norm in norms if norm.pending and isinstance(norm, MomentumNorm)]
+    plain = [norm for norm in norms if norm.pending and not isinstance(norm, MomentumNorm)]
     if momentum:
-        rows = [norm.my_history() for norm, _ in momentum]
-        torch._foreach_lerp_(rows, [found.mean(0) for _, found in momentum], momentum[0][0].alpha)
-    if not plain:
-        return
-    widths = [found[0, 0].numel() for _, found in plain]
-    flat = torch.cat([found.flatten(2) for _, found in plain], dim=2)  # [views, my shards, 2 C of every layer]
-    flat = group.sum(flat.sum(1) / plain[0][0].shards.total)
-    running = [buffer for norm, _ in plain for buffer in (norm.running_mean, norm.running_var)]
-    for view in flat:
-        halves = [half for part in view.split(widths) for half in part.chunk(2)]
-        torch._foreach_lerp_(running, halves, RUNNING_SHARE)
-
-
-def _taken(norm: Norm) -> Tensor:
-    found = norm.pending[0] if len(norm.pending) == 1 else torch.cat(norm.pending)
-    norm.pending.clear()
-    return found
+        rows = [norm.rows(shards) for norm in momentum for shards, _ in norm.pending]
+        torch._foreach_lerp_(rows, [found.mean(0) for norm in momentum for _, found in norm.pending], momentum[0].alpha)
+    if plain:
+        passes = zip(*(norm.pending for norm in plain), strict=True)
+        sums = [torch.cat([found.flatten(2) for _, found in layers], dim=2).sum(1, dtype=torch.float64) for layers in passes]
+        flat = group.sum(torch.stack(sums).sum(0)) / plain[0].shards.total  # [views, 2 C of every layer]
+        running = [buffer for norm in plain for buffer in (norm.running_mean, norm.running_var)]
+        widths = [buffer.numel() for buffer in running]
+        for view in flat.to(running[0].dtype):
+            torch._foreach_lerp_(running, list(view.split(widths)), RUNNING_SHARE)
+    for norm in norms:
+        norm.pending.clear()
 
 
 @torch.no_grad()
@@ -185,7 +188,7 @@ def gather_history(norms: Sequence[Norm], group: Group) -> None:
         return
     owned = [torch.zeros_like(norm.history) for norm in momentum]
     for norm, rows in zip(momentum, owned, strict=True):
-        rows[norm.shards.mine.start : norm.shards.mine.stop] = norm.my_history()
+        rows[norm.shards.mine.start : norm.shards.mine.stop] = norm.rows(norm.shards.mine)
     flat = group.sum(torch.cat([rows.flatten() for rows in owned]))
     for norm, rows in zip(momentum, flat.split([norm.history.numel() for norm in momentum]), strict=True):
         norm.history.copy_(rows.view_as(norm.history))

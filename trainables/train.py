@@ -6,7 +6,7 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def fit(config: c.TrialConfig, folder: Path, report: Report, workers: Group = Gr
         epoch, position = divmod(learner.step_index, learner.steps_per_epoch)
         order = keyed.permutation(len(train), config.seed, epoch, "order")
         for at in range(position, learner.steps_per_epoch):
-            learner.step(views_of_batch(learner, train, order, at, epoch))
+            learner.step(batches(learner, train, order, at, epoch))
             clock.ticked()
             every = config.train.checkpoint_steps
             if every and learner.step_index % every == 0 and at + 1 < learner.steps_per_epoch:
@@ -139,13 +139,14 @@ class _Clock:
         return metrics
 
 
-def views_of_batch(learner: Learner, train: data.Images, order: torch.Tensor, at: int, epoch: int) -> torch.Tensor:
-    """The views of this worker's shards of batch `at` of an epoch."""
-    config, shards = learner.config, learner.shards
+def batches(learner: Learner, train: data.Images, order: torch.Tensor, at: int, epoch: int) -> Iterator[torch.Tensor]:
+    """The views of batch `at` of an epoch, for each of this worker's passes."""
+    config, size = learner.config, learner.shards.size
     start = at * config.train.batch_size
-    mine = order[start + shards.mine.start * shards.size : start + shards.mine.stop * shards.size]
-    images = train.batch(mine, learner.group.device, learner.dtype)
-    return augment.views(images, mine, learner.method.VIEWS, config.views, config.seed, epoch)
+    for shards in learner.passes():
+        samples = order[start + shards.start * size : start + shards.stop * size]
+        images = train.batch(samples, learner.group.device, learner.dtype)
+        yield augment.views(images, samples, learner.method.VIEWS, config.views, config.seed, epoch)
 
 
 def _tell(metrics: Metrics, report: Report, workers: Group) -> bool:

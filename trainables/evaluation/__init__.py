@@ -1,13 +1,14 @@
 """One file a protocol: `evaluate(bank, queries, config) -> dict` on features. `encode` makes the features."""
 
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
 
 from trainables import augment
 from trainables.data import Images
-from trainables.encoders import run_parts
+from trainables.encoders import feature_width, run_parts
 from trainables.group import Group
 
 
@@ -24,14 +25,19 @@ def encode(parts: nn.ModuleDict, images: Images, batch_size: int, group: Group) 
     """Features of un-augmented images by the backbone in evaluation mode. Collective: the workers share the work, and all get the result."""
     was_training = [(module, module.training) for module in parts.modules()]
     parts.eval()
-    counts = group.split(len(images))
-    mine = group.share(len(images))
+    # whole batches are dealt to the workers, so that the shape of a batch, and with it every rounding, does not depend on their number
+    starts = range(0, len(images), batch_size)
+    sizes = [min(batch_size, len(images) - start) for start in starts]
     dtype = next(parts.parameters()).dtype
     rows = []
-    for start in range(mine.start, mine.stop, batch_size):
-        index = torch.arange(start, min(start + batch_size, mine.stop))
-        batch = augment.standardise(images.batch(index, group.device, dtype))
-        rows.append(run_parts(parts, batch, "conv1", "block4").float())
+    for batch in group.share(len(starts)):
+        index = torch.arange(starts[batch], starts[batch] + sizes[batch])
+        x = augment.standardise(images.batch(index, group.device, dtype))
+        rows.append(run_parts(parts, x, "conv1", "block4").float())
     for module, mode in was_training:
         module.training = mode
-    return Features(group.join(torch.cat(rows), counts), images.labels.to(group.device))
+    width = feature_width(parts)
+    mine = torch.cat(rows) if rows else torch.empty(0, width, device=group.device)
+    bounds = list(accumulate(group.split(len(starts)), initial=0))
+    counts = [sum(sizes[first:last]) for first, last in pairwise(bounds)]
+    return Features(group.join(mine, counts), images.labels.to(group.device))
