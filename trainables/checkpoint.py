@@ -40,7 +40,7 @@ def write(folder: Path, step: int, tensors: dict[str, Tensor], values: dict[str,
         step: of the state, names the file.
         tensors: by name.
         values: plain values, stored as JSON.
-        keep: how many of the newest files stay.
+        keep: how many of the newest files stay. Those of later steps do not count: they are damaged ones that were passed over.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -52,8 +52,9 @@ def write(folder: Path, step: int, tensors: dict[str, Tensor], values: dict[str,
     _flush(temporary)
     temporary.rename(path)
     _flush(folder)
-    for old in sorted(folder.glob(PATTERN))[:-keep]:
-        old.unlink(missing_ok=True)
+    older = sorted(file for file in folder.glob(PATTERN) if file <= path)[:-keep]
+    for file in [*older, *folder.glob(f".{PATTERN}.*")]:  # the latter of a writer that was killed
+        file.unlink(missing_ok=True)
     return path
 
 

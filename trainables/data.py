@@ -117,6 +117,8 @@ def _decode_to(folder: Path, chunks: Chunks) -> None:
                 count, shape = count + len(images), images.shape[1:]
                 np.ascontiguousarray(images).tofile(pixels)
                 answers.tofile(labels)
+        if not count:
+            raise UserError("data.root: its files hold no images")
         (temporary / "shape.json").write_text(json.dumps([count, *shape]))
         temporary.rename(folder)
     finally:

@@ -21,12 +21,12 @@ def check(data: "c.Data") -> None:
 
 
 def source(data: "c.Data", split: str) -> str:
-    return files.fingerprint(_files(data, split))
+    return "\n".join([files.fingerprint(_files(data, split)), *_classes(data)])
 
 
 def read(data: "c.Data", split: str) -> Chunks:
     """Classes are numbered by the sorted names of the train folders."""
-    classes = {name: index for index, name in enumerate(sorted({file.parent.name for file in _files(data, "train")}))}
+    classes = {name: index for index, name in enumerate(_classes(data))}
     found = _files(data, split)
     if unknown := {file.parent.name for file in found} - set(classes):
         raise UserError(f"data.root = '{data.root}': {split} has classes that train lacks: {', '.join(sorted(unknown))}")
@@ -34,6 +34,10 @@ def read(data: "c.Data", split: str) -> Chunks:
         chunk = found[start : start + ROWS]
         pictures = [files.decode(file.read_bytes(), data.image_size, str(file)) for file in chunk]
         yield files.stack(pictures, f"'{data.root}'"), np.asarray([classes[file.parent.name] for file in chunk], dtype=np.int64)
+
+
+def _classes(data: "c.Data") -> list[str]:
+    return sorted({file.parent.name for file in _files(data, "train")})
 
 
 def _files(data: "c.Data", split: str) -> list[Path]:

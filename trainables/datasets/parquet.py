@@ -29,18 +29,23 @@ def source(data: "c.Data", split: str) -> str:
 def read(data: "c.Data", split: str) -> Chunks:
     """Decoded in batches of rows, so that a file is never in memory as a whole."""
     import pyarrow
-    import pyarrow.parquet
 
     for path in _files(data, split):
         try:
-            table = pyarrow.parquet.ParquetFile(path)
+            yield from _chunks(path, data.image_size)
         except (pyarrow.ArrowException, OSError):
             raise UserError(f"{path}: not a readable Parquet file") from None
-        image, label = _columns(table.schema_arrow, path)
-        for batch in table.iter_batches(batch_size=ROWS, columns=[image, label]):
-            rows = batch.column(image).field("bytes").to_pylist()
-            pictures = [files.decode(row or b"", data.image_size, str(path)) for row in rows]
-            yield files.stack(pictures, str(path)), np.asarray(batch.column(label).to_pylist(), dtype=np.int64)
+
+
+def _chunks(path: Path, image_size: int | None) -> Chunks:
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.ParquetFile(path)
+    image, label = _columns(table.schema_arrow, path)
+    for batch in table.iter_batches(batch_size=ROWS, columns=[image, label]):
+        rows = batch.column(image).field("bytes").to_pylist()
+        pictures = [files.decode(row or b"", image_size, str(path)) for row in rows]
+        yield files.stack(pictures, str(path)), np.asarray(batch.column(label).to_pylist(), dtype=np.int64)
 
 
 def _files(data: "c.Data", split: str) -> list[Path]:

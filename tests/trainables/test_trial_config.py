@@ -1,0 +1,250 @@
+"""TrialConfig: what it refuses and what it says, the views that suit a data set, placements, settings and the equivalence rule."""
+
+import json
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from trainables import config as c
+from trainables.errors import UserError
+
+
+def refusal(nested: object) -> str:
+    with pytest.raises(UserError) as caught:
+        c.parse(nested)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("nested", "key", "offer"),
+    [
+        ({"tran": {}}, "tran", "train"),
+        ({"train": {"epocs": 3}}, "train.epocs", "epochs"),
+        ({"teacher": {"momentun": {"base": 0.9}}}, "teacher.momentun", "momentum"),
+        ({"teacher": {"norm": {"alpha": {"bas": 1}}}}, "teacher.norm.alpha.bas", "base"),
+        ({"evaluation": {"linear": {"epoch": 1}}}, "evaluation.linear.epoch", "epochs"),
+    ],
+)
+def test_unknown_keys_are_refused_with_the_nearest_name(nested, key, offer):
+    assert refusal(nested) == f"{key}: unknown key; did you mean '{offer}'?"
+
+
+def test_a_key_that_is_near_to_nothing_gets_the_list():
+    assert "valid: data, encoder, evaluation" in refusal({"zzz": 1})
+
+
+@pytest.mark.parametrize(
+    ("nested", "key", "rule"),
+    [
+        ({"train": {"epochs": "many"}}, "train.epochs = 'many'", "valid integer"),
+        ({"train": {"epochs": 1.5}}, "train.epochs = 1.5", "valid integer"),
+        ({"train": {"epochs": -1}}, "train.epochs = -1", "greater than or equal to 0"),
+        ({"optim": {"lr": [1]}}, "optim.lr = [1]", "valid number"),
+        ({"optim": {"lr": 0}}, "optim.lr = 0", "greater than 0"),
+        ({"train": 3}, "train = 3", "dictionary"),
+        ({"data": "digits"}, "data = 'digits'", "dictionary"),
+        ({"views": {"crop_scale": "all"}}, "views.crop_scale = 'all'", "tuple"),
+        ({"views": {"crop_scale": [0.9, 0.2]}}, "views.crop_scale = [0.9, 0.2]", "rising"),
+        ({"teacher": {"placement": 3}}, "teacher.placement = 3", "part"),
+        ({"teacher": {"placement": [3]}}, "teacher.placement = [3]", "part"),
+        ({"teacher": {"norm": {"kind": "emann"}}}, "teacher.norm.kind = 'emann'", "'batch', 'momentum' or 'eman'"),
+        ({"data": {"name": "cifar"}}, "data.name = 'cifar'", "did you mean 'cifar10'?"),
+        ({"method": {"name": "byoll"}}, "method.name = 'byoll'", "did you mean 'byol'?"),
+        ({"seed": 2**31}, "seed = 2147483648", "less than"),
+        ({"optim": {"warmup_epochs": 11}}, "optim.warmup_epochs = 11", "train.epochs = 10"),
+        ([], "", "dictionary"),
+    ],
+)
+def test_wrong_values_are_refused_with_key_value_and_rule(nested, key, rule):
+    said = refusal(nested)
+    assert said.startswith(key) and rule in said and "\n" not in said
+
+
+@pytest.mark.parametrize("section", [{"smoothing": {"p": 1.01}}, {"smoothing": {"p": -0.01}}, {"momentum": {"base": 2}}])
+def test_shares_stay_between_0_and_1(section):
+    assert "than or equal to" in refusal({"teacher": section})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), "nan", "inf"])
+@pytest.mark.parametrize("key", ["optim.lr", "optim.weight_decay", "teacher.momentum.base", "views.noise", "evaluation.knn.temperature"])
+def test_every_number_is_finite(key, value):
+    assert "finite number" in refusal(c.with_values({}, {key: value}))
+
+
+def test_each_fault_has_its_line():
+    lines = refusal({"train": {"epocs": 1}, "optim": {"lr": -1}, "seed": "x"}).splitlines()
+    assert sorted(line.split(":")[0].split(" =")[0] for line in lines) == ["optim.lr", "seed", "train.epocs"]
+
+
+def test_a_batch_is_whole_shards():
+    assert "train.batch_size = 60: must be a multiple of train.shard_size = 32" in refusal({"train": {"batch_size": 60}})
+    assert c.parse({"train": {"batch_size": 96, "shard_size": 32}}).train.num_shards == 3
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "stl10", "imagefolder", "parquet"])
+def test_a_data_folder_is_needed_there_and_filled(name, tmp_path: Path):
+    assert "data.root" in refusal({"data": {"name": name}})
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
+    rules = {"missing": "no such folder", "file": "must be a folder", "empty": "empty", "other": "holds no"}
+    for folder, rule in rules.items():
+        with pytest.raises(UserError, match=rule) as caught:
+            c.parse({"data": {"name": name, "root": str(tmp_path / folder)}}).check_data()
+        assert str(tmp_path / folder) in str(caught.value)
+
+
+def test_digits_need_no_folder():
+    c.parse({}).check_data()
+
+
+def test_views_suit_the_data_set_and_the_user_has_the_last_word():
+    assert c.parse({}).views.flip == 0 and c.parse({}).views.turn == 10
+    assert c.parse({"views": {"flip": 0.25}}).views.flip == 0.25
+    assert c.parse({"views": {"flip": 0.25}}).views.turn == 10
+    assert c.parse({"data": {"name": "cifar10", "root": "x"}}).views == c.Views()
+    assert c.parse({"data": {"name": "stl10", "root": "x"}}).views.blur == (1.0, 0.1)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"data.name": "parquet", "data.root": "some/folder", "data.image_size": 32, "views.blur": [1.0, 0.1]},
+        {"teacher.placement": ["projector", "block4"], "teacher.smoothing.kind": "sts", "optim.lr": 1e-07, "train.checkpoint_steps": 5},
+    ],
+)
+def test_plain_values_give_the_configuration_back(values):
+    config = c.parse(c.with_values({}, values))
+    assert c.parse(config.plain()) == config
+    assert c.parse(json.loads(json.dumps(config.plain()))) == config
+    assert c.parse(yaml.safe_load(yaml.safe_dump(config.plain()))) == config
+
+
+def test_a_configuration_is_frozen():
+    config = c.parse({})
+    for section, key in ((config, "seed"), (config.train, "epochs"), (config.teacher.momentum, "base")):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(section, key, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "parts"),
+    [
+        ("whole", ("conv1", "block1", "block2", "block3", "block4", "projector")),
+        ("backbone", ("conv1", "block1", "block2", "block3", "block4")),
+        ("projector", ("projector",)),
+        ("none", ()),
+        ("block2", ("block2",)),
+        ([], ()),
+    ],
+)
+def test_placements_by_name(given, parts):
+    assert c.parse({"teacher": {"placement": given}}).teacher.placement == parts
+
+
+def test_placements_as_lists_come_in_the_order_of_the_encoder():
+    for given in permutations(["projector", "conv1", "block3"]):
+        assert c.parse({"teacher": {"placement": list(given)}}).teacher.placement == ("conv1", "block3", "projector")
+
+
+@pytest.mark.parametrize(("given", "offer"), [("blok4", "block4"), ("projecter", "projector"), ("backbon", "backbone"), (["blok4"], "block4")])
+def test_a_part_that_does_not_exist(given, offer):
+    said = refusal({"teacher": {"placement": given}})
+    assert said.startswith("teacher.placement = ") and said.endswith(f"did you mean '{offer}'?")
+
+
+def test_with_values_copies_and_nests():
+    nested = {"train": {"epochs": 3}}
+    changed = c.with_values(nested, {"train.batch_size": 32, "teacher.momentum.base": 0.5, "seed": 4})
+    assert nested == {"train": {"epochs": 3}}
+    assert changed == {"train": {"epochs": 3, "batch_size": 32}, "teacher": {"momentum": {"base": 0.5}}, "seed": 4}
+
+
+@pytest.mark.parametrize(("key", "offer"), [("train.epoch", "train.epochs"), ("epochs", "train.epochs"), ("teacher.momentum.bass", "teacher.momentum.base")])
+def test_with_values_refuses_unknown_keys(key, offer):
+    with pytest.raises(UserError, match=f"^{key}: unknown key; did you mean '{offer}'"):
+        c.with_values({}, {key: 1})
+
+
+def test_with_values_refuses_a_section_that_is_none():
+    with pytest.raises(UserError, match="^train"):
+        c.with_values({"train": 3}, {"train.epochs": 1})
+
+
+def test_dotted_keys_name_every_value():
+    def leaves(plain: dict, prefix: str = "") -> set[str]:
+        return {leaf for key, v in plain.items() for leaf in (leaves(v, f"{prefix}{key}.") if isinstance(v, dict) else {prefix + key})}
+
+    assert set(c.dotted_keys()) == leaves(c.parse({}).plain())
+
+
+def test_settings_are_read_as_yaml():
+    read = c.read_settings(["a.b=3", "c=[1, 2.5]", "d=x=y", "e=", "f=1.0e-3", "g=true"])
+    assert read == {"a.b": 3, "c": [1, 2.5], "d": "x=y", "e": None, "f": 0.001, "g": True}
+
+
+@pytest.mark.parametrize("setting", ["train.epochs", "=3", "a=[1"])
+def test_bad_settings(setting):
+    with pytest.raises(UserError, match="--set"):
+        c.read_settings([setting])
+
+
+@pytest.mark.parametrize(("content", "rule"), [(None, "cannot be read"), (b"a: [1", "not valid YAML, line"), (b"- 1", "must hold keys"), (b"\xff\xfe\xfa", "not text")])
+def test_bad_files(tmp_path: Path, content, rule):
+    path = tmp_path / "config.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=rule) as caught:
+        c.read_yaml(path)
+    assert str(path) in str(caught.value)
+
+
+def test_invariant_09_equivalence_rule():
+    config = c.parse({"optim": {"lr": 0.1, "final_lr": 0.01}, "teacher": {"momentum": {"base": 0.99, "final": 0.999}}})
+    scaled = c.scaled_batch(config, 4 * config.train.batch_size)
+    assert scaled.train.batch_size == 4 * config.train.batch_size
+    assert scaled.train.shard_size == config.train.shard_size
+    assert scaled.optim.lr == pytest.approx(0.4) and scaled.optim.final_lr == pytest.approx(0.04)
+    assert scaled.teacher.momentum.base == pytest.approx(0.96) and scaled.teacher.momentum.final == pytest.approx(0.996)
+    untouched = {"teacher": {"momentum"}, "optim": {"lr", "final_lr"}, "train": {"batch_size"}}
+    assert scaled.model_dump(exclude=untouched) == config.model_dump(exclude=untouched)
+    small = 1e-4  # k small shares of the student make one of k times the size, up to its square
+    assert 1 - (1 - small) ** 8 == pytest.approx(8 * small, abs=(8 * small) ** 2)
+
+
+def test_equivalence_rule_for_spatial_ensembles():
+    se = c.parse({"teacher": {"smoothing": {"kind": "se", "p": 0.7}, "momentum": {"base": 0.9}}})
+    assert c.scaled_batch(se, 2 * se.train.batch_size).teacher.smoothing.p == pytest.approx(0.4)
+    assert c.scaled_batch(se, 2 * se.train.batch_size).teacher.momentum == se.teacher.momentum
+    sts = c.parse({"teacher": {"smoothing": {"kind": "sts", "p": 0.7}, "momentum": {"base": 0.9}}})
+    assert c.scaled_batch(sts, 2 * sts.train.batch_size).teacher.smoothing.p == 0.7
+    assert c.scaled_batch(sts, 2 * sts.train.batch_size).teacher.momentum.base == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("teacher", [{"momentum": {"base": 0.4}}, {"smoothing": {"kind": "se", "p": 0.4}}])
+def test_equivalence_rule_refuses_a_share_above_1(teacher):
+    config = c.parse({"teacher": teacher})
+    with pytest.raises(UserError, match="its share of the student would exceed 1"):
+        c.scaled_batch(config, 2 * config.train.batch_size)
+    assert c.scaled_batch(config, config.train.batch_size) == config
+
+
+def test_equivalence_rule_leaves_a_final_momentum_that_nothing_reads():
+    config = c.parse({"teacher": {"momentum": {"kind": "constant", "base": 0.99, "final": 0.0}}})
+    assert c.scaled_batch(config, 2 * config.train.batch_size).teacher.momentum.base == pytest.approx(0.98)
+
+
+def test_equivalence_rule_keeps_whole_shards():
+    with pytest.raises(UserError, match="multiple of train.shard_size"):
+        c.scaled_batch(c.parse({}), 80)
+
+
+def test_steps_drop_the_last_partial_batch_and_round_the_warm_up_up():
+    config = c.parse({"train": {"epochs": 3, "batch_size": 64}, "optim": {"warmup_epochs": 0.3}})
+    assert c.steps(config, 200) == (3, 9, 1)
+    assert c.steps(config, 63) == (0, 0, 0)

@@ -1,0 +1,122 @@
+"""The worker's side of a slot: trial after trial on one warm Ray Train worker group. The one file here that imports Ray.
+
+Ray Train provides worker groups that come back after a fault. It carries neither checkpoints nor metrics: those go from `fit` to the trial's
+folder, and through the switchboard (an actor with next, post, acknowledge and fault) to whoever runs the trial.
+"""
+
+import contextlib
+import datetime
+import gc
+import logging
+import pickle
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+
+from trainables import config as c
+from trainables.group import Group, backend_for
+from trainables.train import fit
+
+POLL = 0.01  # seconds between two looks of a waiting rank at the store
+BROKEN_LINK = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "cuda error", "timed out")
+
+
+class GroupBroken(RuntimeError):
+    """A rank is gone, or the device is in doubt: Ray Train has to restart the group."""
+
+
+def slot_loop(given: dict[str, Any]) -> None:
+    """The train function of the group: takes work from the switchboard for ever; each trial gets a process group of its own.
+
+    Args:
+        given: {"board": handle of the switchboard, "slot": index, "threads": CPU threads of a worker}.
+    """
+    board, slot, context = given["board"], given["slot"], ray.train.get_context()
+    rank, workers, device = context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device()
+    torch.set_num_threads(given["threads"])
+    store = dist.distributed_c10d._get_default_store()
+    incarnation = ray.get(board.attach.remote(slot)) if rank == 0 else None
+    turn = 0
+    while True:
+        turn += 1
+        if rank == 0:
+            work = None
+            while work is None:
+                work = ray.get(board.next.remote(slot, incarnation))
+            store.set(f"work{turn}", pickle.dumps((incarnation, work)))
+        while not store.check([f"work{turn}"]):
+            time.sleep(POLL)
+        incarnation, work = pickle.loads(store.get(f"work{turn}"))
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        dist.init_process_group(
+            backend_for(device),
+            store=dist.PrefixStore(f"trial{turn}", store),
+            rank=rank,
+            world_size=workers,
+            timeout=datetime.timedelta(minutes=10),
+        )
+        outcome = _run(board, slot, incarnation, work, Group(rank, workers, device))
+        if rank == 0:
+            ray.get(board.acknowledge.remote(slot, incarnation, work["sequence"], outcome))
+
+
+def _run(board: Any, slot: int, incarnation: int, work: dict[str, Any], group: Group) -> tuple[str, str | None]:
+    """One trial, to its end or its fault. Every rank comes out with the same outcome, or none does.
+
+    Raises:
+        GroupBroken: not every rank is there to agree.
+    """
+    verdict = None
+
+    def report(metrics: dict[str, float]) -> bool:
+        return ray.get(board.post.remote(slot, incarnation, work["sequence"], {**metrics, "trial": work["key"]}))
+
+    with _logged(Path(work["folder"]) / f"rank-{group.rank}.log"):
+        try:
+            logging.info("attempt %d on slot %d, worker %d of %d", work["attempt"], slot, group.rank, group.size)
+            fit(c.parse(work["config"]), Path(work["folder"]), report, group)
+            if group.size > 1:
+                dist.barrier()
+        except Exception as error:
+            logging.error("%s", traceback.format_exc())
+            text = f"{type(error).__name__}: {error}"
+            # the ranks that are left see a broken link first: that is no fault of the trial
+            link = isinstance(error, dist.DistError) or any(mark in text.lower() for mark in BROKEN_LINK)
+            verdict = board.fault.remote(slot, incarnation, group.rank, group.size, not link, text)
+            error.__traceback__ = None
+    gc.collect()  # a process group closes its sockets, by which the others notice, only when nothing refers to it
+    dist.destroy_process_group()
+    if group.device.type == "cuda":
+        torch.cuda.empty_cache()
+    if verdict is None:
+        return "end", None
+    text = ray.get(verdict)
+    if text is None:
+        raise GroupBroken("not all workers are there to agree on what happened; the group is restarted")
+    return "error", text
+
+
+@contextlib.contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Log records of a trial go to its own file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler, root = logging.FileHandler(path), logging.getLogger()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        handler.close()

@@ -1,0 +1,193 @@
+"""tuner launch | resume | status | export | train | evaluate."""
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from trainables import config as c
+from trainables.errors import TrialFailure, UserError
+
+RUNS = Path("runs")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command. Exit status 2 for an error of the user, which is printed a line a fault, 1 for a trial that failed."""
+    given = _parser().parse_args(arguments)
+    try:
+        return given.command(given)
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return 2
+    except TrialFailure as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def launch(given: argparse.Namespace) -> int:
+    """Starts a search."""
+    from tuner import runs, space, spec
+
+    wanted = spec.read(given.search, [*given.set, *([f"address={given.address}"] if given.address else [])])
+    found = space.load(wanted.space)
+    space.rehearse(found, wanted.trial, wanted.resources.workers)
+    spec.check_address(wanted.address)
+    content = wanted.plain()
+    if Path(wanted.space.partition(":")[0]).suffix == ".py":  # a resume may start in another folder
+        content["space"] = str(Path(wanted.space).absolute())
+    run = runs.Run.create(given.run or runs.unused(RUNS, wanted.name), "search", content, wanted.seed)
+    return _search(run, spec.parse(content), space.load(content["space"]))
+
+
+def resume(given: argparse.Namespace) -> int:
+    """Continues a search, or a full run, that was interrupted."""
+    from tuner import full_run, runs, space, spec
+
+    run = runs.Run(given.run)
+    if run.kind == "train":
+        return full_run.continue_run(run)
+    wanted = spec.parse(run.spec)
+    wanted.trial.check_data()
+    spec.check_address(wanted.address)
+    return _search(run, wanted, space.load(wanted.space))
+
+
+def _search(run: Any, wanted: Any, found: Any) -> int:
+    from tuner import export, report, search
+
+    run.hold()
+    try:
+        study = search.run_search(run, wanted, found)
+    except KeyboardInterrupt:
+        print(f"interrupted; continue with: tuner resume {run.path}", file=sys.stderr)
+        return 130
+    if not study.best(1):
+        print(f"error: no trial was completed; see: tuner status {run.path}", file=sys.stderr)
+        return 1
+    exported = export.export(run, study, 3, run.best_folder / "best.yaml")
+    print("\n".join(report.closing_lines(run, study, str(exported[0]))))
+    return 0
+
+
+def status(given: argparse.Namespace) -> int:
+    """Prints a run's table, or all of it as JSON."""
+    from rich.console import Console
+
+    from tuner import report, runs, spec
+    from tuner.study import Study
+
+    run = runs.Run(given.run)
+    if run.kind == "train":
+        raise UserError(f"{given.run}: is a full run, not a search; see: tensorboard --logdir {run.tensorboard_folder}")
+    state = report.overview(run, Study(run.journal, spec.parse(run.spec)))
+    if given.json:
+        print(json.dumps(state, indent=2))
+        return 0
+    Console().print(report.table_of(state, "running" if state["held"] else ""))
+    for row in state["trials"]:
+        if row["error"]:
+            print(f"trial {row['key']}: {row['error']}\n  log: {row['log']}")
+    return 0
+
+
+def export_best(given: argparse.Namespace) -> int:
+    """Writes the best configurations."""
+    from tuner import export, runs, space, spec
+    from tuner.study import Study
+
+    run = runs.Run(given.run)
+    if run.kind == "train":
+        raise UserError(f"{given.run}: is a full run, not a search: its configuration is {run.path / 'spec.yaml'}")
+    wanted = spec.parse(run.spec)
+    study = Study(run.journal, wanted)
+    study.space = space.load(wanted.space)
+    for path in export.export(run, study, given.top, given.output):
+        print(path)
+    return 0
+
+
+def train(given: argparse.Namespace) -> int:
+    """Trains one configuration to its end."""
+    from tuner import full_run
+
+    return full_run.start(given)
+
+
+def evaluate(given: argparse.Namespace) -> int:
+    """Scores a checkpoint."""
+    from tuner import full_run
+
+    return full_run.evaluate(given)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tuner", description="Find the best teacher for a student-teacher learner.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(command=run)
+        return added
+
+    def settable(added: argparse.ArgumentParser, example: str) -> None:
+        added.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=f"change a key, such as {example}; may be repeated")
+
+    added = command("launch", launch, "start a search")
+    added.add_argument("search", type=Path, help="a search in YAML")
+    settable(added, "trial.train.epochs=20")
+    added.add_argument("--run", type=Path, help="run directory to make (default: runs/<name>)")
+    added.add_argument("--address", help="'local' (default), 'auto' or host:port of a Ray head")
+
+    added = command("resume", resume, "continue an interrupted search or full run")
+    added.add_argument("run", type=Path, help="its run directory")
+
+    added = command("status", status, "show what a search has come to")
+    added.add_argument("run", type=Path, help="its run directory")
+    added.add_argument("--json", action="store_true", help="everything, for programs")
+
+    added = command("export", export_best, "write the best configurations of a search")
+    added.add_argument("run", type=Path, help="its run directory")
+    added.add_argument("--top", type=_count, default=1, help="how many")
+    added.add_argument("-o", "--output", type=Path, default=Path("best.yaml"), help="file of the best; the next get -2, -3, ...")
+
+    added = command("train", train, "train one configuration, as a full run")
+    added.add_argument("config", type=Path, help="a TrialConfig in YAML, such as 'tuner export' writes")
+    added.add_argument("--epochs", type=_count, help="instead of the configured number")
+    added.add_argument("--batch-size", type=_count, help="another batch; learning rate and momentum follow by the equivalence rule")
+    added.add_argument("--workers", type=_count, default=1)
+    added.add_argument("--cpus-per-worker", type=_count, default=1)
+    added.add_argument("--gpus-per-worker", type=float, default=0)
+    settable(added, "data.root=/data/cifar10")
+    added.add_argument("--run", type=Path, help="run directory to make (default: runs/train-<name of the file>)")
+    added.add_argument("--address", default="local", help="'local' (default), 'auto' or host:port of a Ray head")
+
+    added = command("evaluate", evaluate, "score a checkpoint: kNN and the linear protocol")
+    added.add_argument("checkpoint", type=Path, help="a checkpoint file, or a trial's folder for its newest")
+    added.add_argument("--split", choices=["test", "validation"], default="test")
+    added.add_argument("--network", choices=["student", "teacher"], help="instead of the trial's own choice")
+    added.add_argument("--save", type=Path, metavar="FILE", help="write backbone and linear classifier for a torchvision ResNet (safetensors)")
+    added.add_argument("--json", action="store_true")
+    return parser
+
+
+def _count(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"'{text}': must be a whole number of at least 1")
+    return number
+
+
+warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+
+if __name__ == "__main__":
+    sys.exit(main())

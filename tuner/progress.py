@@ -1,0 +1,73 @@
+"""One calm live table while a search runs; plain lines where the output is no terminal."""
+
+import time
+from typing import Any
+
+from ray import tune
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from tuner.report import overview, table_of
+from tuner.runs import Run
+from tuner.study import Study
+
+
+class Progress(tune.Callback):
+    """A context that shows a run's state, told of changes by Tune.
+
+    Args:
+        run: the run.
+        study: of it.
+        room: how many trials run at once.
+    """
+
+    def __init__(self, run: Run, study: Study, room: int):
+        self.run, self.study, self.room = run, study, room
+        self.console = Console()
+        self.began, self.note = time.time(), ""
+        self.live = Live(console=self.console, refresh_per_second=2, get_renderable=self._render) if self.console.is_terminal else None
+
+    def __enter__(self) -> "Progress":
+        if self.live:
+            self.live.start()
+        else:
+            spec = self.study.spec
+            text = f"search '{spec.name}': {spec.trials} trials, {self.room} at once, {spec.resources.workers} workers each -> {self.run.path}"
+            self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def say(self, note: str) -> None:
+        """A line about what is going on before the first trial."""
+        self.note = note
+        if not self.live:
+            self.console.print(note, highlight=False, markup=False)
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
+        self.note = ""
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        if not self.live:
+            row = next(row for row in overview(self.run, self.study)["trials"] if row["key"] == trial.config["key"])
+            score = "-" if row["score"] is None else f"{row['score']:.4f}"
+            values = " ".join(f"{key}={_brief(value)}" for key, value in row["values"].items())
+            text = f"trial {row['key']}  {row['state']:<8} epoch {row['epoch']}/{self.study.spec.trial.train.epochs}  {score}  {values}"
+            if row["error"]:
+                text += f"\n  {row['error']}\n  log: {row['log']}"
+            self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    def _render(self) -> Table:
+        elapsed = int(time.time() - self.began)
+        return table_of(overview(self.run, self.study), f"{elapsed // 60}:{elapsed % 60:02d}  {self.note}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks; a terminal stays out of it."""
+        return {}
+
+
+def _brief(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

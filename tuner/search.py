@@ -1,0 +1,246 @@
+"""Builds, runs and resumes the Tune run of a search. The journal is the truth: a resume starts Tune anew over it."""
+
+import contextlib
+import logging
+import os
+import uuid
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+from optuna.trial import TrialState
+from ray import tune
+from ray.tune.search import Searcher
+
+from trainables import config as c
+from trainables.errors import UserError
+from tuner import slots, stopping
+from tuner.allocation import concurrent_trials
+from tuner.progress import Progress
+from tuner.runs import Run
+from tuner.slots import Conversation, Slots
+from tuner.space import Space
+from tuner.spec import Resources, SearchSpec
+from tuner.study import Proposal, Study
+from tuner.tensorboard import TensorBoard
+from tuner.trial import SlotTrial
+
+log = logging.getLogger(__name__)
+BASELINE = "untrained"
+ACTOR_RESTARTS = 3  # of the light trainable; its workers are not touched by its death
+
+
+class StudySearcher(Searcher):
+    """The bridge between Tune and the study. First the trials that an earlier session left, then new ones; no more at once than slots.
+
+    Args:
+        study: asks and tells.
+        run: for the trials' folders.
+        board: name of the switchboard.
+        room: how many trials may run at once.
+    """
+
+    def __init__(self, study: Study, run: Run, slots: Slots, room: int):
+        super().__init__(metric=study.spec.objective.metric, mode=study.spec.objective.mode)
+        self.study, self.run, self.slots, self.room = study, run, slots, room
+        self.left_over = deque(study.interrupted())
+        self.running: dict[str, Proposal] = {}  # by Ray's id
+        self.first: dict[str, dict[str, Any]] = {}
+        self.session = uuid.uuid4().hex
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if len(self.running) >= self.room:
+            return None
+        proposal = self.left_over.popleft() if self.left_over else self.study.ask()
+        if proposal is None:
+            return Searcher.FINISHED
+        self.running[trial_id] = proposal
+        folder = str(self.run.trial_folder(proposal.key))
+        return {
+            "board": self.slots.name,
+            "key": proposal.key,
+            "trial": proposal.config.plain(),
+            "folder": folder,
+            "epochs": proposal.config.train.epochs,
+        }
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        key = self.running[trial_id].key
+        if result["epoch"]:
+            self.first.setdefault(key, result)
+            self.study.observe(key, result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        proposal = self.running.pop(trial_id, None)
+        if proposal is None:
+            return
+        ray.get(self.slots.board.release.remote(proposal.key))
+        result = result or {}
+        if result.get("epoch") and not result.get("error"):
+            self.on_epoch(proposal.key, result)
+        failure = result.get("error") or ("its Tune actor died again and again" if error else None)
+        metrics = metrics_of(result)
+        first = self.first.pop(proposal.key, result)
+        details = {
+            "session": self.session,
+            "slot": result.get("slot"),
+            "first_step_at": first.get("time/first_step_at"),
+            "last_metric_at": result.get("time/measured_at"),
+        }
+        self.study.tell(proposal.key, metrics, failure, details)
+
+    def on_epoch(self, key: str, result: dict[str, Any]) -> None:
+        self.first.setdefault(key, result)
+        self.study.observe(key, result)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: what there is to know is in the journal."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: a resume makes a new searcher over the journal."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its searcher beside its own state, which a resume does not read; live handles stay out of it."""
+        return {}
+
+
+def metrics_of(result: dict[str, Any]) -> dict[str, float]:
+    """The trial's own metrics among all that Tune adds to a result."""
+    own = {"epoch", "step", "loss", "embedding_std", "teacher_distance", "momentum", "alpha", "p", "lr", "knn_top1"}
+    return {key: value for key, value in result.items() if key in own or key.startswith("time/")}
+
+
+def run_search(run: Run, spec: SearchSpec, space: Space) -> Study:
+    """Runs what is left of a search, and returns its study.
+
+    Raises:
+        UserError: the cluster has no room for a trial.
+    """
+    study = Study(run.journal, spec, space)
+    ended = [trial for trial in study.trials() if trial.state.is_finished()]
+    left = spec.trials - len(ended)
+    if left <= 0:
+        return study
+    with cluster(spec.address, run) as resources:
+        room = concurrent_trials(resources, spec.resources, left)
+        with Progress(run, study, room) as progress:
+            groups = Slots(room, spec.resources, run.ray_folder)
+            try:
+                _measure_baseline(run, spec, groups, progress)
+                _tune(run, study, groups, room, progress)
+            finally:
+                groups.close()
+    return study
+
+
+def _tune(run: Run, study: Study, groups: Slots, room: int, progress: Progress) -> None:
+    ended = [trial for trial in study.trials() if trial.state.is_finished()]
+    tuner = tune.Tuner(
+        tune.with_resources(SlotTrial, {"node:__internal_head__": 0.001}),
+        tune_config=tune.TuneConfig(
+            num_samples=-1,
+            search_alg=StudySearcher(study, run, groups, room),
+            scheduler=stopping.scheduler(study.spec, ended),
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=f"tune-{uuid.uuid4().hex[:8]}",
+            storage_path=str(run.ray_folder),
+            callbacks=[TensorBoard(run, study.spec), progress],
+            failure_config=tune.FailureConfig(max_failures=ACTOR_RESTARTS),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+    if unfinished := [t.number for t in study.trials() if t.state == TrialState.RUNNING]:
+        raise RuntimeError(f"trials {unfinished} were asked and never told; 'tuner resume {run.path}' continues them")
+
+
+def _measure_baseline(run: Run, spec: SearchSpec, groups: Slots, progress: Progress) -> None:
+    """Scores the untrained encoder, once a run: what every trial has to beat."""
+    if run.read_baseline() is None:
+        progress.say("starting workers")
+        config = c.parse(c.with_values(spec.trial.plain(), {"train.epochs": 0, "optim.warmup_epochs": 0}))
+        run.write_baseline(converse(groups, run, BASELINE, config)[-1])
+
+
+def converse(groups: Slots, run: Run, key: str, config: c.TrialConfig, hear: Any = None) -> list[dict[str, Any]]:
+    """Runs one trial on a slot, without Tune; returns its metric history.
+
+    Args:
+        groups: the slots.
+        run: for the trial's folder.
+        key: of the trial.
+        config: of the trial.
+        hear: called with each epoch's metrics.
+
+    Raises:
+        TrialFailed: the trial ended with an error.
+    """
+    work = {"key": key, "config": config.plain(), "folder": str(run.trial_folder(key))}
+    talk, history = Conversation(groups.board, key, work), []
+    try:
+        while (metrics := talk.take()) is not None:
+            history.append(metrics)
+            if hear is not None:
+                hear(metrics)
+            if metrics["epoch"] >= config.train.epochs:
+                break
+    finally:
+        talk.release()
+    return history
+
+
+@contextlib.contextmanager
+def cluster(address: str, run: Run) -> Iterator[dict[str, float]]:
+    """A Ray session at an address, for the life of the block; yields the cluster's resources.
+
+    Raises:
+        UserError: no cluster is there.
+    """
+    os.environ.update(slots.VARIABLES)
+    os.environ.update({"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0"})
+    os.environ.update({"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"})
+    local = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False} if address == "local" else {}
+    _log_to(run.driver_log)
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+            runtime_env={"env_vars": slots.VARIABLES},
+            **local,
+        )
+    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+        raise UserError(f"address = '{address}': no Ray cluster could be joined ({str(error).splitlines()[0]})") from None
+    try:
+        resources = {name: amount for name, amount in ray.cluster_resources().items() if name in ("CPU", "GPU", "memory")}
+        run.note_hardware(resources)
+        yield resources
+    finally:
+        ray.shutdown()
+
+
+def _log_to(path: Path) -> None:
+    """What Ray and Tune log goes to the driver's file; the terminal belongs to the table."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    for name in ("ray", "ray.tune", "ray.train", "tuner", "trainables"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
+
+
+def one_slot(run: Run, address: str, wanted: Resources, key: str, config: c.TrialConfig, hear: Any) -> list[dict[str, Any]]:
+    """A full run: one trial on one slot, with its own Ray session."""
+    with cluster(address, run) as resources:
+        concurrent_trials(resources, wanted, 1)
+        groups = Slots(1, wanted, run.ray_folder)
+        try:
+            return converse(groups, run, key, config, hear)
+        finally:
+            groups.close()

@@ -1,0 +1,93 @@
+"""Spaces: found by name or as my_space.py:suggest, and tried out before anything is started."""
+
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import optuna
+
+import search_spaces
+from search_spaces import Known
+from trainables import config as c
+from trainables.errors import UserError, nearest
+from tuner.spec import check_workers
+
+REHEARSALS = 40
+
+
+@dataclass(frozen=True)
+class Space:
+    """A `suggest` function and the points to try first."""
+
+    name: str
+    suggest: Callable[[optuna.Trial], dict[str, Any]]
+    known_good: Known
+
+    def configure(self, base: c.TrialConfig, values: dict[str, Any]) -> c.TrialConfig:
+        """The trial that proposed values make.
+
+        Raises:
+            UserError: the space returned a key that TrialConfig lacks, or values that do not make a valid trial.
+        """
+        try:
+            return c.parse(c.with_values(base.plain(), values))
+        except UserError as error:
+            raise UserError("\n".join(f"space '{self.name}': {line}" for line in str(error).splitlines())) from None
+
+
+def load(name: str) -> Space:
+    """The space of that name in `search_spaces`, or the function in a file: "my_space.py:suggest".
+
+    Raises:
+        UserError: there is no such space, file or function.
+    """
+    if name.endswith(".py") or ".py:" in name:
+        path, _, function = name.partition(".py")
+        module, function = _from_file(Path(path + ".py")), function.removeprefix(":") or "suggest"
+    else:
+        known = sorted(m.name for m in pkgutil.iter_modules(search_spaces.__path__))
+        if name not in known:
+            raise UserError(f"space = '{name}': no such space{nearest(name, known)}; or give a file, such as my_space.py:suggest")
+        module, function = importlib.import_module(f"search_spaces.{name}"), "suggest"
+    suggest = getattr(module, function, None)
+    if not callable(suggest):
+        raise UserError(f"space = '{name}': the file has no function '{function}'")
+    return Space(name, suggest, tuple(getattr(module, "KNOWN_GOOD", ())))
+
+
+def rehearse(space: Space, base: c.TrialConfig, workers: int, seed: int = 0) -> None:
+    """Draws from a space at random, and its known good points, and validates each trial that would come of it.
+
+    Raises:
+        UserError: the space raises, returns something else than a dict, or proposes a trial that is not valid.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
+    for known in space.known_good:
+        study.enqueue_trial(dict(known))
+    for _ in range(len(space.known_good) + REHEARSALS):
+        try:
+            values = space.suggest(study.ask())
+        except Exception as error:
+            raise UserError(f"space '{space.name}': raised {type(error).__name__}: {error}") from None
+        if not isinstance(values, dict):
+            raise UserError(f"space '{space.name}': must return a dict of dotted keys, not {type(values).__name__}")
+        check_workers(workers, space.configure(base, values))
+
+
+def _from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UserError(f"space = '{path}': no such file")
+    found = importlib.util.spec_from_file_location(path.stem, path)
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    try:
+        found.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"space = '{path}': cannot be imported ({type(error).__name__}: {error})") from None
+    return module

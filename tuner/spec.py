@@ -1,0 +1,128 @@
+"""SearchSpec: a search's YAML, validated before anything is started."""
+
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from trainables import config as c
+from trainables.errors import UserError, explain
+
+ADDRESS_TIMEOUT = 5.0  # seconds for a Ray head to accept a connection
+
+
+class Objective(c.Section):
+    """What a search optimises: the metric of a trial's last epoch."""
+
+    metric: Literal["knn_top1", "loss"] = "knn_top1"
+    mode: Literal["max", "min"] = "max"
+
+
+class Stopping(c.Section):
+    """ASHA: from `grace_epochs` on, at each rung the best 1/reduction of the trials go on; "none" runs every trial to its end."""
+
+    kind: Literal["asha", "none"] = "asha"
+    grace_epochs: c.Count = 2
+    reduction: int = Field(3, ge=2)
+
+
+class Sampler(c.Section):
+    """Who proposes. TPE draws at random until `startup_trials` have ended."""
+
+    kind: Literal["tpe", "random"] = "tpe"
+    startup_trials: c.Count = 8
+
+
+class Resources(c.Section):
+    """What a trial gets; `concurrent_trials` is as many as fit where it is not given."""
+
+    workers: c.Count = 1
+    cpus_per_worker: c.Count = 1
+    gpus_per_worker: float = Field(0, ge=0)
+    concurrent_trials: c.Count | None = None
+    restarts: int = Field(3, ge=0)
+
+
+class SearchSpec(c.Section):
+    """A search. `trial` holds what its trials have in common; the space proposes the rest. `address`: "local", "auto" or host:port."""
+
+    name: str = Field("search", pattern=r"^[A-Za-z0-9._-]+$")
+    space: str = "teacher"
+    trials: c.Count = 20
+    seed: int = Field(0, ge=0, lt=2**31)
+    address: str = "local"
+    trial: c.TrialConfig = c.TrialConfig()
+    objective: Objective = Objective()
+    stopping: Stopping = Stopping()
+    sampler: Sampler = Sampler()
+    resources: Resources = Resources()
+
+    @field_validator("address")
+    @classmethod
+    def _reachable_form(cls, address: str) -> str:
+        host, colon, port = address.rpartition(":")
+        if address not in ("local", "auto") and not (host and colon and port.isdigit() and "/" not in host):
+            raise ValueError("must be 'local', 'auto' or host:port of a Ray head")
+        return address
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        check_workers(self.resources.workers, self.trial)
+        if self.trial.train.epochs < 1:
+            raise ValueError("trial.train.epochs = 0: a search needs at least 1 epoch")
+        if self.objective.metric == "loss" and self.objective.mode == "max":
+            raise ValueError("objective.mode = 'max': a loss is minimised, set objective.mode=min")
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """Nested plain values, ready for YAML; `parse` gives the spec back."""
+        return self.model_dump(mode="json")
+
+
+def check_workers(workers: int, trial: c.TrialConfig) -> None:
+    """Raises ValueError where there are more workers than shards to deal to them."""
+    if workers > trial.train.num_shards:
+        train = trial.train
+        raise UserError(
+            f"resources.workers = {workers}: more than the {train.num_shards} shards of a batch "
+            f"(train.batch_size {train.batch_size} / train.shard_size {train.shard_size})"
+        )
+
+
+def parse(given: Mapping[str, Any]) -> SearchSpec:
+    """Validates nested values.
+
+    Raises:
+        UserError: a line for each fault, with key, value, rule and the nearest valid name.
+    """
+    try:
+        return SearchSpec.model_validate(given)
+    except ValidationError as error:
+        raise explain(error, c.section_keys(SearchSpec)) from None
+
+
+def read(path: Path, settings: Iterable[str]) -> SearchSpec:
+    """A search's file with settings from the command line; relative data folders and space files are taken from the working folder.
+
+    Raises:
+        UserError: the file or a setting is at fault, or the data is missing.
+    """
+    values = c.with_values(c.read_yaml(path), c.read_settings(settings), SearchSpec)
+    spec = parse(values)
+    if spec.trial.data.root is not None:  # workers have another working folder
+        spec = parse(c.with_values(spec.plain(), {"trial.data.root": str(spec.trial.data.root.expanduser().absolute())}, SearchSpec))
+    spec.trial.check_data()
+    return spec
+
+
+def check_address(address: str) -> None:
+    """Raises UserError where nothing answers at host:port, long before Ray itself would give up."""
+    if address in ("local", "auto"):
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=ADDRESS_TIMEOUT).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"address = '{address}': no Ray head answers there ({error})") from None

@@ -1,0 +1,153 @@
+"""The Optuna study on a journal file: the one truth of what was asked and told. Every trial is asked once and told once."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from trainables import config as c
+from tuner.space import Space
+from tuner.spec import SearchSpec
+
+Metrics = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A trial: its key, the dotted values that were proposed for it, and the configuration that they make."""
+
+    key: str
+    values: dict[str, Any]
+    config: c.TrialConfig
+
+
+class Study:
+    """What a search knows. Only the process that holds the run may open it for writing.
+
+    Args:
+        journal: path of the journal file.
+        spec: of the search.
+        space: what to ask; None for readers.
+    """
+
+    def __init__(self, journal: Path, spec: SearchSpec, space: Space | None = None):
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.spec, self.space = spec, space
+        if space is not None:
+            _mend(journal)
+        self._storage = JournalStorage(JournalFileBackend(str(journal)))
+        self._study = optuna.create_study(storage=self._storage, study_name=spec.name, direction=self._direction, load_if_exists=True)
+        self._ids = {key_of(trial): trial._trial_id for trial in self.trials()}
+
+    @property
+    def _direction(self) -> str:
+        return "maximize" if self.spec.objective.mode == "max" else "minimize"
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, in the order in which they were asked."""
+        return self._study.get_trials(deepcopy=False)
+
+    def ask(self) -> Proposal | None:
+        """Proposes the next trial, None where all have been proposed.
+
+        The proposal is drawn in a copy of the study and enters the journal as one line: a process that dies here leaves a trial that was
+        asked, or none. It is a function of the seed, of the trial's number and of what has been told, so it does not matter how often the
+        search was interrupted.
+        """
+        assert self.space is not None
+        told = self.trials()
+        number = len(told)
+        if number >= self.spec.trials:
+            return None
+        scratch = optuna.create_study(direction=self._direction, sampler=_sampler(self.spec, number))
+        scratch.add_trials(told)
+        if number < len(self.space.known_good):
+            scratch.enqueue_trial(dict(self.space.known_good[number]))
+        values = self.space.suggest(scratch.ask())
+        config = self.space.configure(self.spec.trial, values)
+        drawn = scratch.get_trials(deepcopy=False)[-1]
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.RUNNING, params=drawn.params, distributions=drawn.distributions, user_attrs={"values": values}
+            )
+        )
+        trial = self.trials()[-1]
+        self._ids[key_of(trial)] = trial._trial_id
+        return Proposal(key_of(trial), values, config)
+
+    def interrupted(self) -> list[Proposal]:
+        """Trials that were asked and not told: those of a driver that died, when no other one runs."""
+        assert self.space is not None
+        running = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
+        return [Proposal(key_of(t), t.user_attrs["values"], self.space.configure(self.spec.trial, t.user_attrs["values"])) for t in running]
+
+    def observe(self, key: str, metrics: Metrics) -> None:
+        """Notes the objective at an epoch. Hearing an epoch again changes nothing."""
+        epoch, value = int(metrics["epoch"]), float(metrics[self.spec.objective.metric])
+        if self._trial(key).intermediate_values.get(epoch) != value and not math.isnan(value):
+            self._storage.set_trial_intermediate_value(self._ids[key], epoch, value)
+
+    def tell(self, key: str, metrics: Metrics, error: str | None, details: Mapping[str, Any]) -> None:
+        """Ends a trial: failed with its error, complete at its last epoch, or stopped before it. A trial that was told stays as it is.
+
+        Args:
+            key: of the trial.
+            metrics: the last ones.
+            error: why it failed, None where it did not.
+            details: what else is to be known of it, such as its slot.
+        """
+        if self._trial(key).state.is_finished():
+            return
+        for name, value in {**details, "metrics": dict(metrics), "error": error}.items():
+            self._storage.set_trial_user_attr(self._ids[key], name, value)
+        value = metrics.get(self.spec.objective.metric)
+        if error is not None or value is None or not math.isfinite(value):
+            state, value = TrialState.FAIL, None
+        elif metrics["epoch"] >= self.spec.trial.train.epochs:
+            state = TrialState.COMPLETE
+        else:
+            state = TrialState.PRUNED
+        self._storage.set_trial_state_values(self._ids[key], state=state, values=None if value is None else [value])
+
+    def best(self, count: int) -> list[FrozenTrial]:
+        """The best complete trials, best first."""
+        complete = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
+        sign = -1 if self.spec.objective.mode == "max" else 1
+        return sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))[:count]
+
+    def _trial(self, key: str) -> FrozenTrial:
+        return self._storage.get_trial(self._ids[key])
+
+
+def key_of(trial: FrozenTrial) -> str:
+    """A trial's name everywhere: its number in the study, not Ray's id, which a resume changes."""
+    return f"{trial.number:04d}"
+
+
+def _sampler(spec: SearchSpec, number: int) -> optuna.samplers.BaseSampler:
+    """A fresh sampler for each trial, so that there is no stream of random numbers to be restored."""
+    seed = (spec.seed * 1_000_003 + number) % 2**32
+    if spec.sampler.kind == "random":
+        return optuna.samplers.RandomSampler(seed)
+    startup = spec.sampler.startup_trials
+    return optuna.samplers.TPESampler(
+        seed=seed, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True, warn_independent_sampling=False
+    )
+
+
+def _mend(journal: Path) -> None:
+    """Cuts off a last line that a killed process did not finish, and the lock that it left; the caller holds the run."""
+    journal.with_name(journal.name + ".lock").unlink(missing_ok=True)
+    if not journal.exists():
+        return
+    with journal.open("r+b") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            file.truncate(whole)

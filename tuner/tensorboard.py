@@ -1,0 +1,93 @@
+"""TensorBoard: a run for each trial, through torch's SummaryWriter, with hparams from the trial's start on."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from tuner.runs import Run
+from tuner.spec import SearchSpec
+
+TAGS = {  # metric -> tag; the order is that of the board
+    "knn_top1": "score/knn_top1",
+    "loss": "train/loss",
+    "lr": "train/learning_rate",
+    "time/images_per_second": "train/images_per_second",
+    "momentum": "teacher/momentum",
+    "alpha": "teacher/alpha",
+    "p": "teacher/p",
+    "teacher_distance": "teacher/distance_to_student",
+    "embedding_std": "monitor/embedding_std",
+}
+
+
+class TrialWriter:
+    """The curves of one trial. A trial that is continued tells its history again, so its folder is written anew."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], score: str):
+        shutil.rmtree(folder, ignore_errors=True)
+        self.writer = SummaryWriter(str(folder), flush_secs=5)
+        self.epoch = 0
+        shown = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in settings.items()}
+        start, session, self.end = hparams(shown, {TAGS[score]: 0.0})
+        for summary in (start, session):
+            self.writer.file_writer.add_summary(summary)
+        self.writer.flush()
+
+    def add(self, metrics: Mapping[str, Any]) -> None:
+        """Curves over steps; an epoch that is told again is passed over."""
+        if metrics["epoch"] <= self.epoch:
+            return
+        self.epoch = metrics["epoch"]
+        for metric, tag in TAGS.items():
+            if metric in metrics:
+                self.writer.add_scalar(tag, metrics[metric], int(metrics["step"]))
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.file_writer.add_summary(self.end)
+        self.writer.close()
+
+
+class TensorBoard(tune.Callback):
+    """Follows the trials of a search; lives in the driver's process."""
+
+    def __init__(self, run: Run, spec: SearchSpec):
+        self.run, self.spec = run, spec
+        self.writers: dict[str, TrialWriter] = {}
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        key = trial.config["key"]
+        if key not in self.writers:
+            settings = dict(flat(trial.config["trial"]))
+            self.writers[key] = TrialWriter(self.run.tensorboard_folder / key, settings, self.spec.objective.metric)
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
+        self.writers[trial.config["key"]].add(result)
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._close(trial)
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._close(trial)
+
+    def _close(self, trial: Any) -> None:
+        with contextlib.suppress(KeyError):
+            self.writers.pop(trial.config["key"]).close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks; open files stay out of it."""
+        return {}
+
+
+def flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

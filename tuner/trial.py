@@ -1,0 +1,42 @@
+"""The light Tune trainable: a conversation with a slot, with no training in it."""
+
+from typing import Any
+
+import ray
+from ray import tune
+
+from tuner.slots import Conversation, TrialFailed
+
+
+class SlotTrial(tune.Trainable):
+    """Its config: {"board": name of the switchboard, "key", "trial": configuration, "folder": of the trial, "epochs"}.
+
+    A step is an epoch. A trial that fails by its own fault is done with an "error" among its results and no exception, so that Tune's
+    restarts are left for actors that died.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        work = {"key": config["key"], "config": config["trial"], "folder": config["folder"]}
+        self.epochs = config["epochs"]
+        self.last: dict[str, Any] = {"epoch": 0}
+        self.talk = Conversation(ray.get_actor(config["board"]), config["key"], work)
+
+    def step(self) -> dict[str, Any]:
+        try:
+            metrics = self.talk.take()
+        except TrialFailed as failure:
+            return {**self.last, "error": str(failure), "done": True}
+        if metrics is None:
+            return {**self.last, "error": "it ended before its last epoch", "done": True}
+        if metrics["trial"] != self.talk.trial_id:
+            raise RuntimeError(f"metrics of trial {metrics['trial']} reached trial {self.talk.trial_id}")
+        self.last = {**metrics, "error": None}
+        return {**self.last, "done": metrics["epoch"] >= self.epochs}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.talk.release()
+        self.setup(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        self.talk.release()
