@@ -19,4 +19,9 @@ def suggest(trial: Trial) -> dict[str, Any]:
         return {"teacher.norm.kind": kind}
     schedule = trial.suggest_categorical("alpha_schedule", ["cosine", "constant"])
     base = trial.suggest_float("alpha_base", 0.01, 1.0, log=True)
-    return {"teacher.norm.kind": kind, "teacher.norm.alpha.kind": schedule, "teacher.norm.alpha.base": base, "teacher.norm.alpha.final": 0.0}
+    return {
+        "teacher.norm.kind": kind,
+        "teacher.norm.alpha.kind": schedule,
+        "teacher.norm.alpha.base": base,
+        "teacher.norm.alpha.final": 0.0,
+    }

@@ -60,7 +60,7 @@ def _losses(config: c.TrialConfig, group: Group, steps: int) -> torch.Tensor:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prints a row for each precision, teacher norm and number of workers, against the first number; exit status 1 where one is above its tolerance."""
+    """A row for each precision, teacher norm and number of workers, against the first; exit status 1 where one exceeds its tolerance."""
     parser = argparse.ArgumentParser(prog="python -m trainables.check", description=__doc__)
     parser.add_argument("config", type=Path, help="a TrialConfig in YAML")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key")

@@ -172,8 +172,8 @@ class Optim(Section):
 class Train(Section):
     """Length, batch and arithmetic. The batch is `num_shards` shards of `shard_size` samples that share batch-norm statistics.
 
-    With `exact` a worker runs its shards one after another and gradients are summed in float64: the trial is the same to the last bit on any
-    number of workers of one kind. Without, a worker runs all its shards in one pass, which is faster where shards are small.
+    With `exact` a worker runs its shards one after another and gradients are summed in float64: the trial is the same to the last bit on
+    any number of workers of one kind. Without, a worker runs all its shards in one pass, which is faster where shards are small.
     """
 
     epochs: Annotated[int, Field(ge=0)] = 10

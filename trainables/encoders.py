@@ -13,6 +13,7 @@ from trainables.config import PARTS, Encoder, Head
 from trainables.norm import Norm, Shards
 
 DEPTHS = {"resnet18": (BasicBlock, (2, 2, 2, 2)), "resnet34": (BasicBlock, (3, 4, 6, 3)), "resnet50": (Bottleneck, (3, 4, 6, 3))}
+Block = type[BasicBlock | Bottleneck]
 NormFactory = Callable[[int], nn.Module]
 
 
@@ -29,8 +30,8 @@ def build_parts(config: Encoder, channels: int, shards: Shards) -> nn.ModuleDict
         planes = config.width * 2**index
         blocks = list(_blocks(block, inputs, planes, depth, stride=1 if index == 0 else 2, norm=norm))
         inputs = planes * block.expansion
-        parts[f"block{index + 1}"] = nn.Sequential(*blocks)
-    parts["block4"].extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(1)])
+        pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(1)] if index == len(depths) - 1 else []
+        parts[f"block{index + 1}"] = nn.Sequential(*blocks, *pool)
     parts["projector"] = mlp(inputs, config.projector, norm)
     for module in parts.values():
         _initialise(module)
@@ -44,7 +45,9 @@ def mlp(inputs: int, head: Head, norm: NormFactory) -> nn.Sequential:
 
 def feature_width(parts: nn.ModuleDict) -> int:
     """Width F of the features that the backbone returns and the projector takes."""
-    return parts["projector"][0].in_features
+    first = parts["projector"].get_submodule("0")
+    assert isinstance(first, nn.Linear)
+    return first.in_features
 
 
 def run_parts(parts: nn.ModuleDict, x: Tensor, first: str, last: str) -> Tensor:
@@ -96,8 +99,8 @@ def plain_resnet_state(parts: nn.ModuleDict) -> dict[str, Tensor]:
         for name, norm in norms.items():
             mean, var = norm.evaluation_statistics()
             counter = torch.zeros((), dtype=torch.int64)
-            for key, tensor in (("running_mean", mean), ("running_var", var), ("num_batches_tracked", counter)):
-                state[_torchvision_name(part, f"{name}.{key}")] = tensor.clone()
+            for key, statistic in (("running_mean", mean), ("running_var", var), ("num_batches_tracked", counter)):
+                state[_torchvision_name(part, f"{name}.{key}")] = statistic.clone()
     return state
 
 
@@ -115,7 +118,7 @@ def _stem(config: Encoder, channels: int, norm: NormFactory) -> nn.Sequential:
     return stem if small else stem.append(nn.MaxPool2d(3, stride=2, padding=1))
 
 
-def _blocks(block: type, inputs: int, planes: int, depth: int, stride: int, norm: NormFactory) -> Iterator[nn.Module]:
+def _blocks(block: Block, inputs: int, planes: int, depth: int, stride: int, norm: NormFactory) -> Iterator[nn.Module]:
     outputs = planes * block.expansion
     for before, _ in pairwise([inputs] + [outputs] * depth):
         shortcut = None

@@ -59,5 +59,6 @@ def stack(images: Sequence[np.ndarray], where: str) -> np.ndarray:
     """
     shapes = {image.shape for image in images}
     if len(shapes) > 1:
-        raise UserError(f"data.image_size: must be given, the images of {where} differ in size ({', '.join(map(str, sorted(shapes)[:2]))} ...)")
+        some = " and ".join(f"{width}x{height}" for height, width, _ in sorted(shapes)[:2])
+        raise UserError(f"data.image_size: must be given, the images of {where} differ in size ({some})")
     return np.stack(images)

@@ -95,13 +95,12 @@ class Learner:
 
     def close_epoch(self) -> dict[str, float]:
         """Mean loss since the epoch began, and what the monitors and schedules say of its last step. Collective; starts the next sum."""
-        sums = self.group.sum(torch.stack([self.loss_sum / self.steps_per_epoch, self.spread_sum]))
-        loss, spread = (sums / self.shards.total).tolist()
+        loss, spread = self.group.sum(torch.stack([self.loss_sum, self.spread_sum])).tolist()  # divided afterwards, so that sums stay exact
         self.loss_sum.zero_()
         step, total = self.step_index - 1, self.total_steps
         return {
-            "loss": loss,
-            "embedding_std": spread,
+            "loss": loss / (self.steps_per_epoch * self.shards.total),
+            "embedding_std": spread / self.shards.total,
             "teacher_distance": self.teacher.distance(),
             "momentum": self.teacher.momentum(step, total),
             "alpha": self.teacher.alpha(step, total),

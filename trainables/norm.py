@@ -40,6 +40,9 @@ class Norm(nn.Module):
     Buffers: running_mean [C], running_var [C] (unbiased, as in torch). With one shard and one view it equals torch's BatchNorm.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, channels: int, shards: Shards):
         super().__init__()
         self.shards = shards
@@ -88,6 +91,8 @@ class MomentumNorm(Norm):
     S <- alpha mean_v(s_v) + (1 - alpha) S. Variances are biased. Buffer: history [num_shards, 2, C], mean and variance of each shard;
     a worker's rows are true on that worker, `gather_history` makes them true on all.
     """
+
+    history: Tensor
 
     def __init__(self, channels: int, shards: Shards):
         super().__init__(channels, shards)

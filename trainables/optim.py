@@ -59,7 +59,7 @@ class LARS(torch.optim.Optimizer):
 
 def _local_rates(parameters: list[Tensor], group: dict) -> list[Tensor]:
     weights = torch.stack(torch._foreach_norm(parameters))
-    gradients = torch.stack(torch._foreach_norm([p.grad for p in parameters]))
+    gradients = torch.stack(torch._foreach_norm([p.grad for p in parameters if p.grad is not None]))
     below = gradients + group["weight_decay"] * weights
     rates = torch.where((weights > 0) & (below > 0), group["trust"] * weights / below, torch.ones_like(weights))
     return list(rates.unbind())

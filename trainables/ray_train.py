@@ -1,17 +1,17 @@
 """The worker's side of a slot: trial after trial on one warm Ray Train worker group. The one file here that imports Ray.
 
-Ray Train provides worker groups that come back after a fault. It carries neither checkpoints nor metrics: those go from `fit` to the trial's
-folder, and through the switchboard (an actor with next, post, acknowledge and fault) to whoever runs the trial.
+Ray Train provides worker groups that come back after a fault. It carries neither checkpoints nor metrics: those go from `fit` to the
+trial's folder, and through the switchboard (an actor with next, post, acknowledge and fault) to whoever runs the trial.
 """
 
 import contextlib
 import datetime
 import gc
+import json
 import logging
-import pickle
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +29,21 @@ POLL = 0.01  # seconds between two looks of a waiting rank at the store
 BROKEN_LINK = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "cuda error", "timed out")
 
 
+Fit = Callable[..., Any]
+
+
 class GroupBroken(RuntimeError):
     """A rank is gone, or the device is in doubt: Ray Train has to restart the group."""
 
 
 def slot_loop(given: dict[str, Any]) -> None:
-    """The train function of the group: takes work from the switchboard for ever; each trial gets a process group of its own.
+    """The train function of the group: takes work from the switchboard until it closes; each trial gets a process group of its own.
 
     Args:
-        given: {"board": handle of the switchboard, "slot": index, "threads": CPU threads of a worker}.
+        given: {"board": handle of the switchboard, "slot": index, "threads": CPU threads of a worker, "fit": instead of our own, or None}.
     """
     board, slot, context = given["board"], given["slot"], ray.train.get_context()
+    run_trial = given["fit"] or fit
     rank, workers, device = context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device()
     torch.set_num_threads(given["threads"])
     store = dist.distributed_c10d._get_default_store()
@@ -51,10 +55,12 @@ def slot_loop(given: dict[str, Any]) -> None:
             work = None
             while work is None:
                 work = ray.get(board.next.remote(slot, incarnation))
-            store.set(f"work{turn}", pickle.dumps((incarnation, work)))
+            store.set(f"work{turn}", json.dumps([incarnation, work]))
         while not store.check([f"work{turn}"]):
             time.sleep(POLL)
-        incarnation, work = pickle.loads(store.get(f"work{turn}"))
+        incarnation, work = json.loads(store.get(f"work{turn}"))
+        if not work:  # the slots close
+            return
         if dist.is_initialized():
             dist.destroy_process_group()
         dist.init_process_group(
@@ -64,12 +70,12 @@ def slot_loop(given: dict[str, Any]) -> None:
             world_size=workers,
             timeout=datetime.timedelta(minutes=10),
         )
-        outcome = _run(board, slot, incarnation, work, Group(rank, workers, device))
+        outcome = _run(board, slot, incarnation, work, run_trial, Group(rank, workers, device))
         if rank == 0:
             ray.get(board.acknowledge.remote(slot, incarnation, work["sequence"], outcome))
 
 
-def _run(board: Any, slot: int, incarnation: int, work: dict[str, Any], group: Group) -> tuple[str, str | None]:
+def _run(board: Any, slot: int, incarnation: int, work: dict[str, Any], run_trial: Fit, group: Group) -> tuple[str, str | None]:
     """One trial, to its end or its fault. Every rank comes out with the same outcome, or none does.
 
     Raises:
@@ -83,7 +89,7 @@ def _run(board: Any, slot: int, incarnation: int, work: dict[str, Any], group: G
     with _logged(Path(work["folder"]) / f"rank-{group.rank}.log"):
         try:
             logging.info("attempt %d on slot %d, worker %d of %d", work["attempt"], slot, group.rank, group.size)
-            fit(c.parse(work["config"]), Path(work["folder"]), report, group)
+            run_trial(c.parse(work["config"]), Path(work["folder"]), report, group)
             if group.size > 1:
                 dist.barrier()
         except Exception as error:

@@ -30,8 +30,8 @@ class Teacher(nn.Module):
         self.parts.requires_grad_(False)
         self._share(student)
         averaged = [name for name in executed if name in config.placement]
-        self._own = [p for name in averaged for p in self.parts[name].parameters()]
-        self._students = [p for name in averaged for p in student[name].parameters()]
+        self._own: list[Tensor] = [p for name in averaged for p in self.parts[name].parameters()]
+        self._students: list[Tensor] = [p for name in averaged for p in student[name].parameters()]
         self._norms = norms_of(self.parts)
         self._student_norms = norms_of(*(student[name] for name in executed))
 
@@ -104,7 +104,8 @@ class Teacher(nn.Module):
 
     def own_state(self) -> dict[str, Tensor]:
         """Averaged parameters and all buffers, by name: what a checkpoint holds. Shared tensors are the student's to save."""
-        shared = {f"{name}.{key}" for name, part in self.parts.items() if name not in self.config.placement for key, _ in part.named_parameters()}
+        borrowed = [name for name in self.parts if name not in self.config.placement]
+        shared = {f"{name}.{key}" for name in borrowed for key, _ in self.parts[name].named_parameters()}
         return {key: tensor for key, tensor in self.parts.state_dict().items() if key not in shared}
 
     def _share(self, student: nn.ModuleDict) -> None:
@@ -117,7 +118,8 @@ class Teacher(nn.Module):
 
     def _average_statistics(self, keep: float) -> None:
         """EMAN: running statistics are averages of the student's, with the mean keep-rate of the parameters. Masks do not touch them."""
-        own, students = [], []
+        own: list[Tensor] = []
+        students: list[Tensor] = []
         for norm, source in zip(self._norms, self._student_norms, strict=True):
             if isinstance(norm, EmanNorm):
                 own += [norm.running_mean, norm.running_var]

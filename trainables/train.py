@@ -173,7 +173,10 @@ def _resume(learner: Learner, folder: Path) -> list[Metrics]:
         return []
     if found is None:
         found = checkpoint.read(folder / f"step-{step:010d}.safetensors")
-    learner.load_state_dict(found.tensors, found.values["learner"])
+    try:
+        learner.load_state_dict(found.tensors, found.values["learner"])
+    except ValueError as error:
+        raise UserError(f"{found.path}: {error}; is it of another trial?") from None
     log.info("continued from %s", found.path)
     return list(found.values["history"])
 

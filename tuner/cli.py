@@ -2,13 +2,13 @@
 
 import argparse
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trainables import config as c
 from trainables.errors import TrialFailure, UserError
 
 RUNS = Path("runs")
@@ -26,9 +26,10 @@ def main(arguments: list[str] | None = None) -> int:
     except TrialFailure as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        print(interrupt.args[0] if interrupt.args else "interrupted", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(130)  # workers are in the middle of an epoch; nothing is lost, and a local Ray goes with its driver
 
 
 def launch(given: argparse.Namespace) -> int:
@@ -63,11 +64,7 @@ def _search(run: Any, wanted: Any, found: Any) -> int:
     from tuner import export, report, search
 
     run.hold()
-    try:
-        study = search.run_search(run, wanted, found)
-    except KeyboardInterrupt:
-        print(f"interrupted; continue with: tuner resume {run.path}", file=sys.stderr)
-        return 130
+    study = search.run_search(run, wanted, found)
     if not study.best(1):
         print(f"error: no trial was completed; see: tuner status {run.path}", file=sys.stderr)
         return 1
@@ -80,13 +77,12 @@ def status(given: argparse.Namespace) -> int:
     """Prints a run's table, or all of it as JSON."""
     from rich.console import Console
 
-    from tuner import report, runs, spec
-    from tuner.study import Study
+    from tuner import report, runs
 
     run = runs.Run(given.run)
     if run.kind == "train":
         raise UserError(f"{given.run}: is a full run, not a search; see: tensorboard --logdir {run.tensorboard_folder}")
-    state = report.overview(run, Study(run.journal, spec.parse(run.spec)))
+    state = report.overview(run, _study_of(run))
     if given.json:
         print(json.dumps(state, indent=2))
         return 0
@@ -99,18 +95,23 @@ def status(given: argparse.Namespace) -> int:
 
 def export_best(given: argparse.Namespace) -> int:
     """Writes the best configurations."""
-    from tuner import export, runs, space, spec
-    from tuner.study import Study
+    from tuner import export, runs
 
     run = runs.Run(given.run)
     if run.kind == "train":
         raise UserError(f"{given.run}: is a full run, not a search: its configuration is {run.path / 'spec.yaml'}")
-    wanted = spec.parse(run.spec)
-    study = Study(run.journal, wanted)
-    study.space = space.load(wanted.space)
-    for path in export.export(run, study, given.top, given.output):
+    for path in export.export(run, _study_of(run), given.top, given.output):
         print(path)
     return 0
+
+
+def _study_of(run: Any) -> Any:
+    """A run's study, to be looked at."""
+    from tuner import space, spec
+    from tuner.study import Study
+
+    wanted = spec.parse(run.spec)
+    return Study(run.journal, wanted, space.load(wanted.space), reading=True)
 
 
 def train(given: argparse.Namespace) -> int:
@@ -137,7 +138,9 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     def settable(added: argparse.ArgumentParser, example: str) -> None:
-        added.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=f"change a key, such as {example}; may be repeated")
+        added.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help=f"change a key, such as {example}; may be repeated"
+        )
 
     added = command("launch", launch, "start a search")
     added.add_argument("search", type=Path, help="a search in YAML")
@@ -172,7 +175,9 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("checkpoint", type=Path, help="a checkpoint file, or a trial's folder for its newest")
     added.add_argument("--split", choices=["test", "validation"], default="test")
     added.add_argument("--network", choices=["student", "teacher"], help="instead of the trial's own choice")
-    added.add_argument("--save", type=Path, metavar="FILE", help="write backbone and linear classifier for a torchvision ResNet (safetensors)")
+    added.add_argument(
+        "--save", type=Path, metavar="FILE", help="write backbone and linear classifier for a torchvision ResNet (safetensors)"
+    )
     added.add_argument("--json", action="store_true")
     return parser
 

@@ -22,7 +22,6 @@ def export(run: Run, study: Study, top: int, output: Path) -> list[Path]:
         raise UserError(f"{run.path}: no trial is complete yet, so there is nothing to export")
     output.parent.mkdir(parents=True, exist_ok=True)
     paths = [output.with_stem(f"{output.stem}-{rank}") if rank > 1 else output for rank in range(1, len(best) + 1)]
-    assert study.space is not None
     for rank, (path, trial) in enumerate(zip(paths, best, strict=True), start=1):
         config = study.space.configure(study.spec.trial, trial.user_attrs["values"])
         path.write_text(_header(run, study, rank, trial) + yaml.safe_dump(config.plain(), sort_keys=False))
@@ -30,10 +29,10 @@ def export(run: Run, study: Study, top: int, output: Path) -> list[Path]:
 
 
 def _header(run: Run, study: Study, rank: int, trial: FrozenTrial) -> str:
-    metric, baseline = study.spec.objective.metric, run.read_baseline() or {}
+    metric, epochs, untrained = study.spec.objective.metric, study.spec.trial.train.epochs, run.read_baseline() or {}
     facts: dict[str, Any] = {
         "search": f"{study.spec.name} ({run.path}), trial {key_of(trial)}, number {rank} of {study.spec.trials} trials",
-        "score": f"{metric} {trial.values[0]:.4f} on validation after {study.spec.trial.train.epochs} epochs, untrained {baseline.get(metric)}",
+        "score": f"{metric} {trial.values[0]:.4f} on validation after {epochs} epochs, untrained {untrained.get(metric)}",
         "network": study.spec.trial.evaluation.network,
         "proposed": ", ".join(f"{key}={value}" for key, value in trial.user_attrs["values"].items()),
         "commit": run.manifest["commit"],

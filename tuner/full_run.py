@@ -3,14 +3,12 @@
 import argparse
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 from trainables import config as c
 from trainables.errors import TrialFailure, UserError
 from tuner import runs, spec
-from tuner.spec import Resources
 
 KEY = "full"
 
@@ -47,13 +45,13 @@ def continue_run(run: runs.Run) -> int:
 
     def hear(metrics: dict[str, Any]) -> None:
         writer.add(metrics)
-        print(f"epoch {metrics['epoch']:.0f}/{wanted.trial.train.epochs}  loss {metrics['loss']:.4f}  knn_top1 {metrics['knn_top1']:.4f}", flush=True)
+        print(
+            f"epoch {metrics['epoch']:.0f}/{wanted.trial.train.epochs}  loss {metrics['loss']:.4f}  knn_top1 {metrics['knn_top1']:.4f}",
+            flush=True,
+        )
 
     try:
         search.one_slot(run, wanted.address, wanted.resources, KEY, wanted.trial, hear)
-    except KeyboardInterrupt:
-        print(f"interrupted; continue with: tuner resume {run.path}", file=sys.stderr)
-        return 130
     except TrialFailed as failure:
         raise TrialFailure(f"{failure}\n  log: {run.trial_log(KEY)}") from None
     finally:

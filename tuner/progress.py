@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from tuner.report import overview, table_of
+from tuner.report import brief, overview, table_of
 from tuner.runs import Run
 from tuner.study import Study
 
@@ -33,7 +33,9 @@ class Progress(tune.Callback):
             self.live.start()
         else:
             spec = self.study.spec
-            text = f"search '{spec.name}': {spec.trials} trials, {self.room} at once, {spec.resources.workers} workers each -> {self.run.path}"
+            text = (
+                f"search '{spec.name}': {spec.trials} trials, {self.room} at once, {spec.resources.workers} workers each -> {self.run.path}"
+            )
             self.console.print(text, soft_wrap=True, highlight=False, markup=False)
         return self
 
@@ -54,7 +56,7 @@ class Progress(tune.Callback):
         if not self.live:
             row = next(row for row in overview(self.run, self.study)["trials"] if row["key"] == trial.config["key"])
             score = "-" if row["score"] is None else f"{row['score']:.4f}"
-            values = " ".join(f"{key}={_brief(value)}" for key, value in row["values"].items())
+            values = " ".join(f"{key}={brief(value)}" for key, value in row["values"].items())
             text = f"trial {row['key']}  {row['state']:<8} epoch {row['epoch']}/{self.study.spec.trial.train.epochs}  {score}  {values}"
             if row["error"]:
                 text += f"\n  {row['error']}\n  log: {row['log']}"
@@ -67,7 +69,3 @@ class Progress(tune.Callback):
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks; a terminal stays out of it."""
         return {}
-
-
-def _brief(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,6 +1,7 @@
 """What a run has come to, from its directory alone: for `status`, for the live table, and at the end of a search."""
 
 import statistics
+from itertools import pairwise
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -49,7 +50,7 @@ def slot_gaps(trials: list[FrozenTrial]) -> list[float]:
     gaps = []
     for spans in by_slot.values():
         spans.sort()
-        gaps += [later[0] - earlier[1] for earlier, later in zip(spans, spans[1:], strict=False)]
+        gaps += [later[0] - earlier[1] for earlier, later in pairwise(spans)]
     return [gap for gap in gaps if gap >= 0]
 
 
@@ -63,10 +64,11 @@ def table_of(state: dict[str, Any], title: str = "") -> Table:
     table = Table(title=f"{state['name']}  {title}", caption=caption, title_justify="left", caption_justify="left")
     for name in ("trial", "state", "epoch", state["objective"], "proposed"):
         table.add_column(name, justify="right" if name in ("epoch", state["objective"]) else "left")
+    telling = {key for row in state["trials"] for key in row["values"] if _differs(key, state["trials"])}
     for row in state["trials"]:
         score = "" if row["score"] is None else f"{row['score']:.4f}{' *' if row['key'] == state['best'] else ''}"
         text = row["error"] and f"{row['error']} (log: {row['log']})"
-        values = "  ".join(f"{key.removeprefix('teacher.')} {_brief(value)}" for key, value in row["values"].items())
+        values = ", ".join(f"{_short(key)} {brief(value)}" for key, value in row["values"].items() if key in telling)
         table.add_row(row["key"], row["state"], f"{row['epoch']}/{state['epochs']}", score, text or values)
     return table
 
@@ -78,7 +80,7 @@ def closing_lines(run: Run, study: Study, exported: str) -> list[str]:
     default = state["trials"][0]
     rows = [
         (f"best teacher (trial {key_of(best)})", best.values[0]),
-        ("papers' default teacher (trial 0000)", default["score"]) if study.space and study.space.known_good else None,
+        ("papers' default teacher (trial 0000)", default["score"]) if study.space.known_good else None,
         ("untrained encoder", state["untrained"]),
     ]
     lines = [f"{metric} on the validation split"]
@@ -110,5 +112,14 @@ def _row(run: Run, trial: FrozenTrial) -> dict[str, Any]:
     }
 
 
-def _brief(value: Any) -> str:
+def _differs(key: str, rows: list[dict[str, Any]]) -> bool:
+    return len(rows) == 1 or len({repr(row["values"].get(key)) for row in rows if key in row["values"]}) > 1
+
+
+def _short(key: str) -> str:
+    return key.removeprefix("teacher.").removesuffix(".kind")
+
+
+def brief(value: Any) -> str:
+    """A value as a table shows it."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

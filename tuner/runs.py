@@ -1,10 +1,10 @@
 """The run directory: the only file that knows its layout.
 
-    spec.yaml  manifest.json  journal.log       what was asked for, with what, and all that was asked and told
-    trials/<key>/                                checkpoints and a log for each worker
-    tensorboard/<key>/                           curves and hparams
-    best/                                        the best configurations, best first
-    logs/  ray/                                  the driver's log; what Ray itself writes
+spec.yaml  manifest.json  journal.log       what was asked for, with what, and all that was asked and told
+trials/<key>/                                checkpoints and a log for each worker
+tensorboard/<key>/                           curves and hparams
+best/                                        the best configurations, best first
+logs/  ray/                                  the driver's log; what Ray itself writes
 """
 
 import fcntl
@@ -50,6 +50,7 @@ class Run:
             raise UserError(f"{path}: already exists; continue it with 'tuner resume {path}', or choose another with --run")
         for folder in ("trials", "tensorboard", "best", "logs", "ray"):
             (path / folder).mkdir(parents=True, exist_ok=True)
+        (path / "journal.log").touch()
         write_atomically(path / "spec.yaml", yaml.safe_dump(content, sort_keys=False))
         write_atomically(path / "manifest.json", json.dumps(_manifest(kind, seed), indent=2))
         return cls(path)

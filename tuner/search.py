@@ -47,10 +47,10 @@ class StudySearcher(Searcher):
         self.study, self.run, self.slots, self.room = study, run, slots, room
         self.left_over = deque(study.interrupted())
         self.running: dict[str, Proposal] = {}  # by Ray's id
-        self.first: dict[str, dict[str, Any]] = {}
+        self.first_steps: dict[str, float] = {}
         self.session = uuid.uuid4().hex
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         if len(self.running) >= self.room:
             return None
         proposal = self.left_over.popleft() if self.left_over else self.study.ask()
@@ -64,36 +64,32 @@ class StudySearcher(Searcher):
             "trial": proposal.config.plain(),
             "folder": folder,
             "epochs": proposal.config.train.epochs,
+            "metric": self.study.spec.objective.metric,
         }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        key = self.running[trial_id].key
-        if result["epoch"]:
-            self.first.setdefault(key, result)
-            self.study.observe(key, result)
+        self._hear(self.running[trial_id].key, metrics_of(result))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         proposal = self.running.pop(trial_id, None)
         if proposal is None:
             return
         ray.get(self.slots.board.release.remote(proposal.key))
-        result = result or {}
-        if result.get("epoch") and not result.get("error"):
-            self.on_epoch(proposal.key, result)
-        failure = result.get("error") or ("its Tune actor died again and again" if error else None)
-        metrics = metrics_of(result)
-        first = self.first.pop(proposal.key, result)
+        metrics = metrics_of(result or {})
+        self._hear(proposal.key, metrics)
+        failure = (result or {}).get("error") or ("its Tune actor died again and again" if error else None)
         details = {
             "session": self.session,
-            "slot": result.get("slot"),
-            "first_step_at": first.get("time/first_step_at"),
-            "last_metric_at": result.get("time/measured_at"),
+            "slot": metrics.get("slot"),
+            "first_step_at": self.first_steps.pop(proposal.key, None),
+            "last_metric_at": metrics.get("time/measured_at"),
         }
         self.study.tell(proposal.key, metrics, failure, details)
 
-    def on_epoch(self, key: str, result: dict[str, Any]) -> None:
-        self.first.setdefault(key, result)
-        self.study.observe(key, result)
+    def _hear(self, key: str, metrics: dict[str, Any]) -> None:
+        if metrics:
+            self.first_steps.setdefault(key, metrics["time/first_step_at"])
+            self.study.observe(key, metrics)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: what there is to know is in the journal."""
@@ -106,10 +102,11 @@ class StudySearcher(Searcher):
         return {}
 
 
-def metrics_of(result: dict[str, Any]) -> dict[str, float]:
-    """The trial's own metrics among all that Tune adds to a result."""
-    own = {"epoch", "step", "loss", "embedding_std", "teacher_distance", "momentum", "alpha", "p", "lr", "knn_top1"}
-    return {key: value for key, value in result.items() if key in own or key.startswith("time/")}
+def metrics_of(result: dict[str, Any]) -> dict[str, Any]:
+    """The trial's own metrics in a result of Tune, which flattens some of its results."""
+    if "metrics" in result:
+        return dict(result["metrics"])
+    return {key.removeprefix("metrics/"): value for key, value in result.items() if key.startswith("metrics/")}
 
 
 def run_search(run: Run, spec: SearchSpec, space: Space) -> Study:
@@ -125,13 +122,11 @@ def run_search(run: Run, spec: SearchSpec, space: Space) -> Study:
         return study
     with cluster(spec.address, run) as resources:
         room = concurrent_trials(resources, spec.resources, left)
+        groups = Slots(room, spec.resources, run.ray_folder)
         with Progress(run, study, room) as progress:
-            groups = Slots(room, spec.resources, run.ray_folder)
-            try:
-                _measure_baseline(run, spec, groups, progress)
-                _tune(run, study, groups, room, progress)
-            finally:
-                groups.close()
+            _measure_baseline(run, spec, groups, progress)
+            _tune(run, study, groups, room, progress)
+        groups.close()
     return study
 
 
@@ -204,7 +199,7 @@ def cluster(address: str, run: Run) -> Iterator[dict[str, float]]:
     os.environ.update(slots.VARIABLES)
     os.environ.update({"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0"})
     os.environ.update({"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"})
-    local = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False} if address == "local" else {}
+    local: dict[str, Any] = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False} if address == "local" else {}
     _log_to(run.driver_log)
     try:
         ray.init(
@@ -221,8 +216,12 @@ def cluster(address: str, run: Run) -> Iterator[dict[str, float]]:
         resources = {name: amount for name, amount in ray.cluster_resources().items() if name in ("CPU", "GPU", "memory")}
         run.note_hardware(resources)
         yield resources
-    finally:
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted; continue with: tuner resume {run.path}") from None
+    except BaseException:
         ray.shutdown()
+        raise
+    ray.shutdown()
 
 
 def _log_to(path: Path) -> None:
@@ -240,7 +239,6 @@ def one_slot(run: Run, address: str, wanted: Resources, key: str, config: c.Tria
     with cluster(address, run) as resources:
         concurrent_trials(resources, wanted, 1)
         groups = Slots(1, wanted, run.ray_folder)
-        try:
-            return converse(groups, run, key, config, hear)
-        finally:
-            groups.close()
+        history = converse(groups, run, key, config, hear)
+        groups.close()
+        return history

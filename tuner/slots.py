@@ -1,7 +1,7 @@
 """Slots: warm Ray Train worker groups that run one trial after another, and the switchboard through which trials reach them.
 
-The switchboard is one light actor with a mailbox for each slot; this module is free of torch, so that it stays light. Starting a worker group
-takes Ray Train 10 s and more, handing a trial to a warm one a fraction of a second.
+The switchboard is one actor with a mailbox for each slot; this module is free of torch, so that the actor stays light. Starting a worker
+group takes Ray Train 10 s and more, handing a trial to a warm one a fraction of a second.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tuner.spec import Resources
 
 log = logging.getLogger(__name__)
 LAUNCH_FAILURES = 3  # launches of a worker group that fail in a row before its slot is given up
+CLOSE_WAIT = 15.0  # seconds for a worker group to end
 FAULT_WAIT = 8.0  # seconds for all ranks to report after one of them failed
 
 # Ray Train polls its workers this often; helpers of Ray that a slot has no use for are left out
@@ -64,6 +65,7 @@ class Switchboard:
     def __init__(self, slots: int, attempts: int):
         self.mailboxes = [Mailbox() for _ in range(slots)]
         self.attempts = attempts
+        self.closed = False
         self.changed = asyncio.Condition()
 
     async def acquire(self, trial_id: str, work: dict[str, Any]) -> tuple[int, int] | None:
@@ -108,12 +110,19 @@ class Switchboard:
         box.broken, box.outcome, box.working = why, box.outcome or ("error", why), False
         await self._announce()
 
+    async def close(self) -> None:
+        """Sends the worker groups home, each at the end of the epoch that it is in."""
+        self.closed = True
+        for box in self.mailboxes:
+            box.stopping = True
+        await self._announce()
+
     async def lives(self, slot: int) -> int:
         """How often the slot's worker group has come to life."""
         return self.mailboxes[slot].incarnation
 
     async def attach(self, slot: int) -> int:
-        """A new life of a worker group; returns its incarnation. What an earlier one worked on is still to be done, unless it was stopped."""
+        """A new life of a worker group; returns its incarnation. What the last one worked on is to be done again, unless it was stopped."""
         box = self.mailboxes[slot]
         box.incarnation, box.faults = box.incarnation + 1, {}
         box.working = box.working and not box.stopping and box.outcome is None
@@ -121,9 +130,11 @@ class Switchboard:
         return box.incarnation
 
     async def next(self, slot: int, incarnation: int) -> dict[str, Any] | None:
-        """Work for rank 0 of a slot, as a dict with its sequence; None after a while without any."""
+        """Work for rank 0 of a slot, as a dict with its sequence; None after a while without any; {} when the slots close."""
         box = self.mailboxes[slot]
-        await self._until(lambda: incarnation != box.incarnation or (box.working and not box.stopping), 20)
+        await self._until(lambda: self.closed or incarnation != box.incarnation or (box.working and not box.stopping), 20)
+        if self.closed:
+            return {}
         if incarnation != box.incarnation or not box.working or box.stopping:
             return None
         box.attempt, box.faults = box.attempt + 1, {}
@@ -157,7 +168,7 @@ class Switchboard:
             await self._announce()
 
     async def fault(self, slot: int, incarnation: int, rank: int, workers: int, blames_trial: bool, text: str) -> str | None:
-        """A rank's error. Where all ranks are alive and one blames the trial: its text, for the trial failed; else None: the group is broken."""
+        """A rank's error. Its text, if all ranks are alive and one blames the trial: the trial failed. Else None: the group is broken."""
         box = self.mailboxes[slot]
         box.faults[rank] = (blames_trial, text)
         await self._announce()
@@ -220,24 +231,27 @@ class Slots:
         count: of slots.
         wanted: resources of one.
         folder: where Ray Train may write.
+        fit: what a worker runs for a trial, `trainables.train.fit` or something with its signature.
     """
 
-    def __init__(self, count: int, wanted: Resources, folder: Path):
+    def __init__(self, count: int, wanted: Resources, folder: Path, fit: Callable[..., Any] | None = None):
         self.name = f"switchboard-{os.getpid()}-{time.time_ns()}"
-        actor = ray.remote(num_cpus=0, max_concurrency=10_000)(Switchboard)
         head = {"node:__internal_head__": 0.001}  # the driver's node: everybody talks with it
-        self.board = actor.options(name=self.name, resources=head).remote(count, wanted.restarts + 1)
+        actor: Any = ray.remote(Switchboard)
+        actor = actor.options(name=self.name, num_cpus=0, max_concurrency=10_000, resources=head)
+        self.board = actor.remote(count, wanted.restarts + 1)
         self.closing = False
-        for slot in range(count):
-            threading.Thread(target=self._keep_alive, args=(slot, wanted, folder), daemon=True, name=f"slot-{slot}").start()
+        self.threads = [threading.Thread(target=self._keep_alive, args=(s, wanted, folder, fit), daemon=True) for s in range(count)]
+        for thread in self.threads:
+            thread.start()
 
-    def _keep_alive(self, slot: int, wanted: Resources, folder: Path) -> None:
+    def _keep_alive(self, slot: int, wanted: Resources, folder: Path, fit: Callable[..., Any] | None) -> None:
         """Launches a worker group again and again: Ray Train restarts dead workers, this restarts a dead controller."""
         failures = 0
         while not self.closing and failures < LAUNCH_FAILURES:
             try:
                 lives = ray.get(self.board.lives.remote(slot))
-                why: Any = _fit(self.board, slot, wanted, folder)
+                why: Any = _launch(self.board, slot, wanted, folder, fit)
                 failures = 0 if ray.get(self.board.lives.remote(slot)) > lives else failures + 1
             except Exception as error:
                 why, failures = error, failures + 1
@@ -247,11 +261,15 @@ class Slots:
             ray.get(self.board.give_up.remote(slot, f"slot {slot}: its worker group could not be launched {failures} times: {why}"))
 
     def close(self) -> None:
-        """No group is launched again; they end with the driver's Ray session."""
+        """Ends the worker groups; those that are still in an epoch after a while end with the driver's Ray session."""
         self.closing = True
+        ray.get(self.board.close.remote())
+        for thread in self.threads:
+            thread.join(CLOSE_WAIT)
 
 
-def _fit(board: Any, slot: int, wanted: Resources, folder: Path) -> Any:
+def _launch(board: Any, slot: int, wanted: Resources, folder: Path, fit: Callable[..., Any] | None) -> Any:
+    """Runs a worker group for as long as its controller lives; returns why it ended."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -260,10 +278,8 @@ def _fit(board: Any, slot: int, wanted: Resources, folder: Path) -> Any:
     per_worker: Mapping[str, float] = {"CPU": wanted.cpus_per_worker, **({"GPU": wanted.gpus_per_worker} if wanted.gpus_per_worker else {})}
     trainer = TorchTrainer(
         slot_loop,
-        train_loop_config={"board": board, "slot": slot, "threads": wanted.cpus_per_worker},
-        scaling_config=ScalingConfig(
-            num_workers=wanted.workers, use_gpu=wanted.gpus_per_worker > 0, resources_per_worker=dict(per_worker)
-        ),
+        train_loop_config={"board": board, "slot": slot, "threads": wanted.cpus_per_worker, "fit": fit},
+        scaling_config=ScalingConfig(num_workers=wanted.workers, use_gpu=wanted.gpus_per_worker > 0, resources_per_worker=dict(per_worker)),
         # the count of failures is cumulative over the life of a group, so attempts are counted trial by trial on the switchboard
         run_config=RunConfig(name=f"slot-{slot}", storage_path=str(folder), failure_config=FailureConfig(max_failures=-1)),
     )

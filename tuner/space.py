@@ -84,7 +84,8 @@ def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UserError(f"space = '{path}': no such file")
     found = importlib.util.spec_from_file_location(path.stem, path)
-    assert found is not None and found.loader is not None
+    assert found is not None
+    assert found.loader is not None
     module = importlib.util.module_from_spec(found)
     try:
         found.loader.exec_module(module)

@@ -3,7 +3,7 @@
 import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -25,7 +25,7 @@ class Stopping(c.Section):
 
     kind: Literal["asha", "none"] = "asha"
     grace_epochs: c.Count = 2
-    reduction: int = Field(3, ge=2)
+    reduction: Annotated[int, Field(ge=2)] = 3
 
 
 class Sampler(c.Section):
@@ -40,18 +40,18 @@ class Resources(c.Section):
 
     workers: c.Count = 1
     cpus_per_worker: c.Count = 1
-    gpus_per_worker: float = Field(0, ge=0)
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     concurrent_trials: c.Count | None = None
-    restarts: int = Field(3, ge=0)
+    restarts: Annotated[int, Field(ge=0)] = 3
 
 
 class SearchSpec(c.Section):
     """A search. `trial` holds what its trials have in common; the space proposes the rest. `address`: "local", "auto" or host:port."""
 
-    name: str = Field("search", pattern=r"^[A-Za-z0-9._-]+$")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "search"
     space: str = "teacher"
     trials: c.Count = 20
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     address: str = "local"
     trial: c.TrialConfig = c.TrialConfig()
     objective: Objective = Objective()

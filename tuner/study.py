@@ -1,10 +1,11 @@
 """The Optuna study on a journal file: the one truth of what was asked and told. Every trial is asked once and told once."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.storages import JournalStorage
@@ -16,6 +17,9 @@ from tuner.space import Space
 from tuner.spec import SearchSpec
 
 Metrics = Mapping[str, Any]
+
+
+NAME = "search"
 
 
 @dataclass(frozen=True)
@@ -33,20 +37,22 @@ class Study:
     Args:
         journal: path of the journal file.
         spec: of the search.
-        space: what to ask; None for readers.
+        space: what to ask.
+        reading: whether the study is only looked at.
     """
 
-    def __init__(self, journal: Path, spec: SearchSpec, space: Space | None = None):
+    def __init__(self, journal: Path, spec: SearchSpec, space: Space, reading: bool = False):
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of TPE's `group`, without which conditional spaces suffer
         self.spec, self.space = spec, space
-        if space is not None:
+        if not reading:
             _mend(journal)
         self._storage = JournalStorage(JournalFileBackend(str(journal)))
-        self._study = optuna.create_study(storage=self._storage, study_name=spec.name, direction=self._direction, load_if_exists=True)
+        self._study = optuna.create_study(storage=self._storage, study_name=NAME, direction=self._direction, load_if_exists=True)
         self._ids = {key_of(trial): trial._trial_id for trial in self.trials()}
 
     @property
-    def _direction(self) -> str:
+    def _direction(self) -> Literal["maximize", "minimize"]:
         return "maximize" if self.spec.objective.mode == "max" else "minimize"
 
     def trials(self) -> list[FrozenTrial]:
@@ -60,7 +66,6 @@ class Study:
         asked, or none. It is a function of the seed, of the trial's number and of what has been told, so it does not matter how often the
         search was interrupted.
         """
-        assert self.space is not None
         told = self.trials()
         number = len(told)
         if number >= self.spec.trials:
@@ -83,7 +88,6 @@ class Study:
 
     def interrupted(self) -> list[Proposal]:
         """Trials that were asked and not told: those of a driver that died, when no other one runs."""
-        assert self.space is not None
         running = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
         return [Proposal(key_of(t), t.user_attrs["values"], self.space.configure(self.spec.trial, t.user_attrs["values"])) for t in running]
 
@@ -136,9 +140,7 @@ def _sampler(spec: SearchSpec, number: int) -> optuna.samplers.BaseSampler:
     if spec.sampler.kind == "random":
         return optuna.samplers.RandomSampler(seed)
     startup = spec.sampler.startup_trials
-    return optuna.samplers.TPESampler(
-        seed=seed, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True, warn_independent_sampling=False
-    )
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True)
 
 
 def _mend(journal: Path) -> None:

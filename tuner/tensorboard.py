@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard import FileWriter, SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from tuner.runs import Run
@@ -36,7 +36,7 @@ class TrialWriter:
         shown = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in settings.items()}
         start, session, self.end = hparams(shown, {TAGS[score]: 0.0})
         for summary in (start, session):
-            self.writer.file_writer.add_summary(summary)
+            self._events.add_summary(summary)
         self.writer.flush()
 
     def add(self, metrics: Mapping[str, Any]) -> None:
@@ -50,8 +50,14 @@ class TrialWriter:
         self.writer.flush()
 
     def close(self) -> None:
-        self.writer.file_writer.add_summary(self.end)
+        self._events.add_summary(self.end)
         self.writer.close()
+
+    @property
+    def _events(self) -> FileWriter:
+        """The writer below, which takes summaries as they are; open until `close`."""
+        assert self.writer.file_writer is not None
+        return self.writer.file_writer
 
 
 class TensorBoard(tune.Callback):
@@ -68,7 +74,7 @@ class TensorBoard(tune.Callback):
             self.writers[key] = TrialWriter(self.run.tensorboard_folder / key, settings, self.spec.objective.metric)
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
-        self.writers[trial.config["key"]].add(result)
+        self.writers[trial.config["key"]].add(result["metrics"])
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self._close(trial)

@@ -9,16 +9,16 @@ from tuner.slots import Conversation, TrialFailed
 
 
 class SlotTrial(tune.Trainable):
-    """Its config: {"board": name of the switchboard, "key", "trial": configuration, "folder": of the trial, "epochs"}.
+    """Its config: {"board": name of the switchboard, "key", "trial": configuration, "folder": of the trial, "epochs", "metric"}.
 
-    A step is an epoch. A trial that fails by its own fault is done with an "error" among its results and no exception, so that Tune's
-    restarts are left for actors that died.
+    A step is an epoch; its result has the epoch and the objective, for schedulers, and all metrics of the trial below "metrics". A trial
+    that fails by its own fault is done with an "error" among its results and no exception: Tune's restarts are for actors that died.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
         work = {"key": config["key"], "config": config["trial"], "folder": config["folder"]}
-        self.epochs = config["epochs"]
-        self.last: dict[str, Any] = {"epoch": 0}
+        self.epochs, self.metric = config["epochs"], config["metric"]
+        self.last: dict[str, Any] = {"epoch": 0, "metrics": {}}
         self.talk = Conversation(ray.get_actor(config["board"]), config["key"], work)
 
     def step(self) -> dict[str, Any]:
@@ -30,7 +30,7 @@ class SlotTrial(tune.Trainable):
             return {**self.last, "error": "it ended before its last epoch", "done": True}
         if metrics["trial"] != self.talk.trial_id:
             raise RuntimeError(f"metrics of trial {metrics['trial']} reached trial {self.talk.trial_id}")
-        self.last = {**metrics, "error": None}
+        self.last = {"epoch": metrics["epoch"], self.metric: metrics[self.metric], "metrics": metrics, "error": None}
         return {**self.last, "done": metrics["epoch"] >= self.epochs}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -22,7 +22,7 @@ class Features:
 
 @torch.no_grad()
 def encode(parts: nn.ModuleDict, images: Images, batch_size: int, group: Group) -> Features:
-    """Features of un-augmented images by the backbone in evaluation mode. Collective: the workers share the work, and all get the result."""
+    """Features of un-augmented images, in evaluation mode. Collective: the workers share the work, and all get the result."""
     was_training = [(module, module.training) for module in parts.modules()]
     parts.eval()
     # whole batches are dealt to the workers, so that the shape of a batch, and with it every rounding, does not depend on their number

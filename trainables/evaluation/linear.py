@@ -22,7 +22,7 @@ def score(classifier: nn.Linear, queries: Features) -> dict[str, float]:
 
 
 def train(bank: Features, config: "c.LinearProbe", seed: int = 0) -> nn.Linear:
-    """A classifier of raw features [N, F]: trained on standardised ones (zero mean, unit variance over the bank), then rewritten for raw ones."""
+    """A classifier of raw features [N, F], trained on standardised ones (zero mean and unit variance over the bank)."""
     mean, std = bank.x.mean(0), bank.x.std(0).clamp(min=1e-6)
     x, count = (bank.x - mean) / std, len(bank.labels)
     classes, batch = int(bank.labels.max()) + 1, min(config.batch_size, count)

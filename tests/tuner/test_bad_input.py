@@ -1,0 +1,143 @@
+"""Bad input dies before Ray starts, with a line that names the key, the value and the rule, and exit status 2."""
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tuner import cli, runs
+
+SEARCH = {"trial": {"train": {"batch_size": 64, "shard_size": 32, "epochs": 2}}, "trials": 2}
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ray cannot even be imported here, nor torch: whatever is said was said before they would have been needed."""
+    monkeypatch.chdir(tmp_path)
+    for name in [n for n in sys.modules if n.split(".")[0] in ("ray", "torch")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("ray", "torch"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+def search_file(tmp_path: Path, **changes: object) -> str:
+    path = tmp_path / "search.yaml"
+    path.write_text(yaml.safe_dump({**SEARCH, **changes}))
+    return str(path)
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert cli.main(list(arguments)) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = printed.err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert not Path("runs").exists()
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["trial.teacher.momentun.base=0.9"], ["trial.teacher.momentun.base", "did you mean 'trial.teacher.momentum.base'?"]),
+        (["trials=many"], ["trials = 'many'", "valid integer"]),
+        (["trial.train.epochs=2.5"], ["trial.train.epochs = 2.5", "integer"]),
+        (["trial.optim.lr=fast"], ["trial.optim.lr = 'fast'", "valid number"]),
+        (["trial.optim.lr=.nan"], ["trial.optim.lr = nan", "finite"]),
+        (["trial.teacher.smoothing.p=1.5"], ["trial.teacher.smoothing.p = 1.5", "less than or equal to 1"]),
+        (["trial.teacher.smoothing.p=-0.1"], ["trial.teacher.smoothing.p = -0.1", "greater than or equal to 0"]),
+        (["trial.teacher.placement=[block5]"], ["trial.teacher.placement", "'block5'", "did you mean 'block"]),
+        (["trial.teacher.placement=projektor"], ["'projektor'", "did you mean 'projector'?"]),
+        (["trial.data.name=digit"], ["trial.data.name = 'digit'", "did you mean 'digits'?"]),
+        (["trial.method.name=bioll"], ["trial.method.name = 'bioll'", "byol"]),
+        (["trial.data.name=cifar10"], ["data.root", "give its path"]),
+        (["trial.data.name=cifar10", "trial.data.root=missing"], ["data.root = '", "missing'", "no such folder"]),
+        (["trial.data.name=parquet", "trial.data.root=."], ["data.root = '", "holds no train-*.parquet"]),
+        (["trial.train.batch_size=50"], ["train.batch_size = 50", "multiple of train.shard_size = 32"]),
+        (["resources.workers=3"], ["resources.workers = 3", "more than the 2 shards"]),
+        (["space=teachers"], ["space = 'teachers'", "did you mean 'teacher'?"]),
+        (["space=nowhere.py:suggest"], ["nowhere.py", "no such file"]),
+        (["address=here"], ["address = 'here'", "host:port"]),
+        (["trials"], ["--set trials", "key=value"]),
+        (["trial.optim.warmup_epochs=5"], ["optim.warmup_epochs = 5", "train.epochs = 2"]),
+    ],
+)
+def test_a_setting_at_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: list[str], words: list[str]) -> None:
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    line = complaint(capsys, "launch", search_file(tmp_path), *arguments)
+    for word in words:
+        assert word in line
+
+
+def test_an_unknown_key_in_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = complaint(capsys, "launch", search_file(tmp_path, trails=3))
+    assert "trails: unknown key; did you mean 'trials'?" in line
+
+
+def test_each_fault_gets_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["launch", search_file(tmp_path, trails=3, seed=-1)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("error: ") for line in lines)
+
+
+def test_an_empty_data_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    settings = ["--set", "trial.data.name=imagefolder", "--set", "trial.data.root=empty"]
+    assert "the folder is empty" in complaint(capsys, "launch", search_file(tmp_path), *settings)
+
+
+@pytest.mark.parametrize(("name", "text"), [("missing.yaml", None), ("list.yaml", "- 1"), ("broken.yaml", "a: [1"), ("empty.yaml", "")])
+def test_a_file_at_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    assert name in complaint(capsys, "launch", name)
+
+
+def test_a_space_that_returns_an_unknown_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text("def suggest(trial):\n    return {'teacher.momentum.bass': 0.9}\n")
+    line = complaint(capsys, "launch", search_file(tmp_path), "--set", "space=mine.py:suggest")
+    assert "space 'mine.py:suggest': teacher.momentum.bass: unknown key; did you mean 'teacher.momentum.base'?" in line
+
+
+@pytest.mark.parametrize("command", ["resume", "status", "export"])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, there: bool) -> None:
+    if there:
+        (tmp_path / "folder").mkdir()
+    assert "no such run directory" in (line := complaint(capsys, command, "folder")) or "it has no manifest.json" in line
+
+
+def test_an_address_that_does_not_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert "no Ray head answers" in complaint(capsys, "launch", search_file(tmp_path), "--address", address)
+
+
+def test_a_run_directory_that_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs.Run.create(tmp_path / "taken", "search", {}, 0)
+    assert "already exists" in complaint(capsys, "launch", search_file(tmp_path), "--run", "taken")
+
+
+def test_a_run_that_another_process_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = runs.Run.create(tmp_path / "held", "search", {}, 0), runs.Run(tmp_path / "held")
+    first.hold()
+    with pytest.raises(ValueError, match="is being run by process"):
+        second.hold()
+    assert second.held()
+
+
+def test_train_refuses_what_the_equivalence_rule_cannot_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "best.yaml"
+    path.write_text(yaml.safe_dump({"teacher": {"momentum": {"base": 0.7}}}))
+    assert "teacher.momentum.base = 0.7" in complaint(capsys, "train", str(path), "--batch-size", "256")
+    assert "multiple of train.shard_size" in complaint(capsys, "train", str(path), "--batch-size", "80")
+    assert "more than the 2 shards" in complaint(capsys, "train", str(path), "--workers", "4")
+
+
+def test_evaluate_needs_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no such checkpoint" in complaint(capsys, "evaluate", "nothing")
