@@ -40,7 +40,7 @@ def _worker(rank: int, configs: Sequence[c.TrialConfig], workers: int, steps: in
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=workers)
     group = Group(rank, workers)
     losses = torch.stack([_losses(config, group, steps) for config in configs])
-    group.sum(losses)
+    group.sum(losses).div_(torch.tensor([[config.train.num_shards] for config in configs]))  # once summed, or this would round on its own
     if rank == 0:
         torch.save(losses, f"{folder}/losses")
     if workers > 1:
@@ -48,14 +48,14 @@ def _worker(rank: int, configs: Sequence[c.TrialConfig], workers: int, steps: in
 
 
 def _losses(config: c.TrialConfig, group: Group, steps: int) -> torch.Tensor:
-    """This worker's part of the batch's loss, in each step."""
+    """Sum of the losses of this worker's shards, in each step."""
     train = data.load(config.data, "train")
     learner = Learner(config, train.channels, len(train), group)
     losses = torch.zeros(steps, dtype=torch.float64)
     for step in range(steps):
         epoch, at = divmod(step, learner.steps_per_epoch)
         order = keyed.permutation(len(train), config.seed, epoch, "order")
-        losses[step] = learner.step(batches(learner, train, order, at, epoch)) / learner.shards.total
+        losses[step] = learner.step(batches(learner, train, order, at, epoch))
     return losses
 
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,12 @@ def continue_run(run: runs.Run) -> int:
     print(f"full run -> {run.path}")
     writer = TrialWriter(run.tensorboard_folder / KEY, dict(flat(wanted.trial.plain())), wanted.objective.metric)
 
+    terminal, epochs = sys.stdout, wanted.trial.train.epochs
+
     def hear(metrics: dict[str, Any]) -> None:
         writer.add(metrics)
-        print(
-            f"epoch {metrics['epoch']:.0f}/{wanted.trial.train.epochs}  loss {metrics['loss']:.4f}  knn_top1 {metrics['knn_top1']:.4f}",
-            flush=True,
-        )
+        loss, score = metrics["loss"], metrics["knn_top1"]
+        print(f"epoch {metrics['epoch']:.0f}/{epochs}  loss {loss:.4f}  knn_top1 {score:.4f}", file=terminal, flush=True)
 
     try:
         search.one_slot(run, wanted.address, wanted.resources, KEY, wanted.trial, hear)

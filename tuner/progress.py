@@ -20,13 +20,15 @@ class Progress(tune.Callback):
         run: the run.
         study: of it.
         room: how many trials run at once.
+        console: the terminal.
     """
 
-    def __init__(self, run: Run, study: Study, room: int):
+    def __init__(self, run: Run, study: Study, room: int, console: Console):
         self.run, self.study, self.room = run, study, room
-        self.console = Console()
+        self.console = console
         self.began, self.note = time.time(), ""
-        self.live = Live(console=self.console, refresh_per_second=2, get_renderable=self._render) if self.console.is_terminal else None
+        quiet: dict[str, Any] = {"redirect_stdout": False, "redirect_stderr": False}  # they go to the driver's log already
+        self.live = Live(console=console, refresh_per_second=2, get_renderable=self._render, **quiet) if console.is_terminal else None
 
     def __enter__(self) -> "Progress":
         if self.live:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import sys
 import uuid
 from collections import deque
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import ray
 from optuna.trial import TrialState
 from ray import tune
 from ray.tune.search import Searcher
+from rich.console import Console
 
 from trainables import config as c
 from trainables.errors import UserError
@@ -120,10 +122,11 @@ def run_search(run: Run, spec: SearchSpec, space: Space) -> Study:
     left = spec.trials - len(ended)
     if left <= 0:
         return study
+    console = Console(file=sys.stdout)
     with cluster(spec.address, run) as resources:
         room = concurrent_trials(resources, spec.resources, left)
         groups = Slots(room, spec.resources, run.ray_folder)
-        with Progress(run, study, room) as progress:
+        with Progress(run, study, room, console) as progress:
             _measure_baseline(run, spec, groups, progress)
             _tune(run, study, groups, room, progress)
         groups.close()
@@ -200,38 +203,34 @@ def cluster(address: str, run: Run) -> Iterator[dict[str, float]]:
     os.environ.update({"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0"})
     os.environ.update({"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"})
     local: dict[str, Any] = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False} if address == "local" else {}
-    _log_to(run.driver_log)
-    try:
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=False,
-            runtime_env={"env_vars": slots.VARIABLES},
-            **local,
-        )
-    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
-        raise UserError(f"address = '{address}': no Ray cluster could be joined ({str(error).splitlines()[0]})") from None
-    try:
-        resources = {name: amount for name, amount in ray.cluster_resources().items() if name in ("CPU", "GPU", "memory")}
-        run.note_hardware(resources)
-        yield resources
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted; continue with: tuner resume {run.path}") from None
-    except BaseException:
+    with quiet(run.driver_log):
+        try:
+            ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env={"env_vars": slots.VARIABLES}, **local)
+        except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+            raise UserError(f"address = '{address}': no Ray cluster could be joined ({str(error).splitlines()[0]})") from None
+        try:
+            resources = {name: amount for name, amount in ray.cluster_resources().items() if name in ("CPU", "GPU", "memory")}
+            run.note_hardware(resources)
+            yield resources
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"interrupted; continue with: tuner resume {run.path}") from None
+        except BaseException:
+            ray.shutdown()
+            raise
         ray.shutdown()
-        raise
-    ray.shutdown()
 
 
-def _log_to(path: Path) -> None:
-    """What Ray and Tune log goes to the driver's file; the terminal belongs to the table."""
+@contextlib.contextmanager
+def quiet(path: Path) -> Iterator[None]:
+    """Whatever is logged or printed goes to a file; the terminal belongs to those who hold its console."""
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     for name in ("ray", "ray.tune", "ray.train", "tuner", "trainables"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)
+    with path.open("a", buffering=1) as sink, contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+        yield
 
 
 def one_slot(run: Run, address: str, wanted: Resources, key: str, config: c.TrialConfig, hear: Any) -> list[dict[str, Any]]:

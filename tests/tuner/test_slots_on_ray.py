@@ -1,0 +1,89 @@
+"""Real worker groups: what a fault in one trial does to its slot and to the trials after it."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+import torch.distributed as dist
+
+from trainables import config as c
+from tuner import runs, search
+from tuner.slots import Conversation, Slots, TrialFailed
+from tuner.spec import Resources
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
+
+
+def eventful_fit(config: c.TrialConfig, folder: Path, report: Callable, group: Any) -> None:
+    """Stands for `fit`: counts epochs in a file, sums over the workers in each, and has the accident that the seed asks for."""
+    accident, progress = config.seed, folder / "epoch"
+    begun = int(progress.read_text()) if progress.exists() else 0
+    for epoch in range(begun + 1, config.train.epochs + 1):
+        if accident == 1 and group.rank == 1 and epoch == 2:
+            raise ValueError("a bad configuration, noticed on one rank only")
+        if accident in (2, 3) and group.rank == accident - 2 and epoch == 2 and not (folder / "killed").exists():
+            (folder / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        total = group.sum(torch.tensor([float(epoch)])).item()
+        if group.rank == 0:
+            progress.write_text(str(epoch))
+        going = group.decide(report({"epoch": epoch, "loss": total + 100 * accident, "begun": begun}) if group.rank == 0 else False)
+        if not going:
+            return
+    if group.size > 1:
+        dist.barrier()
+
+
+@pytest.fixture(scope="module")
+def slots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Slots, Path]]:
+    folder = tmp_path_factory.mktemp("run") / "run"
+    run = runs.Run.create(folder, "search", {}, 0)
+    with search.cluster("local", run):
+        made = Slots(1, Resources(workers=2, cpus_per_worker=1), run.ray_folder, eventful_fit)
+        yield made, folder
+        made.close()
+
+
+def talk(slots: tuple[Slots, Path], key: str, accident: int, stop_at: int = 3) -> list[dict]:
+    config = c.parse({"seed": accident, "train": {"epochs": 3}})
+    work = {"key": key, "config": config.plain(), "folder": str(slots[1] / "trials" / key)}
+    conversation, heard = Conversation(slots[0].board, key, work), []
+    try:
+        while len(heard) < stop_at and (metrics := conversation.take()) is not None:
+            heard.append(metrics)
+    finally:
+        conversation.release()
+    return heard
+
+
+def losses(heard: list[dict]) -> list[float]:
+    return [metrics["loss"] for metrics in heard]
+
+
+def test_accidents_do_not_touch_the_trials_around_them(slots: tuple[Slots, Path]) -> None:
+    """One slot, one trial after another: a plain one, a stopped one, a failed one, two that lose a worker, and plain ones between."""
+    assert losses(talk(slots, "plain", 0)) == [2, 4, 6]
+    assert losses(talk(slots, "stopped", 0, stop_at=1)) == [2]
+    with pytest.raises(TrialFailed, match="ValueError: a bad configuration, noticed on one rank only"):
+        talk(slots, "raises", 1)
+    assert losses(talk(slots, "after the failure", 0)) == [2, 4, 6]
+    for accident in (2, 3):
+        heard = talk(slots, f"loses worker {accident - 2}", accident)
+        assert losses(heard) == [100 * accident + sum for sum in (2, 4, 6)]
+        assert [metrics["begun"] for metrics in heard] == [0, 1, 1], "it went on from where it was"
+        assert {metrics["trial"] for metrics in heard} == {f"loses worker {accident - 2}"}
+    assert losses(talk(slots, "last", 0)) == [2, 4, 6]
+
+
+def test_the_log_of_a_failed_trial_has_the_traceback(slots: tuple[Slots, Path]) -> None:
+    with pytest.raises(TrialFailed):
+        talk(slots, "logged", 1)
+    log = (slots[1] / "trials" / "logged" / "rank-1.log").read_text()
+    assert "Traceback" in log
+    assert "noticed on one rank only" in log
