@@ -9,6 +9,7 @@ import datetime
 import gc
 import json
 import logging
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -88,7 +89,7 @@ def _run(board: Any, slot: int, incarnation: int, work: dict[str, Any], run_tria
 
     with _logged(Path(work["folder"]) / f"rank-{group.rank}.log"):
         try:
-            logging.info("attempt %d on slot %d, worker %d of %d", work["attempt"], slot, group.rank, group.size)
+            logging.info("attempt %d on slot %d, worker %d of %d, process %d", work["attempt"], slot, group.rank, group.size, os.getpid())
             run_trial(c.parse(work["config"]), Path(work["folder"]), report, group)
             if group.size > 1:
                 dist.barrier()

@@ -64,7 +64,11 @@ def _search(run: Any, wanted: Any, found: Any) -> int:
     from tuner import export, report, search
 
     run.hold()
-    study = search.run_search(run, wanted, found)
+    try:
+        study = search.run_search(run, wanted, found)
+    except search.BrokenOff as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        return 1
     if not study.best(1):
         print(f"error: no trial was completed; see: tuner status {run.path}", file=sys.stderr)
         return 1

@@ -34,16 +34,28 @@ def start(given: argparse.Namespace) -> int:
 def continue_run(run: runs.Run) -> int:
     """Trains from the newest checkpoint to the end."""
     from trainables import checkpoint
-    from tuner import search
-    from tuner.slots import TrialFailed
-    from tuner.tensorboard import TrialWriter, flat
 
     wanted = spec.parse(run.spec)
     spec.check_address(wanted.address)
     run.hold()
-    print(f"full run -> {run.path}")
-    writer = TrialWriter(run.tensorboard_folder / KEY, dict(flat(wanted.trial.plain())), wanted.objective.metric)
+    print(f"full run -> {run.path}", flush=True)
+    newest = checkpoint.newest(run.trial_folder(KEY))
+    history = newest.values["history"] if newest else []
+    if not history or history[-1]["epoch"] < wanted.trial.train.epochs:
+        _train(run, wanted)
+        newest = checkpoint.newest(run.trial_folder(KEY))
+    if newest is None:
+        raise TrialFailure(f"no valid checkpoint was left in {run.trial_folder(KEY)}")
+    print(f"checkpoint: {newest.path}\nnext:\n  tuner evaluate {newest.path}\n  tensorboard --logdir {run.tensorboard_folder}")
+    return 0
 
+
+def _train(run: runs.Run, wanted: spec.SearchSpec) -> None:
+    from tuner import search
+    from tuner.slots import TrialFailed
+    from tuner.tensorboard import TrialWriter, flat
+
+    writer = TrialWriter(run.tensorboard_folder / KEY, dict(flat(wanted.trial.plain())), wanted.objective.metric)
     terminal, epochs = sys.stdout, wanted.trial.train.epochs
 
     def hear(metrics: dict[str, Any]) -> None:
@@ -55,13 +67,10 @@ def continue_run(run: runs.Run) -> int:
         search.one_slot(run, wanted.address, wanted.resources, KEY, wanted.trial, hear)
     except TrialFailed as failure:
         raise TrialFailure(f"{failure}\n  log: {run.trial_log(KEY)}") from None
+    except search.BrokenOff as fault:
+        raise TrialFailure(str(fault)) from None
     finally:
         writer.close()
-    newest = checkpoint.newest(run.trial_folder(KEY))
-    if newest is None:
-        raise TrialFailure(f"no valid checkpoint was left in {run.trial_folder(KEY)}")
-    print(f"checkpoint: {newest.path}\nnext:\n  tuner evaluate {newest.path}\n  tensorboard --logdir {run.tensorboard_folder}")
-    return 0
 
 
 def equivalence(before: c.TrialConfig, after: c.TrialConfig) -> str:

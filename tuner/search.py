@@ -22,7 +22,7 @@ from tuner import slots, stopping
 from tuner.allocation import concurrent_trials
 from tuner.progress import Progress
 from tuner.runs import Run
-from tuner.slots import Conversation, Slots
+from tuner.slots import Conversation, Slots, TrialFailed
 from tuner.space import Space
 from tuner.spec import Resources, SearchSpec
 from tuner.study import Proposal, Study
@@ -32,6 +32,10 @@ from tuner.trial import SlotTrial
 log = logging.getLogger(__name__)
 BASELINE = "untrained"
 ACTOR_RESTARTS = 3  # of the light trainable; its workers are not touched by its death
+
+
+class BrokenOff(RuntimeError):
+    """The driver met a fault of its own; what was asked and told is in the journal."""
 
 
 class StudySearcher(Searcher):
@@ -125,11 +129,9 @@ def run_search(run: Run, spec: SearchSpec, space: Space) -> Study:
     console = Console(file=sys.stdout)
     with cluster(spec.address, run) as resources:
         room = concurrent_trials(resources, spec.resources, left)
-        groups = Slots(room, spec.resources, run.ray_folder)
-        with Progress(run, study, room, console) as progress:
+        with Slots(room, spec.resources, run.ray_folder) as groups, Progress(run, study, room, console) as progress:
             _measure_baseline(run, spec, groups, progress)
             _tune(run, study, groups, room, progress)
-        groups.close()
     return study
 
 
@@ -201,6 +203,7 @@ def cluster(address: str, run: Run) -> Iterator[dict[str, float]]:
     """
     os.environ.update(slots.VARIABLES)
     os.environ.update({"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0"})
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial may fail before it has any metric
     os.environ.update({"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"})
     local: dict[str, Any] = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False} if address == "local" else {}
     with quiet(run.driver_log):
@@ -212,11 +215,17 @@ def cluster(address: str, run: Run) -> Iterator[dict[str, float]]:
             resources = {name: amount for name, amount in ray.cluster_resources().items() if name in ("CPU", "GPU", "memory")}
             run.note_hardware(resources)
             yield resources
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # without a shutdown, which would wait for workers in the middle of an epoch; Ray goes with its driver
             raise KeyboardInterrupt(f"interrupted; continue with: tuner resume {run.path}") from None
-        except BaseException:
+        except (UserError, TrialFailed):
             ray.shutdown()
             raise
+        except Exception as error:
+            log.exception("the driver broke off")
+            ray.shutdown()
+            last = (str(error).strip().splitlines() or [""])[-1]
+            reason = f"{type(error).__name__}: {last}\n  log: {run.driver_log}\n  continue with: tuner resume {run.path}"
+            raise BrokenOff(f"broken off by {reason}") from error
         ray.shutdown()
 
 
@@ -237,7 +246,5 @@ def one_slot(run: Run, address: str, wanted: Resources, key: str, config: c.Tria
     """A full run: one trial on one slot, with its own Ray session."""
     with cluster(address, run) as resources:
         concurrent_trials(resources, wanted, 1)
-        groups = Slots(1, wanted, run.ray_folder)
-        history = converse(groups, run, key, config, hear)
-        groups.close()
-        return history
+        with Slots(1, wanted, run.ray_folder) as groups:
+            return converse(groups, run, key, config, hear)

@@ -260,9 +260,14 @@ class Slots:
         if not self.closing:
             ray.get(self.board.give_up.remote(slot, f"slot {slot}: its worker group could not be launched {failures} times: {why}"))
 
-    def close(self) -> None:
-        """Ends the worker groups; those that are still in an epoch after a while end with the driver's Ray session."""
+    def __enter__(self) -> "Slots":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Ends the worker groups; those that are still in an epoch after a while, or after ^C, end with the driver's Ray session."""
         self.closing = True
+        if kind is KeyboardInterrupt:
+            return
         ray.get(self.board.close.remote())
         for thread in self.threads:
             thread.join(CLOSE_WAIT)

@@ -47,8 +47,14 @@ class Study:
         self.spec, self.space = spec, space
         if not reading:
             _mend(journal)
-        self._storage = JournalStorage(JournalFileBackend(str(journal)))
-        self._study = optuna.create_study(storage=self._storage, study_name=NAME, direction=self._direction, load_if_exists=True)
+        self._storage: optuna.storages.BaseStorage = JournalStorage(JournalFileBackend(str(journal)))
+        begun = NAME in optuna.get_all_study_names(self._storage)
+        if reading and not begun:  # a reader leaves no trace
+            self._storage = optuna.storages.InMemoryStorage()
+        if begun:
+            self._study = optuna.load_study(storage=self._storage, study_name=NAME)
+        else:
+            self._study = optuna.create_study(storage=self._storage, study_name=NAME, direction=self._direction)
         self._ids = {key_of(trial): trial._trial_id for trial in self.trials()}
 
     @property

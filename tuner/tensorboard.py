@@ -74,7 +74,8 @@ class TensorBoard(tune.Callback):
             self.writers[key] = TrialWriter(self.run.tensorboard_folder / key, settings, self.spec.objective.metric)
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
-        self.writers[trial.config["key"]].add(result["metrics"])
+        if result["metrics"]:  # a trial may fail before it has any
+            self.writers[trial.config["key"]].add(result["metrics"])
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self._close(trial)

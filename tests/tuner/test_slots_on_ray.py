@@ -44,10 +44,8 @@ def eventful_fit(config: c.TrialConfig, folder: Path, report: Callable, group: A
 def slots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Slots, Path]]:
     folder = tmp_path_factory.mktemp("run") / "run"
     run = runs.Run.create(folder, "search", {}, 0)
-    with search.cluster("local", run):
-        made = Slots(1, Resources(workers=2, cpus_per_worker=1), run.ray_folder, eventful_fit)
+    with search.cluster("local", run), Slots(1, Resources(workers=2), run.ray_folder, eventful_fit) as made:
         yield made, folder
-        made.close()
 
 
 def talk(slots: tuple[Slots, Path], key: str, accident: int, stop_at: int = 3) -> list[dict]:

@@ -1,0 +1,54 @@
+"""A search that is small enough for tests, and `tuner` as a user runs it: in a process of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+SMALL = {
+    "name": "small",
+    "trials": 4,
+    "trial": {
+        "data": {"name": "digits", "train_images": 256, "validation_images": 100},
+        "encoder": {"width": 4, "projector": {"hidden": 32, "out": 16}},
+        "method": {"predictor_hidden": 32},
+        "train": {"epochs": 3, "batch_size": 32, "shard_size": 16, "checkpoint_steps": 3},
+    },
+    "stopping": {"kind": "asha", "grace_epochs": 1, "reduction": 2},
+    "sampler": {"startup_trials": 2},
+    "resources": {"workers": 2},
+}
+
+
+class Tuner:
+    """Runs `tuner` commands in a folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "tuner.cli", *arguments]
+        return subprocess.Popen(command, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def run(self, *arguments: str, status: int = 0) -> str:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=280)
+        assert process.returncode == status, f"{arguments}: {process.returncode}\n{out}\n{err}"
+        return out
+
+    def write_search(self, **changes: Any) -> str:
+        path = self.folder / "search.yaml"
+        path.write_text(yaml.safe_dump({**SMALL, **changes}))
+        return str(path)
+
+    def state(self, run: str) -> dict[str, Any]:
+        return json.loads(self.run("status", run, "--json"))
+
+
+@pytest.fixture(scope="module")
+def tuner(tmp_path_factory: pytest.TempPathFactory) -> Tuner:
+    return Tuner(tmp_path_factory.mktemp("user"))
