@@ -52,7 +52,11 @@ def test_tensors_of_every_type_and_values_come_back(tmp_path: Path):
 def test_only_the_newest_stay_and_no_temporary_file(tmp_path: Path):
     for step in (5, 10, 9, 100, 20):
         write(tmp_path, step, keep=2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-0000000010.safetensors", "step-0000000020.safetensors", "step-0000000100.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step-0000000010.safetensors",
+        "step-0000000020.safetensors",
+        "step-0000000100.safetensors",
+    ]
     write(tmp_path, 101, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-0000000100.safetensors", "step-0000000101.safetensors"]
 

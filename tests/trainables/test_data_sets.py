@@ -30,7 +30,9 @@ def encoded(pixels: np.ndarray) -> bytes:
 
 def write_parquet(path: Path, images: list[bytes], labels: list[int]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = pyarrow.array([{"bytes": row, "path": None} for row in images], pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())]))
+    image = pyarrow.array(
+        [{"bytes": row, "path": None} for row in images], pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    )
     columns = {"id": pyarrow.array(range(len(labels))), "img": image, "label": pyarrow.array(labels, pyarrow.int64())}
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
 
@@ -147,10 +149,10 @@ def test_processes_that_load_at_once_make_one_cache(root: Path, cache: Path):
     workers = [context.Process(target=work) for _ in range(3)]
     for worker in workers:
         worker.start()
-    found = [results.get() for _ in workers]
     for worker in workers:
         worker.join()
-    assert len(set(found)) == 1 and [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert len({results.get() for _ in workers}) == 1
     assert len([path for path in cache.iterdir() if path.is_dir()]) == 1
 
 
@@ -253,6 +255,16 @@ def test_a_new_class_renumbers_the_test_images_too(folder: Path):
     (folder / "train" / "ant").mkdir()
     (folder / "train" / "ant" / "0.png").write_bytes(encoded(picture(3)))
     assert data.load(tree(folder), "test").labels.tolist() == [2] * 3 + [3] * 3
+
+
+def test_a_change_that_leaves_the_size_is_seen_too(folder: Path):
+    path = folder / "val" / "cat" / "0.bmp"
+    seen = []
+    for age, grey in enumerate((10, 200)):
+        Image.fromarray(np.full((6, 6, 3), grey, np.uint8)).save(path)
+        os.utime(path, ns=(age, age))
+        seen.append((path.stat().st_size, all_pixels(data.load(tree(folder), "test"))[0].max()))
+    assert seen == [(seen[0][0], 10), (seen[0][0], 200)]
 
 
 def test_image_folders_refuse_what_they_cannot_use(folder: Path):

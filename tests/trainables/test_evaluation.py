@@ -72,7 +72,9 @@ def test_the_linear_protocol_separates_what_is_separable():
 def test_the_classifier_of_raw_features_equals_that_of_standardised_ones(monkeypatch):
     bank, kept = clouds(120, 4, 0.3, seed=0), []
     rewrite = linear._for_raw_features
-    monkeypatch.setattr(linear, "_for_raw_features", lambda weight, bias, mean, std: kept.extend((weight, bias)) or rewrite(weight, bias, mean, std))
+    monkeypatch.setattr(
+        linear, "_for_raw_features", lambda weight, bias, mean, std: kept.extend((weight, bias)) or rewrite(weight, bias, mean, std)
+    )
     classifier = linear.train(bank, c.LinearProbe(epochs=3))
     weight, bias = (t.double() for t in kept)
     x = bank.x.double()

@@ -64,7 +64,10 @@ def test_each_shard_has_a_batch_norm_of_its_own(shape):
     (ours_grad,), (theirs_grad,) = torch.autograd.grad(found.square().sum(), [ours]), torch.autograd.grad(expected.square().sum(), [theirs])
     torch.testing.assert_close(ours_grad, theirs_grad, rtol=1e-9, atol=1e-9)
     commit([norm], Group())
-    for name in ("running_mean", "running_var"):  # each twin's own average moved by the same share, so their mean is the average of the mean
+    for name in (
+        "running_mean",
+        "running_var",
+    ):  # each twin's own average moved by the same share, so their mean is the average of the mean
         torch.testing.assert_close(getattr(norm, name), torch.stack([getattr(twin, name) for twin in twins]).mean(0), rtol=1e-12, atol=0)
 
 

@@ -69,7 +69,9 @@ def test_invariant_57_lars_with_zero_gradient_or_zero_weight_is_finite(decay):
     zero.grad, still.grad, both.grad = torch.ones(2, 2), torch.zeros(2, 2), torch.zeros(2, 2)
     optimizer.step()
     torch.testing.assert_close(zero.detach(), torch.full((2, 2), -0.5))  # a local rate of 1
-    torch.testing.assert_close(still.detach(), torch.full((2, 2), 1 - 0.5 * 1e-3 if decay else 1.0))  # trust |w| / (decay |w|), times decay w
+    torch.testing.assert_close(
+        still.detach(), torch.full((2, 2), 1 - 0.5 * 1e-3 if decay else 1.0)
+    )  # trust |w| / (decay |w|), times decay w
     assert torch.equal(both.detach(), torch.zeros(2, 2))
 
 

@@ -1,6 +1,7 @@
 """Schedules against their formulas in float64."""
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -16,14 +17,16 @@ def test_invariant_06_base_middle_final_and_monotone(kind, base, final):
     assert values[0] == base
     assert values[total // 2] == pytest.approx((base + final) / 2, abs=1e-12)
     assert values[total] == pytest.approx(final, abs=1e-12)
-    rising = [(after - before) * (1 if final > base else -1) for before, after in zip(values, values[1:], strict=False)]
+    rising = [(after - before) * (1 if final > base else -1) for before, after in pairwise(values)]
     assert min(rising) >= 0 and max(rising) > 0
 
 
 @pytest.mark.parametrize("step", [0, 1, 17, 38, 39])
 def test_values_equal_their_formulas(step):
     base, final, total = 0.97, 0.2, 39
-    assert schedules.value("cosine", base, final, step, total) == pytest.approx(final + (base - final) * (1 + math.cos(math.pi * step / total)) / 2)
+    assert schedules.value("cosine", base, final, step, total) == pytest.approx(
+        final + (base - final) * (1 + math.cos(math.pi * step / total)) / 2
+    )
     assert schedules.value("linear", base, final, step, total) == pytest.approx(base + (final - base) * step / total)
     assert schedules.value("constant", base, final, step, total) == base
 
@@ -58,7 +61,9 @@ def test_without_warm_up_the_first_step_has_the_base():
 
 
 def test_learning_rate_of_a_configuration():
-    config = c.parse({"optim": {"lr": 0.3, "final_lr": 0.1, "warmup_epochs": 2, "schedule": "linear"}, "train": {"epochs": 4, "batch_size": 64}})
+    config = c.parse(
+        {"optim": {"lr": 0.3, "final_lr": 0.1, "warmup_epochs": 2, "schedule": "linear"}, "train": {"epochs": 4, "batch_size": 64}}
+    )
     _, total, warmup = c.steps(config, 640)
     assert (total, warmup) == (40, 20)
     assert c.lr_at(config, 4, total, warmup) == pytest.approx(0.3 * 5 / 20)

@@ -152,7 +152,9 @@ def test_placements_as_lists_come_in_the_order_of_the_encoder():
         assert c.parse({"teacher": {"placement": list(given)}}).teacher.placement == ("conv1", "block3", "projector")
 
 
-@pytest.mark.parametrize(("given", "offer"), [("blok4", "block4"), ("projecter", "projector"), ("backbon", "backbone"), (["blok4"], "block4")])
+@pytest.mark.parametrize(
+    ("given", "offer"), [("blok4", "block4"), ("projecter", "projector"), ("backbon", "backbone"), (["blok4"], "block4")]
+)
 def test_a_part_that_does_not_exist(given, offer):
     said = refusal({"teacher": {"placement": given}})
     assert said.startswith("teacher.placement = ") and said.endswith(f"did you mean '{offer}'?")
@@ -165,7 +167,9 @@ def test_with_values_copies_and_nests():
     assert changed == {"train": {"epochs": 3, "batch_size": 32}, "teacher": {"momentum": {"base": 0.5}}, "seed": 4}
 
 
-@pytest.mark.parametrize(("key", "offer"), [("train.epoch", "train.epochs"), ("epochs", "train.epochs"), ("teacher.momentum.bass", "teacher.momentum.base")])
+@pytest.mark.parametrize(
+    ("key", "offer"), [("train.epoch", "train.epochs"), ("epochs", "train.epochs"), ("teacher.momentum.bass", "teacher.momentum.base")]
+)
 def test_with_values_refuses_unknown_keys(key, offer):
     with pytest.raises(UserError, match=f"^{key}: unknown key; did you mean '{offer}'"):
         c.with_values({}, {key: 1})
@@ -194,7 +198,10 @@ def test_bad_settings(setting):
         c.read_settings([setting])
 
 
-@pytest.mark.parametrize(("content", "rule"), [(None, "cannot be read"), (b"a: [1", "not valid YAML, line"), (b"- 1", "must hold keys"), (b"\xff\xfe\xfa", "not text")])
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [(None, "cannot be read"), (b"a: [1", "not valid YAML, line"), (b"- 1", "must hold keys"), (b"\xff\xfe\xfa", "not text")],
+)
 def test_bad_files(tmp_path: Path, content, rule):
     path = tmp_path / "config.yaml"
     if content is not None:

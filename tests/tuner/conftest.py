@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "name": "small",
     "trials": 4,
     "trial": {

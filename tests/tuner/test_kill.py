@@ -1,0 +1,130 @@
+"""kill -9: of a worker in the middle of a trial, and of the driver in the middle of a search. Nothing may be lost, told twice or changed."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.tuner.conftest import SMALL, Tuner
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+EPOCHS = 6
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"in {seconds} s: no {what}")
+
+
+def worker_of(run: Path, key: str, rank: int, attempt: int = 1) -> int | None:
+    """The process of a trial's worker, from its log."""
+    log = run / "trials" / key / f"rank-{rank}.log"
+    found = re.findall(rf"attempt {attempt} .* process (\d+)", log.read_text()) if log.exists() else []
+    return int(found[-1]) if found else None
+
+
+def checkpoints(run: Path, key: str) -> list[Path]:
+    return sorted((run / "trials" / key).glob("step-*.safetensors"))
+
+
+def trains(process: int) -> bool:
+    """Whether it lives; a zombie that nobody has waited for does not."""
+    try:
+        return " Z " not in Path(f"/proc/{process}/stat").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def without_times(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """All that is known of each trial, less wall-clock times and paths."""
+    rows = []
+    for row in state["trials"]:
+        metrics = {key: value for key, value in row["metrics"].items() if not key.startswith("time/")}
+        rows.append({key: row[key] for key in ("key", "state", "epoch", "score", "curve", "values", "error")} | {"metrics": metrics})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def search(tuner: Tuner) -> str:
+    return tuner.write_search(trials=5, trial={**SMALL["trial"], "train": {**SMALL["trial"]["train"], "epochs": EPOCHS}})
+
+
+@pytest.fixture(scope="module")
+def untouched(tuner: Tuner, search: str) -> dict[str, Any]:
+    tuner.run("launch", search, "--run", "untouched")
+    return tuner.state("untouched")
+
+
+def test_a_search_that_loses_a_worker_and_its_driver_ends_as_one_that_was_left_alone(
+    tuner: Tuner, search: str, untouched: dict[str, Any]
+) -> None:
+    run = tuner.folder / "killed"
+    driver = tuner.start("launch", search, "--run", "killed")
+    wait_for(lambda: len(checkpoints(run, "0000")) >= 2, "checkpoint of the first trial")
+    worker = wait_for(lambda: worker_of(run, "0000", 1), "worker of the first trial")
+    os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: worker_of(run, "0000", 1, attempt=2), "second attempt of the first trial")
+    wait_for(lambda: checkpoints(run, "0001"), "checkpoint of the second trial")
+    workers = [worker_of(run, "0001", rank) for rank in (0, 1)]
+    driver.kill()
+    driver.wait()
+    assert driver.returncode == -signal.SIGKILL
+    wait_for(lambda: not any(trains(pid) for pid in workers), "end of the orphans", 60)
+    before = tuner.state("killed")
+    assert [row["state"] for row in before["trials"]][:2] == [untouched["trials"][0]["state"], "running"]
+
+    tuner.run("resume", "killed")
+    after = tuner.state("killed")
+    assert without_times(after) == without_times(untouched)
+    assert after["untrained"] == untouched["untrained"]
+    log = (run / "trials" / "0001" / "rank-0.log").read_text()
+    assert "continued from" in log, "the interrupted trial went on from its checkpoint"
+    for row in after["trials"]:
+        events = EventAccumulator(str(run / "tensorboard" / row["key"]))
+        events.Reload()
+        assert [event.value for event in events.Scalars("score/knn_top1")] == pytest.approx(list(row["curve"].values()))
+        assert "_hparams_/session_start_info" in events.summary_metadata
+
+
+def test_hparams_and_curves_of_a_killed_search_can_be_read(tuner: Tuner, search: str) -> None:
+    """Nothing waits for the end of a trial to be written."""
+    run = tuner.folder / "cut"
+    driver = tuner.start("launch", search, "--run", "cut")
+    wait_for(lambda: len(checkpoints(run, "0000")) >= 2, "checkpoint")
+    curve = wait_for(lambda: _scores(run / "tensorboard" / "0000"), "score in TensorBoard")
+    driver.kill()
+    driver.wait()
+    events = EventAccumulator(str(run / "tensorboard" / "0000"))
+    events.Reload()
+    assert "_hparams_/session_start_info" in events.summary_metadata
+    assert _scores(run / "tensorboard" / "0000")[: len(curve)] == curve
+
+
+def _scores(folder: Path) -> list[float]:
+    if not folder.exists():
+        return []
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [event.value for event in events.Scalars("score/knn_top1")] if "score/knn_top1" in events.Tags()["scalars"] else []
+
+
+def test_interrupt_from_the_keyboard_is_resumable(tuner: Tuner, search: str) -> None:
+    run = tuner.folder / "stopped"
+    driver = tuner.start("launch", search, "--run", "stopped")
+    wait_for(lambda: checkpoints(run, "0000"), "checkpoint")
+    workers = [worker_of(run, "0000", rank) for rank in (0, 1)]
+    driver.send_signal(signal.SIGINT)
+    _, err = driver.communicate(timeout=60)
+    assert driver.returncode == 130
+    assert err.splitlines() == [f"interrupted; continue with: tuner resume {run}"]
+    wait_for(lambda: not any(trains(pid) for pid in workers), "end of the orphans", 60)
