@@ -29,7 +29,7 @@ type: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.shards
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.step
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

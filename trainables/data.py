@@ -120,6 +120,7 @@ def _decode_to(folder: Path, chunks: Chunks) -> None:
         if not count:
             raise UserError("data.root: its files hold no images")
         (temporary / "shape.json").write_text(json.dumps([count, *shape]))
+        temporary.chmod(0o755)  # a cache may be shared by users
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

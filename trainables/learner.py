@@ -93,6 +93,10 @@ class Learner:
         self.spread_sum += _spread(output.projection.detach()) * len(shards)
         return loss.detach().double()
 
+    def mean_loss(self, steps: int) -> float:
+        """Mean loss of the batches since the epoch began, `steps` of them. Collective."""
+        return self.group.sum(self.loss_sum.clone()).item() / (steps * self.shards.total)
+
     def close_epoch(self) -> dict[str, float]:
         """Mean loss since the epoch began, and what the monitors and schedules say of its last step. Collective; starts the next sum."""
         loss, spread = self.group.sum(torch.stack([self.loss_sum, self.spread_sum])).tolist()  # divided afterwards, so that sums stay exact

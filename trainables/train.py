@@ -57,6 +57,7 @@ def fit(config: c.TrialConfig, folder: Path, report: Report, workers: Group = Gr
     going = _replay(history, report, workers)
     if config.train.epochs == 0 and not history:
         history.append({"epoch": 0.0, "step": 0.0, **score(learner, train, validation)})
+        _save(learner, history, folder)
         _tell(history[-1], report, workers)
     clock = _Clock(learner.step_index)
     while going and learner.step_index < learner.total_steps:
@@ -67,11 +68,11 @@ def fit(config: c.TrialConfig, folder: Path, report: Report, workers: Group = Gr
             clock.ticked()
             every = config.train.checkpoint_steps
             if every and learner.step_index % every == 0 and at + 1 < learner.steps_per_epoch:
+                _require_finite(learner.mean_loss(at + 1), epoch + 1)
                 _save(learner, history, folder)
         epoch += 1
         metrics = {"epoch": float(epoch), "step": float(learner.step_index), **learner.close_epoch()}
-        if not math.isfinite(metrics["loss"]):
-            raise TrialFailure(f"the loss is {metrics['loss']} in epoch {epoch}: the trial diverged")
+        _require_finite(metrics["loss"], epoch)
         if epoch % config.evaluation.every_epochs and epoch < config.train.epochs:
             continue
         metrics |= score(learner, train, validation) | clock.read(learner.step_index, config.train.batch_size)
@@ -149,6 +150,11 @@ def batches(learner: Learner, train: data.Images, order: torch.Tensor, at: int, 
         yield augment.views(images, samples, learner.method.VIEWS, config.views, config.seed, epoch)
 
 
+def _require_finite(loss: float, epoch: int) -> None:
+    if not math.isfinite(loss):
+        raise TrialFailure(f"the loss is {loss} in epoch {epoch}: the trial diverged")
+
+
 def _tell(metrics: Metrics, report: Report, workers: Group) -> bool:
     return workers.decide(report(metrics) if workers.rank == 0 else False)
 
@@ -166,19 +172,35 @@ def _save(learner: Learner, history: list[Metrics], folder: Path) -> None:
 
 
 def _resume(learner: Learner, folder: Path) -> list[Metrics]:
-    """Restores the newest valid checkpoint on every worker: all use the one that rank 0 found valid."""
+    """Restores the newest valid checkpoint on every worker: all use the one that rank 0 found valid.
+
+    Raises:
+        UserError: it is of another configuration.
+    """
     found = checkpoint.newest(folder) if learner.group.rank == 0 else None
-    step = int(learner.group.sum(torch.tensor(found.values["learner"]["step"] if found else 0, device=learner.group.device)))
-    if step == 0:
+    told = torch.tensor(found.values["learner"]["step"] + 1 if found else 0, device=learner.group.device)  # 0: there is none
+    step = int(learner.group.sum(told)) - 1
+    if step < 0:
         return []
     if found is None:
         found = checkpoint.read(folder / f"step-{step:010d}.safetensors")
+    _require_same_trial(learner.config, found)
     try:
         learner.load_state_dict(found.tensors, found.values["learner"])
     except ValueError as error:
         raise UserError(f"{found.path}: {error}; is it of another trial?") from None
     log.info("continued from %s", found.path)
     return list(found.values["history"])
+
+
+def _require_same_trial(config: c.TrialConfig, found: checkpoint.Checkpoint) -> None:
+    """A trial is a function of its configuration: it cannot go on under another one."""
+    there, here = c.flat(found.values["config"]), c.flat(config.plain())
+    for key in here.keys() - {"data.root", "data.download", "train.checkpoint_steps", "train.keep_checkpoints"}:
+        if key in there and there[key] != here[key]:
+            raise UserError(
+                f"{key} = {here[key]}: the checkpoints in {found.path.parent} are of a trial with {there[key]}; use another folder"
+            )
 
 
 def versions() -> dict[str, str]:

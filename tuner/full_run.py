@@ -53,9 +53,9 @@ def continue_run(run: runs.Run) -> int:
 def _train(run: runs.Run, wanted: spec.SearchSpec) -> None:
     from tuner import search
     from tuner.slots import TrialFailed
-    from tuner.tensorboard import TrialWriter, flat
+    from tuner.tensorboard import TrialWriter
 
-    writer = TrialWriter(run.tensorboard_folder / KEY, dict(flat(wanted.trial.plain())), wanted.objective.metric)
+    writer = TrialWriter(run.tensorboard_folder / KEY, c.flat(wanted.trial.plain()), wanted.objective.metric)
     terminal, epochs = sys.stdout, wanted.trial.train.epochs
 
     def hear(metrics: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from ray import tune
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from trainables.config import flat
 from tuner.runs import Run
 from tuner.spec import SearchSpec
 
@@ -70,7 +71,7 @@ class TensorBoard(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         key = trial.config["key"]
         if key not in self.writers:
-            settings = dict(flat(trial.config["trial"]))
+            settings = flat(trial.config["trial"])
             self.writers[key] = TrialWriter(self.run.tensorboard_folder / key, settings, self.spec.objective.metric)
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
@@ -90,11 +91,3 @@ class TensorBoard(tune.Callback):
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks; open files stay out of it."""
         return {}
-
-
-def flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -1,4 +1,4 @@
-"""kill -9: of a worker in the middle of a trial, and of the driver in the middle of a search. Nothing may be lost, told twice or changed."""
+"""kill -9 of a worker in the middle of a trial, and of the driver in the middle of a search: nothing may be lost or told twice."""
 
 import os
 import re

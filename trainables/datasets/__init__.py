@@ -1,6 +1,6 @@
 """One file a data set. A file says whether it `NEEDS_ROOT`, which `VIEWS` suit it, how to `check` a folder, and how to read a split.
 
-`check(data)` raises `UserError` for a folder that is missing or empty. `splits(data)` names what is stored ("train", "test").
+`check(data)` raises `UserError` for a folder that is missing or empty. A split is "train" or "test".
 `source(data, split)` is a text that changes when the stored images change, or None where reading is as quick as a cache.
 `read(data, split)` yields chunks (images uint8 [n, H, W, C], labels int64 [n]).
 """
