@@ -68,9 +68,8 @@ def main() -> None:
         for _ in range(3):
             variant.seconds()
     times = [[variant.seconds() for variant in variants.values()] for _ in range(rounds)]
-    print(
-        f"{platform.processor() or platform.machine()}, {default_device()}, torch {torch.__version__}, {rounds} rounds; ResNet-18 width 16, 8x8"
-    )
+    where = f"{platform.machine()}, {default_device()}, torch {torch.__version__}"
+    print(f"{where}, {rounds} rounds; ResNet-18, width 16, images of 8 x 8")
     print(f"{'variant':<42} {'ms a step':>9} {'ratio to base':>14}")
     for index, name in enumerate(variants):
         ratio = statistics.median(row[index] / row[0] for row in times)
