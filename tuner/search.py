@@ -3,7 +3,9 @@
 import contextlib
 import logging
 import os
+import signal
 import sys
+import threading
 import uuid
 from collections import deque
 from collections.abc import Iterator
@@ -211,6 +213,8 @@ def cluster(address: str, run: Run) -> Iterator[dict[str, float]]:
             ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env={"env_vars": slots.VARIABLES}, **local)
         except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
             raise UserError(f"address = '{address}': no Ray cluster could be joined ({str(error).splitlines()[0]})") from None
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is asked to end can be resumed, like one after ^C
         try:
             resources = {name: amount for name, amount in ray.cluster_resources().items() if name in ("CPU", "GPU", "memory")}
             run.note_hardware(resources)

@@ -118,12 +118,13 @@ def _scores(folder: Path) -> list[float]:
     return [event.value for event in events.Scalars("score/knn_top1")] if "score/knn_top1" in events.Tags()["scalars"] else []
 
 
-def test_interrupt_from_the_keyboard_is_resumable(tuner: Tuner, search: str) -> None:
-    run = tuner.folder / "stopped"
-    driver = tuner.start("launch", search, "--run", "stopped")
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_driver_that_is_asked_to_end_says_how_to_go_on(tuner: Tuner, search: str, sign: signal.Signals) -> None:
+    run = tuner.folder / sign.name
+    driver = tuner.start("launch", search, "--run", sign.name)
     wait_for(lambda: checkpoints(run, "0000"), "checkpoint")
     workers = [worker_of(run, "0000", rank) for rank in (0, 1)]
-    driver.send_signal(signal.SIGINT)
+    driver.send_signal(sign)
     _, err = driver.communicate(timeout=60)
     assert driver.returncode == 130
     assert err.splitlines() == [f"interrupted; continue with: tuner resume {run}"]
