@@ -39,7 +39,7 @@ class Variant:
     """A Learner that makes its step again and again on the same images, whose views are made beforehand."""
 
     def __init__(self, changes: dict[str, object]):
-        config = c.parse(c.with_values(BASE, changes))
+        config = c.changed(BASE, changes)
         train = data.load(config.data, "train").to(default_device())
         self.learner = Learner(config, train.channels, len(train), Group(device=default_device()))
         order = keyed.permutation(len(train), config.seed, 0, "order")

@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from trainables import config as c
-from trainables import data, keyed
+from trainables import data, keyed, settings
 from trainables.errors import UserError
 from trainables.group import Group
 from trainables.learner import Learner
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=20)
     given = parser.parse_args(arguments)
     try:
-        nested = c.with_values(c.read_yaml(given.config), c.read_settings(given.set))
+        nested = settings.with_values(settings.read_yaml(given.config), settings.read_settings(given.set), c.TrialConfig)
         base = c.parse(nested)
         base.check_data()
         if max(given.workers) > base.train.num_shards:
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     cases = [(precision, norm) for precision in ("fp32", "fp64") for norm in ("momentum", "batch", "eman")]
-    configs = [c.parse(c.with_values(nested, {"train.precision": precision, "teacher.norm.kind": norm})) for precision, norm in cases]
+    configs = [c.changed(nested, {"train.precision": precision, "teacher.norm.kind": norm}) for precision, norm in cases]
     found = differences(configs, given.workers, given.steps)
     failed = False
     print("precision  teacher norm  workers  largest relative difference  tolerance")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from trainables.errors import UserError
 
 log = logging.getLogger(__name__)
 PATTERN = "step-*.safetensors"
+ABANDONED = 600.0  # seconds after which a temporary file is that of a writer that was killed
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ def write(folder: Path, step: int, tensors: dict[str, Tensor], values: dict[str,
     temporary.rename(path)
     _flush(folder)
     older = sorted(file for file in folder.glob(PATTERN) if file <= path)[:-keep]
-    for file in [*older, *folder.glob(f".{PATTERN}.*")]:  # the latter of a writer that was killed
+    abandoned = [file for file in folder.glob(f".{PATTERN}.*") if _age(file) > ABANDONED]
+    for file in [*older, *abandoned]:
         file.unlink(missing_ok=True)
     return path
 
@@ -94,6 +97,14 @@ def _digest(tensors: dict[str, Tensor], text: str) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _age(path: Path) -> float:
+    """Seconds since a file was written; 0 where it is gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _flush(path: Path) -> None:

@@ -1,11 +1,10 @@
 """TrialConfig: every knob of a trial, validated and frozen. The last place where values change. Needs no torch."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -20,6 +19,7 @@ from pydantic import (
 
 from trainables import discovery, schedules
 from trainables.errors import UserError, explain, nearest
+from trainables.settings import section_keys, with_values
 
 PARTS = ("conv1", "block1", "block2", "block3", "block4", "projector")
 PLACEMENTS = {"whole": PARTS, "backbone": PARTS[:-1], "projector": ("projector",), "none": ()}
@@ -143,8 +143,11 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _needs_root(self) -> Self:
-        if self.root is None and discovery.load("datasets", self.name).NEEDS_ROOT:
+        reader = discovery.load("datasets", self.name)
+        if self.root is None and reader.NEEDS_ROOT:
             raise ValueError(f"data.root: '{self.name}' is read from a folder; give its path")
+        if self.image_size is not None and not reader.RESIZES:
+            raise ValueError(f"data.image_size = {self.image_size}: the images of '{self.name}' have a size of their own")
         return self
 
 
@@ -175,7 +178,10 @@ class Views(Section):
 
 
 class Optim(Section):
-    """Optimiser. `lr` is absolute, at the batch size that is configured; LARS leaves norm parameters and biases unscaled and undecayed."""
+    """Optimiser. `lr` is absolute, at the batch size that is configured.
+
+    LARS scales by `trust` and leaves norm parameters and biases unscaled and undecayed.
+    """
 
     name: Literal["sgd", "lars"] = "sgd"
     lr: Positive = 0.05
@@ -184,6 +190,7 @@ class Optim(Section):
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     momentum: Share = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    trust: Positive = 1e-3
 
 
 class Train(Section):
@@ -291,84 +298,13 @@ def parse(given: Mapping[str, Any]) -> TrialConfig:
         raise explain(error, section_keys(TrialConfig)) from None
 
 
-def section_keys(model: type[BaseModel], name: str = "") -> dict[str, list[str]]:
-    """For each section's dotted name ("" is the top) the keys that it has."""
-    keys = {name: list(model.model_fields)}
-    for field, info in model.model_fields.items():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            keys |= section_keys(info.annotation, f"{name}.{field}" if name else field)
-    return keys
-
-
-def dotted_keys(model: type[BaseModel] = TrialConfig) -> list[str]:
-    """Every key that holds a value, such as "teacher.momentum.base"."""
-    sections = section_keys(model)
-    every = [f"{section}.{key}" if section else key for section, keys in sections.items() for key in keys]
-    return [key for key in every if key not in sections]
-
-
-def with_values(nested: Mapping[str, Any], values: Mapping[str, Any], model: type[BaseModel] = TrialConfig) -> dict[str, Any]:
-    """A copy of `nested` in which each dotted key of `values` is set.
+def changed(nested: Mapping[str, Any], values: Mapping[str, Any]) -> TrialConfig:
+    """The trial of nested values in which each dotted key of `values` is set.
 
     Raises:
-        UserError: a dotted key that `model` lacks, with the nearest one that it has.
+        UserError: a line for each fault, with key, value, rule and the nearest valid name.
     """
-    known, result = set(dotted_keys(model)) | set(section_keys(model)) - {""}, {**nested}
-    for dotted, value in values.items():
-        if dotted not in known:
-            raise UserError(f"{dotted}: unknown key{nearest(dotted, known)}")
-        at, (*path, last) = result, dotted.split(".")
-        for part in path:
-            if not isinstance(at.get(part) or {}, Mapping):
-                raise UserError(f"{part} = {at[part]!r}: must hold keys, for {dotted} is to be set")
-            at[part] = {**(at.get(part) or {})}
-            at = at[part]
-        at[last] = value
-    return result
-
-
-def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted key."""
-    values: dict[str, Any] = {}
-    for key, value in nested.items():
-        values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return values
-
-
-def read_settings(settings: Iterable[str]) -> dict[str, Any]:
-    """`["a.b=c"]` from the command line as `{"a.b": c}`, each value read as YAML.
-
-    Raises:
-        UserError: a setting without "=", or whose value is no YAML.
-    """
-    values = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or not key:
-            raise UserError(f"--set {setting}: must read key=value, such as train.epochs=20")
-        try:
-            values[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"--set {setting}: the value is not valid YAML") from None
-    return values
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        UserError: the file is missing, is no YAML or holds no mapping.
-    """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'it is not text'})") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise UserError(f"{path}: not valid YAML{f', line {mark.line + 1}' if mark else ''}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: must hold keys and values")
-    return content
+    return parse(with_values(nested, values, TrialConfig))
 
 
 def scaled_batch(config: TrialConfig, batch_size: int) -> TrialConfig:
@@ -390,7 +326,7 @@ def scaled_batch(config: TrialConfig, batch_size: int) -> TrialConfig:
         if rate < 0:
             raise UserError(f"{key} = {rates[key]}: cannot follow to {k:g} times the batch, its share of the student would exceed 1")
     lr = {"optim.lr": config.optim.lr * k, "optim.final_lr": config.optim.final_lr * k}
-    return parse(with_values(config.plain(), {"train.batch_size": batch_size, **lr, **scaled}))
+    return changed(config.plain(), {"train.batch_size": batch_size, **lr, **scaled})
 
 
 def steps(config: TrialConfig, images: int) -> tuple[int, int, int]:

@@ -22,6 +22,7 @@ from trainables.errors import UserError
 
 ON_DEVICE = 2 * 2**30  # a split of up to so many bytes lives on the GPU
 LAYOUT = 1  # of the cache's files
+MARK = ".teacher-tuner-downloaded"  # in a folder whose download was read as a whole
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,12 @@ def cache_folder() -> Path:
 def _stored(data: "c.Data", split: str) -> Images:
     reader = discovery.load("datasets", data.name)
     reader.check(data)
+    if data.download and data.root is not None:  # by one worker, while the others wait; then there is a fingerprint to be cached under
+        with _locked(data.root / ".teacher-tuner.lock"):
+            if reader.source(data, split) is None or not (data.root / MARK).exists():
+                list(reader.read(data, split))
+                (data.root / MARK).touch()
     source = reader.source(data, split)
-    if source is None and data.download:  # fetched now, so that it has a fingerprint to be cached under
-        for _ in reader.read(data, split):
-            pass
-        source = reader.source(data, split)
     if source is None:
         chunks = list(reader.read(data, split))
         return _images(np.concatenate([images for images, _ in chunks]), np.concatenate([labels for _, labels in chunks]))

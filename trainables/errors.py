@@ -24,18 +24,17 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"; valid: {', '.join(valid)}"
 
 
-def explain(error: ValidationError, known: dict[str, list[str]], prefix: str = "") -> UserError:
+def explain(error: ValidationError, known: dict[str, list[str]]) -> UserError:
     """Turns pydantic's report into one line a fault: key, value, rule, nearest valid name.
 
     Args:
         error: what pydantic raised.
         known: for each section's dotted name ("" is the top) the keys that it has.
-        prefix: put before each key, such as "trial." for a trial inside a search.
     """
     lines = []
     for fault in error.errors():
         where = [str(part) for part in fault["loc"] if not str(part).startswith("function-")]
-        key, section = prefix + ".".join(where), ".".join(where[:-1])
+        key, section = ".".join(where), ".".join(where[:-1])
         if fault["type"] == "extra_forbidden":
             hint = nearest(where[-1], known[section]) if section in known else ""
             lines.append(f"{key}: unknown key{hint}")
@@ -45,7 +44,7 @@ def explain(error: ValidationError, known: dict[str, list[str]], prefix: str = "
             rule = fault["msg"].removeprefix("Value error, ")
             shown = f" = {_short(fault['input'])}" if where and not isinstance(fault["input"], dict) else ""
             names_its_key = bool(where) and rule.startswith(".".join(where) + ".")  # as the rules of a whole section do
-            lines.append(prefix + rule if names_its_key else f"{key}{shown}: {rule}" if key else rule)
+            lines.append(rule if names_its_key else f"{key}{shown}: {rule}" if key else rule)
     return UserError("\n".join(lines))
 
 

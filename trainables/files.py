@@ -20,7 +20,11 @@ def existing_root(root: Path | None) -> Path:
         raise UserError(f"data.root = '{root}': no such folder")
     if not root.is_dir():
         raise UserError(f"data.root = '{root}': must be a folder")
-    if not any(root.iterdir()):
+    try:
+        empty = not any(root.iterdir())
+    except PermissionError:
+        raise UserError(f"data.root = '{root}': may not be read") from None
+    if empty:
         raise UserError(f"data.root = '{root}': the folder is empty")
     return root
 

@@ -15,7 +15,7 @@ def build(config: "c.Optim", module: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
     matrices = {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay, "adapt": True}
     vectors = {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "adapt": False}
-    return LARS([matrices, vectors], lr=config.lr, momentum=config.momentum)
+    return LARS([matrices, vectors], lr=config.lr, momentum=config.momentum, trust=config.trust)
 
 
 class LARS(torch.optim.Optimizer):

@@ -95,7 +95,7 @@ def _run(board: Any, slot: int, incarnation: int, work: dict[str, Any], run_tria
                 dist.barrier()
         except Exception as error:
             logging.error("%s", traceback.format_exc())
-            text = f"{type(error).__name__}: {error}"
+            text = f"{type(error).__name__}: {error} (worker {group.rank})"
             # the ranks that are left see a broken link first: that is no fault of the trial
             link = isinstance(error, dist.DistError) or any(mark in text.lower() for mark in BROKEN_LINK)
             verdict = board.fault.remote(slot, incarnation, group.rank, group.size, not link, text)

@@ -1,8 +1,10 @@
 """fit: the loop, and the heart. Runs without Ray: `python -m trainables.train config.yaml`, or the same under torchrun."""
 
 import argparse
+import functools
 import logging
 import math
+import os
 import platform
 import sys
 import time
@@ -15,7 +17,7 @@ import torch.distributed as dist
 import torchvision
 from torch import nn
 
-from trainables import augment, checkpoint, data, evaluation, group, keyed
+from trainables import augment, checkpoint, data, evaluation, group, keyed, settings
 from trainables import config as c
 from trainables.errors import TrialFailure, UserError
 from trainables.evaluation import knn, linear
@@ -48,8 +50,8 @@ def fit(config: c.TrialConfig, folder: Path, report: Report, workers: Group = Gr
         TrialFailure: the loss is no longer finite.
     """
     if workers.device.type == "cuda":
-        torch.backends.cudnn.deterministic = True  # a resumed trial equals one that was not interrupted
-    train, validation = (data.load(config.data, split).to(workers.device) for split in ("train", "validation"))
+        _make_deterministic(config.train.precision)
+    train, validation = (_load(config.data, split).to(workers.device) for split in ("train", "validation"))
     if len(train) < config.train.batch_size:
         raise UserError(f"train.batch_size = {config.train.batch_size}: there are only {len(train)} training images")
     learner = Learner(config, train.channels, len(train), workers)
@@ -75,18 +77,33 @@ def fit(config: c.TrialConfig, folder: Path, report: Report, workers: Group = Gr
         _require_finite(metrics["loss"], epoch)
         if epoch % config.evaluation.every_epochs and epoch < config.train.epochs:
             continue
-        metrics |= score(learner, train, validation) | clock.read(learner.step_index, config.train.batch_size)
+        times = clock.read(learner.step_index, config.train.batch_size)
+        metrics |= score(learner, train, validation) | times
         history.append(metrics)
         _save(learner, history, folder)
         going = _tell(metrics, report, workers)
     return history
 
 
+@functools.lru_cache(maxsize=4)
+def _load(wanted: c.Data, split: str) -> data.Images:
+    """A split, remembered by a worker that runs trial after trial: a folder of a million files is not listed for each of them."""
+    return data.load(wanted, split)
+
+
+def _make_deterministic(precision: str) -> None:
+    """A resumed trial equals one that was not interrupted, also on a GPU; what torch cannot do that way it names in a warning."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "bf16"
+
+
 def score(learner: Learner, train: data.Images, validation: data.Images) -> Metrics:
     """kNN top-1 of the configured network on the validation split. Collective."""
-    settings = learner.config.evaluation
-    bank, queries = features(learner.network(settings.network), train, validation, learner.config, learner.group)
-    return knn.evaluate(bank, queries, settings.knn)
+    wanted = learner.config.evaluation
+    bank, queries = features(learner.network(wanted.network), train, validation, learner.config, learner.group)
+    return knn.evaluate(bank, queries, wanted.knn)
 
 
 def features(
@@ -195,8 +212,8 @@ def _resume(learner: Learner, folder: Path) -> list[Metrics]:
 
 def _require_same_trial(config: c.TrialConfig, found: checkpoint.Checkpoint) -> None:
     """A trial is a function of its configuration: it cannot go on under another one."""
-    there, here = c.flat(found.values["config"]), c.flat(config.plain())
-    for key in here.keys() - {"data.root", "data.download", "train.checkpoint_steps", "train.keep_checkpoints"}:
+    there, here = settings.flat(found.values["config"]), settings.flat(config.plain())
+    for key in sorted(here.keys() - {"data.root", "data.download", "train.checkpoint_steps", "train.keep_checkpoints"}):
         if key in there and there[key] != here[key]:
             raise UserError(
                 f"{key} = {here[key]}: the checkpoints in {found.path.parent} are of a trial with {there[key]}; use another folder"
@@ -218,7 +235,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     workers = None
     try:
-        config = c.parse(c.with_values(c.read_yaml(given.config), c.read_settings(given.set)))
+        config = c.changed(settings.read_yaml(given.config), settings.read_settings(given.set))
         config.check_data()
         workers = group.from_torchrun()
         if workers.size > config.train.num_shards:

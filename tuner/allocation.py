@@ -1,26 +1,31 @@
-"""How many trials run at once: a pure function of what the cluster has and what a trial wants."""
+"""How many trials run at once: a pure function of what the nodes have and what a trial wants."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from trainables.errors import UserError
 from tuner.spec import Resources
 
+Node = Mapping[str, float]
 
-def concurrent_trials(cluster: Mapping[str, float], wanted: Resources, trials: int) -> int:
+
+def concurrent_trials(nodes: Sequence[Node], wanted: Resources, trials: int) -> int:
     """The number of slots: as many as fit and as there are trials, and no more than asked for.
 
     Args:
-        cluster: total resources, by Ray's names.
+        nodes: resources of each, by Ray's names; a worker has to fit on one node, a trial may span several.
         wanted: of one trial.
         trials: how many are still to run.
 
     Raises:
         UserError: not even one trial fits.
     """
-    demand = {"CPU": wanted.workers * wanted.cpus_per_worker, "GPU": wanted.workers * wanted.gpus_per_worker}
-    rooms = [int(cluster.get(kind, 0) / amount + 1e-9) for kind, amount in demand.items() if amount > 0]
-    if min(rooms) < 1:
-        has = ", ".join(f"{cluster.get(kind, 0):g} {kind}" for kind in demand)
-        needs = ", ".join(f"{amount:g} {kind}" for kind, amount in demand.items() if amount > 0)
-        raise UserError(f"resources.workers = {wanted.workers}: a trial needs {needs}, the cluster has {has}")
-    return max(1, min(*rooms, trials, wanted.concurrent_trials or trials))
+    demand = {"CPU": wanted.cpus_per_worker, "GPU": wanted.gpus_per_worker}
+    demand = {kind: amount for kind, amount in demand.items() if amount > 0}
+    places = sum(min(int(node.get(kind, 0) / amount + 1e-9) for kind, amount in demand.items()) for node in nodes)
+    room = places // wanted.workers
+    if room < 1:
+        needs = ", ".join(f"{amount * wanted.workers:g} {kind}" for kind, amount in demand.items())
+        has = ", ".join(f"{sum(node.get(kind, 0) for node in nodes):g} {kind}" for kind in demand)
+        where = f" on {len(nodes)} nodes with room for {places} workers" if len(nodes) > 1 else ""
+        raise UserError(f"resources.workers = {wanted.workers}: a trial needs {needs}, the cluster has {has}{where}")
+    return min(room, trials, wanted.concurrent_trials or trials)

@@ -41,39 +41,39 @@ def launch(given: argparse.Namespace) -> int:
     space.rehearse(found, wanted.trial, wanted.resources.workers)
     spec.check_address(wanted.address)
     content = wanted.plain()
-    if Path(wanted.space.partition(":")[0]).suffix == ".py":  # a resume may start in another folder
-        content["space"] = str(Path(wanted.space).absolute())
     run = runs.Run.create(given.run or runs.unused(RUNS, wanted.name), "search", content, wanted.seed)
-    return _search(run, spec.parse(content), space.load(content["space"]))
+    if found.file is not None:
+        run.keep_space(found.file)
+    try:
+        return _search(run, wanted)
+    except UserError:
+        run.discard()
+        raise
 
 
 def resume(given: argparse.Namespace) -> int:
     """Continues a search, or a full run, that was interrupted."""
-    from tuner import full_run, runs, space, spec
+    from tuner import full_run, runs, spec
 
     run = runs.Run(given.run)
     if run.kind == "train":
-        return full_run.continue_run(run)
-    wanted = spec.parse(run.spec)
+        return full_run.continue_run(run, given.address)
+    wanted = spec.parse(run.spec | ({"address": given.address} if given.address else {}))
     wanted.trial.check_data()
     spec.check_address(wanted.address)
-    return _search(run, wanted, space.load(wanted.space))
+    return _search(run, wanted)
 
 
-def _search(run: Any, wanted: Any, found: Any) -> int:
-    from tuner import export, report, search
+def _search(run: Any, wanted: Any) -> int:
+    from tuner import export, report, search, space
 
     run.hold()
-    try:
-        study = search.run_search(run, wanted, found)
-    except search.BrokenOff as fault:
-        print(f"error: {fault}", file=sys.stderr)
-        return 1
+    study = search.run_search(run, wanted, space.load(run.space()))
     if not study.best(1):
         print(f"error: no trial was completed; see: tuner status {run.path}", file=sys.stderr)
         return 1
     exported = export.export(run, study, 3, run.best_folder / "best.yaml")
-    print("\n".join(report.closing_lines(run, study, str(exported[0]))))
+    print("\n".join(report.closing_lines(run, study, exported[0])))
     return 0
 
 
@@ -111,11 +111,10 @@ def export_best(given: argparse.Namespace) -> int:
 
 def _study_of(run: Any) -> Any:
     """A run's study, to be looked at."""
-    from tuner import space, spec
+    from tuner import spec
     from tuner.study import Study
 
-    wanted = spec.parse(run.spec)
-    return Study(run.journal, wanted, space.load(wanted.space), reading=True)
+    return Study(run.journal, spec.parse(run.spec), None, reading=True)
 
 
 def train(given: argparse.Namespace) -> int:
@@ -154,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command("resume", resume, "continue an interrupted search or full run")
     added.add_argument("run", type=Path, help="its run directory")
+    added.add_argument("--address", help="another Ray head than at the launch")
 
     added = command("status", status, "show what a search has come to")
     added.add_argument("run", type=Path, help="its run directory")

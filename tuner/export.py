@@ -1,4 +1,4 @@
-"""The best configurations of a search as files that a full run starts from, and backbones that torchvision loads."""
+"""The best configurations of a search, as files that a full run starts from."""
 
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,7 @@ def export(run: Run, study: Study, top: int, output: Path) -> list[Path]:
     output.parent.mkdir(parents=True, exist_ok=True)
     paths = [output.with_stem(f"{output.stem}-{rank}") if rank > 1 else output for rank in range(1, len(best) + 1)]
     for rank, (path, trial) in enumerate(zip(paths, best, strict=True), start=1):
-        config = study.space.configure(study.spec.trial, trial.user_attrs["values"])
-        path.write_text(_header(run, study, rank, trial) + yaml.safe_dump(config.plain(), sort_keys=False))
+        path.write_text(_header(run, study, rank, trial) + yaml.safe_dump(study.config_of(trial).plain(), sort_keys=False))
     return paths
 
 

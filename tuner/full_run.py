@@ -9,33 +9,36 @@ from typing import Any
 
 from trainables import config as c
 from trainables.errors import TrialFailure, UserError
+from trainables.settings import flat, read_settings, read_yaml
 from tuner import runs, spec
+from tuner.report import program, shown
 
 KEY = "full"
 
 
 def start(given: argparse.Namespace) -> int:
     """`tuner train`."""
-    nested = c.with_values(c.read_yaml(given.config), c.read_settings(given.set))
-    config = c.parse(nested if given.epochs is None else c.with_values(nested, {"train.epochs": given.epochs}))
-    config.check_data()
+    values = read_settings(given.set) | ({} if given.epochs is None else {"train.epochs": given.epochs})
+    config = spec.settled(c.changed(read_yaml(given.config), values))
     if given.batch_size and given.batch_size != config.train.batch_size:
         before, config = config, c.scaled_batch(config, given.batch_size)
         print(equivalence(before, config))
-    if config.data.root is not None:
-        config = c.parse(c.with_values(config.plain(), {"data.root": str(config.data.root.expanduser().absolute())}))
     resources = {"workers": given.workers, "cpus_per_worker": given.cpus_per_worker, "gpus_per_worker": given.gpus_per_worker}
     wanted = spec.parse({"name": "train", "address": given.address, "trial": config.plain(), "resources": resources})
     spec.check_address(wanted.address)
     run = runs.Run.create(given.run or runs.unused(Path("runs"), f"train-{given.config.stem}"), "train", wanted.plain(), config.seed)
-    return continue_run(run)
+    try:
+        return continue_run(run)
+    except UserError:
+        run.discard()
+        raise
 
 
-def continue_run(run: runs.Run) -> int:
-    """Trains from the newest checkpoint to the end."""
+def continue_run(run: runs.Run, address: str | None = None) -> int:
+    """Trains from the newest checkpoint to the end, at another address than before where one is given."""
     from trainables import checkpoint
 
-    wanted = spec.parse(run.spec)
+    wanted = spec.parse(run.spec | ({"address": address} if address else {}))
     spec.check_address(wanted.address)
     run.hold()
     print(f"full run -> {run.path}", flush=True)
@@ -46,16 +49,16 @@ def continue_run(run: runs.Run) -> int:
         newest = checkpoint.newest(run.trial_folder(KEY))
     if newest is None:
         raise TrialFailure(f"no valid checkpoint was left in {run.trial_folder(KEY)}")
-    print(f"checkpoint: {newest.path}\nnext:\n  tuner evaluate {newest.path}\n  tensorboard --logdir {run.tensorboard_folder}")
+    print(f"checkpoint: {shown(newest.path)}\nnext:\n  {program('tuner')} evaluate {shown(newest.path)}")
+    print(f"  {program('tensorboard')} --logdir {shown(run.tensorboard_folder)}")
     return 0
 
 
 def _train(run: runs.Run, wanted: spec.SearchSpec) -> None:
     from tuner import search
-    from tuner.slots import TrialFailed
     from tuner.tensorboard import TrialWriter
 
-    writer = TrialWriter(run.tensorboard_folder / KEY, c.flat(wanted.trial.plain()), wanted.objective.metric)
+    writer = TrialWriter(run.tensorboard_folder / KEY, flat(wanted.trial.plain()), wanted.objective.metric)
     terminal, epochs = sys.stdout, wanted.trial.train.epochs
 
     def hear(metrics: dict[str, Any]) -> None:
@@ -65,10 +68,8 @@ def _train(run: runs.Run, wanted: spec.SearchSpec) -> None:
 
     try:
         search.one_slot(run, wanted.address, wanted.resources, KEY, wanted.trial, hear)
-    except TrialFailed as failure:
-        raise TrialFailure(f"{failure}\n  log: {run.trial_log(KEY)}") from None
-    except search.BrokenOff as fault:
-        raise TrialFailure(str(fault)) from None
+    except TrialFailure as failure:
+        raise TrialFailure(f"{failure}\n  log: {run.trial_log(KEY, str(failure))}") from None
     finally:
         writer.close()
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from tuner.report import brief, overview, table_of
+from tuner.report import brief, newsworthy, overview, table_of
 from tuner.runs import Run
 from tuner.study import Study
 
@@ -66,7 +66,8 @@ class Progress(tune.Callback):
 
     def _render(self) -> Table:
         elapsed = int(time.time() - self.began)
-        return table_of(overview(self.run, self.study), f"{elapsed // 60}:{elapsed % 60:02d}  {self.note}")
+        state = newsworthy(overview(self.run, self.study), max(5, self.console.height // 2 - 4))
+        return table_of(state, f"{elapsed // 60}:{elapsed % 60:02d}  {self.note}")
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks; a terminal stays out of it."""

@@ -1,13 +1,18 @@
 """What a run has come to, from its directory alone: for `status`, for the live table, and at the end of a search."""
 
+import shutil
 import statistics
+import sys
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
+from rich.text import Text
 
 from tuner.runs import Run
+from tuner.spec import SearchSpec
 from tuner.study import Study, key_of
 
 STATES = {
@@ -33,6 +38,7 @@ def overview(run: Run, study: Study) -> dict[str, Any]:
         "trials_wanted": spec.trials,
         "epochs": spec.trial.train.epochs,
         "held": run.held(),
+        "ended": sum(trial.state.is_finished() for trial in trials),
         "trials": [_row(run, trial) for trial in trials],
         "best": key_of(best[0]) if best else None,
         "untrained": baseline.get(spec.objective.metric) if baseline else None,
@@ -56,9 +62,8 @@ def slot_gaps(trials: list[FrozenTrial]) -> list[float]:
 
 def table_of(state: dict[str, Any], title: str = "") -> Table:
     """The table of a run."""
-    done = sum(row["state"] in ("complete", "stopped", "failed") for row in state["trials"])
     untrained = "" if state["untrained"] is None else f"   untrained {state['untrained']:.4f}"
-    caption = f"{done} of {state['trials_wanted']} trials{untrained}"
+    caption = f"{state['ended']} of {state['trials_wanted']} trials{untrained}"
     if state["gap_median_s"] is not None:
         caption += f"   median gap between two trials on a slot {state['gap_median_s']:.2f} s ({state['gaps']} gaps)"
     table = Table(title=f"{state['name']}  {title}", caption=caption, title_justify="left", caption_justify="left")
@@ -69,29 +74,37 @@ def table_of(state: dict[str, Any], title: str = "") -> Table:
         score = "" if row["score"] is None else f"{row['score']:.4f}{' *' if row['key'] == state['best'] else ''}"
         text = row["error"] and f"{row['error']} (log: {row['log']})"
         values = ", ".join(f"{_short(key)} {brief(value)}" for key, value in row["values"].items() if key in telling)
-        table.add_row(row["key"], row["state"], f"{row['epoch']}/{state['epochs']}", score, text or values)
+        table.add_row(row["key"], row["state"], f"{row['epoch']}/{state['epochs']}", score, Text(text or values))
     return table
 
 
-def closing_lines(run: Run, study: Study, exported: str) -> list[str]:
+def newsworthy(state: dict[str, Any], count: int) -> dict[str, Any]:
+    """The same with no more than `count` trials, for a screen: those that run, then those that ended with the best scores."""
+    better = -1 if state["objective"] != "loss" else 1
+    ranked = sorted(state["trials"], key=lambda row: (row["state"] != "running", row["score"] is None, better * (row["score"] or 0)))
+    kept = {row["key"] for row in ranked[:count]}
+    return {**state, "trials": [row for row in state["trials"] if row["key"] in kept]}
+
+
+def closing_lines(run: Run, study: Study, exported: Path) -> list[str]:
     """What a search ends with: the best score beside the untrained encoder's and the papers' default teacher's, and what to do next."""
     state, metric = overview(run, study), study.spec.objective.metric
     best = study.best(1)[0]
     default = state["trials"][0]
     rows = [
         (f"best teacher (trial {key_of(best)})", best.values[0]),
-        ("papers' default teacher (trial 0000)", default["score"]) if study.space.known_good else None,
+        (f"{study.space.firsts} (trial 0000)", default["score"]) if study.space and study.space.known_good else None,
         ("untrained encoder", state["untrained"]),
     ]
     lines = [f"{metric} on the validation split"]
     lines += [f"  {name:<38} {score:.4f}" for row in rows if row for name, score in [row] if score is not None]
     return [
         *lines,
-        f"best configuration: {exported}",
+        f"best configuration: {shown(exported)}",
         "next:",
-        f"  tuner status {run.path}",
-        f"  tensorboard --logdir {run.tensorboard_folder}",
-        f"  tuner train {exported} --epochs {4 * study.spec.trial.train.epochs} --workers {study.spec.resources.workers}",
+        f"  {program('tuner')} status {shown(run.path)}",
+        f"  {program('tensorboard')} --logdir {shown(run.tensorboard_folder)}",
+        f"  {program('tuner')} train {shown(exported)} --epochs {4 * study.spec.trial.train.epochs}{_resources(study.spec)}",
     ]
 
 
@@ -108,8 +121,29 @@ def _row(run: Run, trial: FrozenTrial) -> dict[str, Any]:
         "values": trial.user_attrs.get("values", {}),
         "metrics": trial.user_attrs.get("metrics", {}),
         "error": error,
-        "log": str(run.trial_log(key_of(trial))) if error else None,
+        "log": str(run.trial_log(key_of(trial), error)) if error else None,
     }
+
+
+def program(name: str) -> str:
+    """How to call a program of this installation from where the user is."""
+    here = Path(sys.executable).parent / name
+    return name if shutil.which(name) == str(here) else shown(here)
+
+
+def shown(path: Path) -> str:
+    """A path as short as the working folder allows."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _resources(spec: SearchSpec) -> str:
+    """Options of `tuner train` for the workers that the search had."""
+    wanted, options = spec.resources, f" --workers {spec.resources.workers}"
+    if wanted.cpus_per_worker != 1:
+        options += f" --cpus-per-worker {wanted.cpus_per_worker}"
+    if wanted.gpus_per_worker:
+        options += f" --gpus-per-worker {wanted.gpus_per_worker:g}"
+    return options if spec.address == "local" else f"{options} --address {spec.address}"
 
 
 def _differs(key: str, rows: list[dict[str, Any]]) -> bool:

@@ -1,6 +1,8 @@
 """The run directory: the only file that knows its layout.
 
-spec.yaml  manifest.json  journal.log       what was asked for, with what, and all that was asked and told
+spec.yaml  manifest.json  journal.log        what was asked for, with what, and all that was asked and told
+space.py                                   a user's space, as it was at the launch
+space.py                                     a user's space, as it was at the launch
 trials/<key>/                                checkpoints and a log for each worker
 tensorboard/<key>/                           curves and hparams
 best/                                        the best configurations, best first
@@ -11,7 +13,10 @@ import fcntl
 import json
 import os
 import platform
+import re
+import shutil
 import subprocess
+import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +28,7 @@ from trainables.errors import UserError
 
 PACKAGES = ("teacher-tuner", "torch", "torchvision", "ray", "optuna", "pydantic", "numpy", "pyarrow")
 Kind = Literal["search", "train"]
+SPACE_COPY = "space.py"
 
 
 class Run:
@@ -46,14 +52,38 @@ class Run:
         Raises:
             UserError: something is there already.
         """
-        if path.exists() and any(path.iterdir()):
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise UserError(f"{path}: already exists; continue it with 'tuner resume {path}', or choose another with --run")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be made ({error.strerror})") from None
+        draft.chmod(0o755)
         for folder in ("trials", "tensorboard", "best", "logs", "ray"):
-            (path / folder).mkdir(parents=True, exist_ok=True)
-        (path / "journal.log").touch()
-        write_atomically(path / "spec.yaml", yaml.safe_dump(content, sort_keys=False))
-        write_atomically(path / "manifest.json", json.dumps(_manifest(kind, seed), indent=2))
+            (draft / folder).mkdir()
+        (draft / "journal.log").touch()
+        write_atomically(draft / "spec.yaml", yaml.safe_dump(content, sort_keys=False))
+        write_atomically(draft / "manifest.json", json.dumps(_manifest(kind, seed), indent=2))
+        draft.rename(path)  # it is there as a whole or not at all
         return cls(path)
+
+    def discard(self) -> None:
+        """Removes a run, unless something has been asked or trained in it."""
+        if self.journal.stat().st_size == 0 and not any((self.path / "trials").iterdir()):
+            shutil.rmtree(self.path)
+
+    def keep_space(self, file: Path) -> None:
+        """Copies a user's space, so that the run does not depend on a file that may move or change."""
+        shutil.copy(file, self.path / SPACE_COPY)
+
+    def space(self) -> str:
+        """The name under which the run's space is loaded: the copy of a user's file, or a space of the package."""
+        name = str(self.spec["space"])
+        if ".py" not in name:
+            return name
+        function = name.rpartition(":")[2] if not name.endswith(".py") else "suggest"
+        return f"{self.path / SPACE_COPY}:{function}"
 
     @property
     def kind(self) -> Kind:
@@ -86,9 +116,10 @@ class Run:
     def trial_folder(self, key: str) -> Path:
         return self.path / "trials" / key
 
-    def trial_log(self, key: str) -> Path:
-        """The log of a trial's first worker; the others' are beside it."""
-        return self.trial_folder(key) / "rank-0.log"
+    def trial_log(self, key: str, error: str = "") -> Path:
+        """The log of the worker that an error names, else that of the first; the others' are beside it."""
+        named = re.search(r"\(worker (\d+)\)", error)
+        return self.trial_folder(key) / f"rank-{named[1] if named else 0}.log"
 
     def hold(self) -> None:
         """Takes the run for this process, until it ends: two drivers on one journal would ask and tell twice.
@@ -97,11 +128,15 @@ class Run:
             UserError: another process holds it.
         """
         self._lock = (self.path / "lock").open("a+")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.seek(0)
-            raise UserError(f"{self.path}: is being run by process {self._lock.read().strip() or '?'} already") from None
+        for last in (False, True):
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                self._lock.seek(0)
+                if last:
+                    raise UserError(f"{self.path}: is being run by process {self._lock.read().strip() or '?'} already") from None
+                time.sleep(0.2)  # somebody who looks whether it is held holds it for a moment
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()
@@ -112,6 +147,8 @@ class Run:
             with (self.path / "lock").open("a+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return False
+        except PermissionError:
+            return False
         except OSError:
             return True
 
@@ -123,9 +160,9 @@ class Run:
     def write_baseline(self, metrics: dict[str, float]) -> None:
         write_atomically(self.path / "untrained.json", json.dumps(metrics))
 
-    def note_hardware(self, resources: dict[str, float]) -> None:
-        """Adds what the cluster had, and when, to the manifest."""
-        self.manifest.setdefault("sessions", []).append({"started": time.time(), "cluster": resources})
+    def note_hardware(self, nodes: list[dict[str, float]]) -> None:
+        """Adds what the nodes of the cluster had, and when, to the manifest."""
+        self.manifest.setdefault("sessions", []).append({"started": time.time(), "nodes": nodes})
         write_atomically(self.path / "manifest.json", json.dumps(self.manifest, indent=2))
 
 

@@ -19,12 +19,12 @@ from ray.tune.search import Searcher
 from rich.console import Console
 
 from trainables import config as c
-from trainables.errors import UserError
+from trainables.errors import TrialFailure, UserError
 from tuner import slots, stopping
 from tuner.allocation import concurrent_trials
 from tuner.progress import Progress
 from tuner.runs import Run
-from tuner.slots import Conversation, Slots, TrialFailed
+from tuner.slots import Conversation, Slots
 from tuner.space import Space
 from tuner.spec import Resources, SearchSpec
 from tuner.study import Proposal, Study
@@ -36,29 +36,28 @@ BASELINE = "untrained"
 ACTOR_RESTARTS = 3  # of the light trainable; its workers are not touched by its death
 
 
-class BrokenOff(RuntimeError):
-    """The driver met a fault of its own; what was asked and told is in the journal."""
-
-
 class StudySearcher(Searcher):
     """The bridge between Tune and the study. First the trials that an earlier session left, then new ones; no more at once than slots.
 
     Args:
         study: asks and tells.
         run: for the trials' folders.
-        board: name of the switchboard.
+        groups: the slots.
         room: how many trials may run at once.
     """
 
-    def __init__(self, study: Study, run: Run, slots: Slots, room: int):
+    def __init__(self, study: Study, run: Run, groups: Slots, room: int):
         super().__init__(metric=study.spec.objective.metric, mode=study.spec.objective.mode)
-        self.study, self.run, self.slots, self.room = study, run, slots, room
+        self.study, self.run, self.groups, self.room = study, run, groups, room
         self.left_over = deque(study.interrupted())
         self.running: dict[str, Proposal] = {}  # by Ray's id
         self.first_steps: dict[str, float] = {}
         self.session = uuid.uuid4().hex
+        self.lost = 0  # trials that no slot could run; each slot is given up once, so more than `room` means that none is left
 
     def suggest(self, trial_id: str) -> Any:
+        if self.lost > self.room:
+            return Searcher.FINISHED
         if len(self.running) >= self.room:
             return None
         proposal = self.left_over.popleft() if self.left_over else self.study.ask()
@@ -67,7 +66,7 @@ class StudySearcher(Searcher):
         self.running[trial_id] = proposal
         folder = str(self.run.trial_folder(proposal.key))
         return {
-            "board": self.slots.name,
+            "board": self.groups.name,
             "key": proposal.key,
             "trial": proposal.config.plain(),
             "folder": folder,
@@ -82,10 +81,16 @@ class StudySearcher(Searcher):
         proposal = self.running.pop(trial_id, None)
         if proposal is None:
             return
-        ray.get(self.slots.board.release.remote(proposal.key))
+        ray.get(self.groups.board.release.remote(proposal.key))
+        lost = (result or {}).get("lost") or ("the trial's actor died again and again" if error else None)
+        if lost is not None:  # no fault of the trial: another slot takes it, or the next session
+            log.warning("trial %s: %s", proposal.key, lost)
+            self.lost += 1
+            self.left_over.append(proposal)
+            return
         metrics = metrics_of(result or {})
         self._hear(proposal.key, metrics)
-        failure = (result or {}).get("error") or ("its Tune actor died again and again" if error else None)
+        failure = (result or {}).get("error")
         details = {
             "session": self.session,
             "slot": metrics.get("slot"),
@@ -129,8 +134,8 @@ def run_search(run: Run, spec: SearchSpec, space: Space) -> Study:
     if left <= 0:
         return study
     console = Console(file=sys.stdout)
-    with cluster(spec.address, run) as resources:
-        room = concurrent_trials(resources, spec.resources, left)
+    with cluster(spec.address, run) as nodes:
+        room = concurrent_trials(nodes, spec.resources, left)
         with Slots(room, spec.resources, run.ray_folder) as groups, Progress(run, study, room, console) as progress:
             _measure_baseline(run, spec, groups, progress)
             _tune(run, study, groups, room, progress)
@@ -158,15 +163,19 @@ def _tune(run: Run, study: Study, groups: Slots, room: int, progress: Progress) 
     )
     tuner.fit()
     if unfinished := [t.number for t in study.trials() if t.state == TrialState.RUNNING]:
-        raise RuntimeError(f"trials {unfinished} were asked and never told; 'tuner resume {run.path}' continues them")
+        raise RuntimeError(f"no worker group is left to run trials {', '.join(map(str, unfinished))}")
 
 
 def _measure_baseline(run: Run, spec: SearchSpec, groups: Slots, progress: Progress) -> None:
     """Scores the untrained encoder, once a run: what every trial has to beat."""
     if run.read_baseline() is None:
         progress.say("starting workers")
-        config = c.parse(c.with_values(spec.trial.plain(), {"train.epochs": 0, "optim.warmup_epochs": 0}))
-        run.write_baseline(converse(groups, run, BASELINE, config)[-1])
+        config = c.changed(spec.trial.plain(), {"train.epochs": 0, "optim.warmup_epochs": 0})
+        try:
+            run.write_baseline(converse(groups, run, BASELINE, config)[-1])
+        except TrialFailure as failure:
+            where = run.trial_log(BASELINE, str(failure))
+            raise TrialFailure(f"the untrained encoder cannot be scored: {failure}\n  log: {where}") from None
 
 
 def converse(groups: Slots, run: Run, key: str, config: c.TrialConfig, hear: Any = None) -> list[dict[str, Any]]:
@@ -180,7 +189,7 @@ def converse(groups: Slots, run: Run, key: str, config: c.TrialConfig, hear: Any
         hear: called with each epoch's metrics.
 
     Raises:
-        TrialFailed: the trial ended with an error.
+        TrialFailure: the trial ended with an error.
     """
     work = {"key": key, "config": config.plain(), "folder": str(run.trial_folder(key))}
     talk, history = Conversation(groups.board, key, work), []
@@ -197,12 +206,14 @@ def converse(groups: Slots, run: Run, key: str, config: c.TrialConfig, hear: Any
 
 
 @contextlib.contextmanager
-def cluster(address: str, run: Run) -> Iterator[dict[str, float]]:
-    """A Ray session at an address, for the life of the block; yields the cluster's resources.
+def cluster(address: str, run: Run) -> Iterator[list[dict[str, float]]]:
+    """A Ray session at an address, for the life of the block; yields the resources of each node.
 
     Raises:
         UserError: no cluster is there.
     """
+    handed_on = {name: os.environ[name] for name in ("TEACHER_TUNER_CACHE",) if name in os.environ}
+    variables = slots.VARIABLES | handed_on
     os.environ.update(slots.VARIABLES)
     os.environ.update({"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0"})
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial may fail before it has any metric
@@ -210,18 +221,18 @@ def cluster(address: str, run: Run) -> Iterator[dict[str, float]]:
     local: dict[str, Any] = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False} if address == "local" else {}
     with quiet(run.driver_log):
         try:
-            ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env={"env_vars": slots.VARIABLES}, **local)
+            ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env={"env_vars": variables}, **local)
         except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
             raise UserError(f"address = '{address}': no Ray cluster could be joined ({str(error).splitlines()[0]})") from None
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is asked to end can be resumed, like one after ^C
         try:
-            resources = {name: amount for name, amount in ray.cluster_resources().items() if name in ("CPU", "GPU", "memory")}
-            run.note_hardware(resources)
-            yield resources
+            nodes = [_hardware(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+            run.note_hardware(nodes)
+            yield nodes
         except KeyboardInterrupt:  # without a shutdown, which would wait for workers in the middle of an epoch; Ray goes with its driver
             raise KeyboardInterrupt(f"interrupted; continue with: tuner resume {run.path}") from None
-        except (UserError, TrialFailed):
+        except (UserError, TrialFailure):
             ray.shutdown()
             raise
         except Exception as error:
@@ -229,8 +240,12 @@ def cluster(address: str, run: Run) -> Iterator[dict[str, float]]:
             ray.shutdown()
             last = (str(error).strip().splitlines() or [""])[-1]
             reason = f"{type(error).__name__}: {last}\n  log: {run.driver_log}\n  continue with: tuner resume {run.path}"
-            raise BrokenOff(f"broken off by {reason}") from error
+            raise TrialFailure(f"broken off by {reason}") from error
         ray.shutdown()
+
+
+def _hardware(resources: dict[str, float]) -> dict[str, float]:
+    return {name: amount for name, amount in resources.items() if name in ("CPU", "GPU", "memory") or name.startswith("accelerator_type")}
 
 
 @contextlib.contextmanager
@@ -248,7 +263,7 @@ def quiet(path: Path) -> Iterator[None]:
 
 def one_slot(run: Run, address: str, wanted: Resources, key: str, config: c.TrialConfig, hear: Any) -> list[dict[str, Any]]:
     """A full run: one trial on one slot, with its own Ray session."""
-    with cluster(address, run) as resources:
-        concurrent_trials(resources, wanted, 1)
+    with cluster(address, run) as nodes:
+        concurrent_trials(nodes, wanted, 1)
         with Slots(1, wanted, run.ray_folder) as groups:
             return converse(groups, run, key, config, hear)

@@ -16,9 +16,11 @@ from typing import Any
 
 import ray
 
+from trainables.errors import TrialFailure
 from tuner.spec import Resources
 
 log = logging.getLogger(__name__)
+RELAUNCH_WAIT = 5.0  # seconds before a worker group is launched again, times the failures so far
 LAUNCH_FAILURES = 3  # launches of a worker group that fail in a row before its slot is given up
 CLOSE_WAIT = 15.0  # seconds for a worker group to end
 FAULT_WAIT = 8.0  # seconds for all ranks to report after one of them failed
@@ -32,8 +34,8 @@ VARIABLES = {
 }
 
 
-class TrialFailed(RuntimeError):
-    """A trial ended with an error of its own; the slot lives on."""
+class SlotLost(RuntimeError):
+    """No worker group is there for a trial, through no fault of its own."""
 
 
 @dataclass
@@ -51,7 +53,12 @@ class Mailbox:
     working: bool = False
     stopping: bool = False
     faults: dict[int, tuple[bool, str]] = field(default_factory=dict)
+    last_fault: str = ""
     broken: str | None = None
+
+    @property
+    def free(self) -> bool:
+        return self.trial_id is None and not self.working and self.broken is None
 
 
 class Switchboard:
@@ -74,40 +81,45 @@ class Switchboard:
             for slot, box in enumerate(self.mailboxes):
                 if box.trial_id == trial_id:
                     return slot, box.sequence
-            for slot, box in enumerate(self.mailboxes):
-                if box.trial_id is None and not box.working and box.broken is None:
+            # a slot whose workers are up before one that is still being launched
+            for slot, box in sorted(enumerate(self.mailboxes), key=lambda item: item[1].incarnation == 0):
+                if box.free:
                     box.trial_id, box.work, box.sequence = trial_id, work, box.sequence + 1
-                    box.attempt, box.posted, box.wanted, box.outcome = 0, [], 0, None
+                    box.attempt, box.posted, box.wanted, box.outcome, box.last_fault = 0, [], 0, None, ""
                     box.stopping, box.working = False, True
                     await self._announce()
                     return slot, box.sequence
             if all(box.broken is not None for box in self.mailboxes):
                 return None
-            await self._until(lambda: any(b.trial_id is None and not b.working for b in self.mailboxes), 5)
+            await self._until(lambda: any(b.free for b in self.mailboxes) or all(b.broken is not None for b in self.mailboxes))
 
     async def take(self, ticket: tuple[int, int], position: int) -> tuple[str, Any]:
-        """Message `position` of a trial: ("metrics", dict), ("end", None) or ("error", text). Waits for it, and lets the workers go on."""
+        """Message `position` of a trial: ("metrics", dict), ("end", None), ("error", text) or, with no workers to be had, ("lost", text).
+
+        Waits for it, and lets the workers go on.
+        """
         box = self.mailboxes[ticket[0]]
         if box.sequence != ticket[1]:
-            return "error", "the slot has gone to another trial"
+            return "lost", "the slot has gone to another trial"
         box.wanted = max(box.wanted, position + 1)
         await self._announce()
         await self._until(lambda: len(box.posted) > position or box.outcome is not None or box.sequence != ticket[1])
         if box.sequence == ticket[1] and len(box.posted) > position:
             return "metrics", box.posted[position]
-        return box.outcome or ("error", "the slot has gone to another trial")
+        return box.outcome or ("lost", "the slot has gone to another trial")
 
     async def release(self, trial_id: str) -> None:
         """Ends a trial's claim; workers that still train it stop at the end of the epoch, where they wait."""
         for box in self.mailboxes:
             if box.trial_id == trial_id:
                 box.trial_id, box.stopping = None, True
+                box.working = box.working and box.attempt > 0  # unless no worker has taken it
         await self._announce()
 
     async def give_up(self, slot: int, why: str) -> None:
         """Marks a slot whose worker group cannot be launched."""
         box = self.mailboxes[slot]
-        box.broken, box.outcome, box.working = why, box.outcome or ("error", why), False
+        box.broken, box.outcome, box.working = why, box.outcome or ("lost", why), False
         await self._announce()
 
     async def close(self) -> None:
@@ -139,7 +151,8 @@ class Switchboard:
             return None
         box.attempt, box.faults = box.attempt + 1, {}
         if box.attempt > self.attempts:
-            box.outcome, box.working = ("error", f"its workers died {self.attempts} times"), False
+            last = f"; the last to speak said: {box.last_fault}" if box.last_fault else ""
+            box.outcome, box.working = ("error", f"its workers died {self.attempts} times without a new epoch{last}"), False
             await self._announce()
             return None
         return {**box.work, "sequence": box.sequence, "attempt": box.attempt}
@@ -156,6 +169,7 @@ class Switchboard:
         if box.posted and metrics["epoch"] <= box.posted[-1]["epoch"]:
             return True
         box.posted.append(metrics)
+        box.attempt = 1  # it gets on: only deaths in the same epoch count against it
         await self._announce()
         await self._until(lambda: box.wanted > len(box.posted) or box.stopping or current != (box.incarnation, box.sequence))
         return current == (box.incarnation, box.sequence) and not box.stopping
@@ -168,14 +182,25 @@ class Switchboard:
             await self._announce()
 
     async def fault(self, slot: int, incarnation: int, rank: int, workers: int, blames_trial: bool, text: str) -> str | None:
-        """A rank's error. Its text, if all ranks are alive and one blames the trial: the trial failed. Else None: the group is broken."""
+        """A rank's error. Its text, if all ranks are alive and one blames the trial: the trial failed. Else None: the group is broken.
+
+        A group may be broken by a trial's own fault, where ranks hang in a sum that one of them never joins: then the trial failed as well.
+        """
         box = self.mailboxes[slot]
-        box.faults[rank] = (blames_trial, text)
+        if incarnation != box.incarnation:
+            return None
+        box.faults[rank], box.last_fault = (blames_trial, text), text
         await self._announce()
         await self._until(lambda: len(box.faults) >= workers or incarnation != box.incarnation, FAULT_WAIT)
-        if len(box.faults) < workers or incarnation != box.incarnation:
+        if incarnation != box.incarnation:
             return None
-        return next((text for _, (blames, text) in sorted(box.faults.items()) if blames), None)
+        blamed = next((text for _, (blames, text) in sorted(box.faults.items()) if blames), None)
+        if len(box.faults) < workers:
+            if blamed is not None:
+                box.outcome = ("error", blamed)
+                await self._announce()
+            return None
+        return blamed
 
     async def _announce(self) -> None:
         async with self.changed:
@@ -202,18 +227,21 @@ class Conversation:
         self.board, self.trial_id, self.position = board, trial_id, 0
         ticket = ray.get(board.acquire.remote(trial_id, work))
         if ticket is None:
-            raise RuntimeError("no worker group could be launched; see the driver's log")
+            raise SlotLost("no worker group could be launched")
         self.ticket: tuple[int, int] = ticket
 
     def take(self) -> dict[str, Any] | None:
         """The next epoch's metrics, None at the trial's end.
 
         Raises:
-            TrialFailed: the trial ended with an error.
+            TrialFailure: the trial ended with an error.
+            SlotLost: its worker group is gone for good.
         """
         kind, message = ray.get(self.board.take.remote(self.ticket, self.position))
         if kind == "error":
-            raise TrialFailed(message)
+            raise TrialFailure(message)
+        if kind == "lost":
+            raise SlotLost(message)
         if kind == "end":
             return None
         self.position += 1
@@ -257,6 +285,7 @@ class Slots:
                 why, failures = error, failures + 1
             if not self.closing:
                 log.warning("slot %d: its worker group ended (%s); launched again", slot, why)
+                time.sleep(RELAUNCH_WAIT * failures)
         if not self.closing:
             ray.get(self.board.give_up.remote(slot, f"slot {slot}: its worker group could not be launched {failures} times: {why}"))
 
@@ -269,8 +298,9 @@ class Slots:
         if kind is KeyboardInterrupt:
             return
         ray.get(self.board.close.remote())
+        end = time.monotonic() + CLOSE_WAIT
         for thread in self.threads:
-            thread.join(CLOSE_WAIT)
+            thread.join(max(0.0, end - time.monotonic()))
 
 
 def _launch(board: Any, slot: int, wanted: Resources, folder: Path, fit: Callable[..., Any] | None) -> Any:
@@ -285,7 +315,8 @@ def _launch(board: Any, slot: int, wanted: Resources, folder: Path, fit: Callabl
         slot_loop,
         train_loop_config={"board": board, "slot": slot, "threads": wanted.cpus_per_worker, "fit": fit},
         scaling_config=ScalingConfig(num_workers=wanted.workers, use_gpu=wanted.gpus_per_worker > 0, resources_per_worker=dict(per_worker)),
-        # the count of failures is cumulative over the life of a group, so attempts are counted trial by trial on the switchboard
-        run_config=RunConfig(name=f"slot-{slot}", storage_path=str(folder), failure_config=FailureConfig(max_failures=-1)),
+        # its count of failures is cumulative over the life of a controller: attempts are counted trial by trial on the switchboard, and a
+        # controller that has had its share is launched again
+        run_config=RunConfig(name=f"slot-{slot}", storage_path=str(folder), failure_config=FailureConfig(max_failures=5)),
     )
     return trainer.fit().error

@@ -2,7 +2,9 @@
 
 import importlib
 import importlib.util
+import json
 import pkgutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from trainables.errors import UserError, nearest
 from tuner.spec import check_workers
 
 REHEARSALS = 40
+OWNED = ("seed", "train.epochs")
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,12 @@ class Space:
     name: str
     suggest: Callable[[optuna.Trial], dict[str, Any]]
     known_good: Known
+    file: Path | None = None
+
+    @property
+    def firsts(self) -> str:
+        """What its first known good point is called."""
+        return "first known good" if self.file else "papers' default teacher"
 
     def configure(self, base: c.TrialConfig, values: dict[str, Any]) -> c.TrialConfig:
         """The trial that proposed values make.
@@ -35,7 +44,9 @@ class Space:
             UserError: the space returned a key that TrialConfig lacks, or values that do not make a valid trial.
         """
         try:
-            return c.parse(c.with_values(base.plain(), values))
+            if owned := [key for key in values if key in OWNED or key.startswith(("data.", "evaluation."))]:
+                raise UserError(f"{owned[0]}: belongs to the search, so that its trials can be compared; set trial.{owned[0]} instead")
+            return c.changed(base.plain(), values)
         except UserError as error:
             raise UserError("\n".join(f"space '{self.name}': {line}" for line in str(error).splitlines())) from None
 
@@ -46,9 +57,11 @@ def load(name: str) -> Space:
     Raises:
         UserError: there is no such space, file or function.
     """
+    file = None
     if name.endswith(".py") or ".py:" in name:
-        path, _, function = name.partition(".py")
-        module, function = _from_file(Path(path + ".py")), function.removeprefix(":") or "suggest"
+        path, _, function = name.rpartition(":") if not name.endswith(".py") else (name, "", "suggest")
+        file = Path(path)
+        module = _from_file(file)
     else:
         known = sorted(m.name for m in pkgutil.iter_modules(search_spaces.__path__))
         if name not in known:
@@ -57,7 +70,7 @@ def load(name: str) -> Space:
     suggest = getattr(module, function, None)
     if not callable(suggest):
         raise UserError(f"space = '{name}': the file has no function '{function}'")
-    return Space(name, suggest, tuple(getattr(module, "KNOWN_GOOD", ())))
+    return Space(name, suggest, tuple(getattr(module, "KNOWN_GOOD", ())), file)
 
 
 def rehearse(space: Space, base: c.TrialConfig, workers: int, seed: int = 0) -> None:
@@ -68,16 +81,23 @@ def rehearse(space: Space, base: c.TrialConfig, workers: int, seed: int = 0) -> 
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
-    for known in space.known_good:
-        study.enqueue_trial(dict(known))
-    for _ in range(len(space.known_good) + REHEARSALS):
+    fixed = [optuna.trial.FixedTrial(dict(known)) for known in space.known_good]
+    for trial in [*fixed, *(study.ask() for _ in range(REHEARSALS))]:
         try:
-            values = space.suggest(study.ask())
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)  # Optuna only warns of a known good value that is out of range
+                values = space.suggest(trial)  # type: ignore[arg-type]
+            json.dumps(values)
         except Exception as error:
-            raise UserError(f"space '{space.name}': raised {type(error).__name__}: {error}") from None
+            which = f"KNOWN_GOOD[{fixed.index(trial)}] " if trial in fixed else ""
+            raise UserError(f"space '{space.name}': {which}raised {type(error).__name__}: {error}") from None
         if not isinstance(values, dict):
             raise UserError(f"space '{space.name}': must return a dict of dotted keys, not {type(values).__name__}")
         check_workers(workers, space.configure(base, values))
+    for index, (point, trial) in enumerate(zip(space.known_good, fixed, strict=True)):
+        if unused := sorted(point.keys() - trial.params.keys()):
+            hint = nearest(unused[0], trial.params)
+            raise UserError(f"space '{space.name}': KNOWN_GOOD[{index}] names {unused[0]}, which is not asked for{hint}")
 
 
 def _from_file(path: Path) -> ModuleType:

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from trainables import config as c
 from trainables.errors import UserError, explain
+from trainables.settings import read_settings, read_yaml, section_keys, with_values
 
 ADDRESS_TIMEOUT = 5.0  # seconds for a Ray head to accept a connection
 
@@ -17,7 +18,10 @@ class Objective(c.Section):
     """What a search optimises: the metric of a trial's last epoch."""
 
     metric: Literal["knn_top1", "loss"] = "knn_top1"
-    mode: Literal["max", "min"] = "max"
+
+    @property
+    def mode(self) -> Literal["max", "min"]:
+        return "min" if self.metric == "loss" else "max"
 
 
 class Stopping(c.Section):
@@ -43,6 +47,13 @@ class Resources(c.Section):
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     concurrent_trials: c.Count | None = None
     restarts: Annotated[int, Field(ge=0)] = 3
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Self:
+        if self.gpus_per_worker > 1 or (self.gpus_per_worker % 1 and self.workers > 1):
+            rule = "a worker uses one GPU, and only a single worker may share one"
+            raise ValueError(f"resources.gpus_per_worker = {self.gpus_per_worker}: {rule}")
+        return self
 
 
 class SearchSpec(c.Section):
@@ -72,8 +83,6 @@ class SearchSpec(c.Section):
         check_workers(self.resources.workers, self.trial)
         if self.trial.train.epochs < 1:
             raise ValueError("trial.train.epochs = 0: a search needs at least 1 epoch")
-        if self.objective.metric == "loss" and self.objective.mode == "max":
-            raise ValueError("objective.mode = 'max': a loss is minimised, set objective.mode=min")
         return self
 
     def plain(self) -> dict[str, Any]:
@@ -100,7 +109,7 @@ def parse(given: Mapping[str, Any]) -> SearchSpec:
     try:
         return SearchSpec.model_validate(given)
     except ValidationError as error:
-        raise explain(error, c.section_keys(SearchSpec)) from None
+        raise explain(error, section_keys(SearchSpec)) from None
 
 
 def read(path: Path, settings: Iterable[str]) -> SearchSpec:
@@ -109,12 +118,17 @@ def read(path: Path, settings: Iterable[str]) -> SearchSpec:
     Raises:
         UserError: the file or a setting is at fault, or the data is missing.
     """
-    values = c.with_values(c.read_yaml(path), c.read_settings(settings), SearchSpec)
+    values = with_values(read_yaml(path), read_settings(settings), SearchSpec)
     spec = parse(values)
-    if spec.trial.data.root is not None:  # workers have another working folder
-        spec = parse(c.with_values(spec.plain(), {"trial.data.root": str(spec.trial.data.root.expanduser().absolute())}, SearchSpec))
-    spec.trial.check_data()
-    return spec
+    return parse({**spec.plain(), "trial": settled(spec.trial).plain()})
+
+
+def settled(trial: c.TrialConfig) -> c.TrialConfig:
+    """The trial with its data folder as an absolute path, for workers have another working folder; the data is there."""
+    if trial.data.root is not None:
+        trial = c.changed(trial.plain(), {"data.root": str(trial.data.root.expanduser().absolute())})
+    trial.check_data()
+    return trial
 
 
 def check_address(address: str) -> None:

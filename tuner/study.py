@@ -37,11 +37,11 @@ class Study:
     Args:
         journal: path of the journal file.
         spec: of the search.
-        space: what to ask.
+        space: what to ask; a reader may do without.
         reading: whether the study is only looked at.
     """
 
-    def __init__(self, journal: Path, spec: SearchSpec, space: Space, reading: bool = False):
+    def __init__(self, journal: Path, spec: SearchSpec, space: Space | None, reading: bool = False):
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of TPE's `group`, without which conditional spaces suffer
         self.spec, self.space = spec, space
@@ -72,6 +72,7 @@ class Study:
         asked, or none. It is a function of the seed, of the trial's number and of what has been told, so it does not matter how often the
         search was interrupted.
         """
+        assert self.space is not None
         told = self.trials()
         number = len(told)
         if number >= self.spec.trials:
@@ -95,7 +96,11 @@ class Study:
     def interrupted(self) -> list[Proposal]:
         """Trials that were asked and not told: those of a driver that died, when no other one runs."""
         running = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
-        return [Proposal(key_of(t), t.user_attrs["values"], self.space.configure(self.spec.trial, t.user_attrs["values"])) for t in running]
+        return [Proposal(key_of(trial), trial.user_attrs["values"], self.config_of(trial)) for trial in running]
+
+    def config_of(self, trial: FrozenTrial) -> c.TrialConfig:
+        """The configuration that a trial was run with."""
+        return c.changed(self.spec.trial.plain(), trial.user_attrs["values"])
 
     def observe(self, key: str, metrics: Metrics) -> None:
         """Notes the objective at an epoch. Hearing an epoch again changes nothing."""

@@ -10,7 +10,7 @@ from ray import tune
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from trainables.config import flat
+from trainables.settings import flat
 from tuner.runs import Run
 from tuner.spec import SearchSpec
 

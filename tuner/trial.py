@@ -5,27 +5,36 @@ from typing import Any
 import ray
 from ray import tune
 
-from tuner.slots import Conversation, TrialFailed
+from trainables.errors import TrialFailure
+from tuner.slots import Conversation, SlotLost
 
 
 class SlotTrial(tune.Trainable):
     """Its config: {"board": name of the switchboard, "key", "trial": configuration, "folder": of the trial, "epochs", "metric"}.
 
     A step is an epoch; its result has the epoch and the objective, for schedulers, and all metrics of the trial below "metrics". A trial
-    that fails by its own fault is done with an "error" among its results and no exception: Tune's restarts are for actors that died.
+    that fails by its own fault is done with an "error" in its result, one that has no workers with "lost", and neither with an exception:
+    Tune's restarts are for actors that died.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
         work = {"key": config["key"], "config": config["trial"], "folder": config["folder"]}
         self.epochs, self.metric = config["epochs"], config["metric"]
         self.last: dict[str, Any] = {"epoch": 0, "metrics": {}}
-        self.talk = Conversation(ray.get_actor(config["board"]), config["key"], work)
+        try:
+            self.talk: Conversation | None = Conversation(ray.get_actor(config["board"]), config["key"], work)
+        except SlotLost as lost:
+            self.talk, self.lost = None, str(lost)
 
     def step(self) -> dict[str, Any]:
+        if self.talk is None:
+            return {**self.last, "lost": self.lost, "done": True}
         try:
             metrics = self.talk.take()
-        except TrialFailed as failure:
+        except TrialFailure as failure:
             return {**self.last, "error": str(failure), "done": True}
+        except SlotLost as lost:
+            return {**self.last, "lost": str(lost), "done": True}
         if metrics is None:
             return {**self.last, "error": "it ended before its last epoch", "done": True}
         if metrics["trial"] != self.talk.trial_id:
@@ -34,9 +43,10 @@ class SlotTrial(tune.Trainable):
         return {**self.last, "done": metrics["epoch"] >= self.epochs}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.talk.release()
+        self.cleanup()
         self.setup(new_config)
         return True
 
     def cleanup(self) -> None:
-        self.talk.release()
+        if self.talk is not None:
+            self.talk.release()

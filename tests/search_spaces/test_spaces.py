@@ -14,7 +14,7 @@ from tuner import space as spaces
 from tuner import spec
 
 NAMES = ["ema_placement", "momentum", "momentum_bn", "spatial_ensemble", "teacher"]
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+EXAMPLES = [p for p in sorted((Path(__file__).parents[2] / "examples").glob("*.yaml")) if p.name != "trial.yaml"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -67,9 +67,14 @@ def test_the_teacher_space_is_conditional() -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_examples_are_valid_searches(path: Path, tmp_path: Path) -> None:
+def test_examples_are_valid_searches(path: Path) -> None:
     found = spec.parse(yaml.safe_load(path.read_text()))
     spaces.rehearse(spaces.load(found.space), found.trial, found.resources.workers)
+
+
+def test_the_example_of_a_trial_is_valid() -> None:
+    trial = c.parse(yaml.safe_load((Path(__file__).parents[2] / "examples" / "trial.yaml").read_text()))
+    assert trial.train.num_shards == 4
 
 
 def test_spaces_need_nothing_else() -> None:

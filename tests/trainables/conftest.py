@@ -43,7 +43,7 @@ def tiny() -> Callable[..., c.TrialConfig]:
     """Makes a configuration that trains in a moment: `tiny({"train.epochs": 3})`."""
 
     def make(values: dict[str, Any] | None = None) -> c.TrialConfig:
-        return c.parse(c.with_values({}, {**TINY, **(values or {})}))
+        return c.changed({}, {**TINY, **(values or {})})
 
     return make
 

@@ -1,6 +1,7 @@
 """Checkpoints: what is written is what is read, and nothing else is ever read."""
 
 import logging
+import os
 import pickle
 from pathlib import Path
 
@@ -78,11 +79,14 @@ def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path):
 
 def test_a_writer_that_was_killed_leaves_nothing_that_counts_or_stays(tmp_path: Path):
     path = write(tmp_path, 1)
-    (tmp_path / ".step-0000000002.safetensors.4711").write_bytes(path.read_bytes()[:100])
+    abandoned, at_work = (tmp_path / f".step-0000000002.safetensors.{process}" for process in (4711, 4712))
+    for file in (abandoned, at_work):
+        file.write_bytes(path.read_bytes()[:100])
+    os.utime(abandoned, (0, 0))
     found = checkpoint.newest(tmp_path)
     assert found is not None and found.path == path
     again = write(tmp_path, 2)
-    assert sorted(tmp_path.iterdir()) == [path, again]
+    assert sorted(tmp_path.iterdir()) == [at_work, path, again]
 
 
 def test_a_file_is_safetensors_and_never_a_pickle(tmp_path: Path):

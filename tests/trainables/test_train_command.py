@@ -65,4 +65,4 @@ def test_a_folder_of_another_trial_is_refused(trial, capsys):
     assert train.main(trial) == 0
     capsys.readouterr()
     assert train.main([*trial, "--set", "encoder.width=6"]) == 2
-    assert "does not fit" in capsys.readouterr().err
+    assert "use another folder" in capsys.readouterr().err

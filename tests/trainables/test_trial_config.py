@@ -9,6 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from trainables import config as c
+from trainables import settings
 from trainables.errors import UserError
 
 
@@ -71,7 +72,7 @@ def test_shares_stay_between_0_and_1(section):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), "nan", "inf"])
 @pytest.mark.parametrize("key", ["optim.lr", "optim.weight_decay", "teacher.momentum.base", "views.noise", "evaluation.knn.temperature"])
 def test_every_number_is_finite(key, value):
-    assert "finite number" in refusal(c.with_values({}, {key: value}))
+    assert "finite number" in refusal(settings.with_values({}, {key: value}, c.TrialConfig))
 
 
 def test_each_fault_has_its_line():
@@ -119,7 +120,7 @@ def test_views_suit_the_data_set_and_the_user_has_the_last_word():
     ],
 )
 def test_plain_values_give_the_configuration_back(values):
-    config = c.parse(c.with_values({}, values))
+    config = c.changed({}, values)
     assert c.parse(config.plain()) == config
     assert c.parse(json.loads(json.dumps(config.plain()))) == config
     assert c.parse(yaml.safe_load(yaml.safe_dump(config.plain()))) == config
@@ -162,7 +163,7 @@ def test_a_part_that_does_not_exist(given, offer):
 
 def test_with_values_copies_and_nests():
     nested = {"train": {"epochs": 3}}
-    changed = c.with_values(nested, {"train.batch_size": 32, "teacher.momentum.base": 0.5, "seed": 4})
+    changed = settings.with_values(nested, {"train.batch_size": 32, "teacher.momentum.base": 0.5, "seed": 4}, c.TrialConfig)
     assert nested == {"train": {"epochs": 3}}
     assert changed == {"train": {"epochs": 3, "batch_size": 32}, "teacher": {"momentum": {"base": 0.5}}, "seed": 4}
 
@@ -172,30 +173,30 @@ def test_with_values_copies_and_nests():
 )
 def test_with_values_refuses_unknown_keys(key, offer):
     with pytest.raises(UserError, match=f"^{key}: unknown key; did you mean '{offer}'"):
-        c.with_values({}, {key: 1})
+        settings.with_values({}, {key: 1}, c.TrialConfig)
 
 
 def test_with_values_refuses_a_section_that_is_none():
     with pytest.raises(UserError, match="^train"):
-        c.with_values({"train": 3}, {"train.epochs": 1})
+        settings.with_values({"train": 3}, {"train.epochs": 1}, c.TrialConfig)
 
 
 def test_dotted_keys_name_every_value():
     def leaves(plain: dict, prefix: str = "") -> set[str]:
         return {leaf for key, v in plain.items() for leaf in (leaves(v, f"{prefix}{key}.") if isinstance(v, dict) else {prefix + key})}
 
-    assert set(c.dotted_keys()) == leaves(c.parse({}).plain())
+    assert set(settings.dotted_keys(c.TrialConfig)) == leaves(c.parse({}).plain())
 
 
 def test_settings_are_read_as_yaml():
-    read = c.read_settings(["a.b=3", "c=[1, 2.5]", "d=x=y", "e=", "f=1.0e-3", "g=true"])
+    read = settings.read_settings(["a.b=3", "c=[1, 2.5]", "d=x=y", "e=", "f=1.0e-3", "g=true"])
     assert read == {"a.b": 3, "c": [1, 2.5], "d": "x=y", "e": None, "f": 0.001, "g": True}
 
 
 @pytest.mark.parametrize("setting", ["train.epochs", "=3", "a=[1"])
 def test_bad_settings(setting):
     with pytest.raises(UserError, match="--set"):
-        c.read_settings([setting])
+        settings.read_settings([setting])
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,7 @@ def test_bad_files(tmp_path: Path, content, rule):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError, match=rule) as caught:
-        c.read_yaml(path)
+        settings.read_yaml(path)
     assert str(path) in str(caught.value)
 
 

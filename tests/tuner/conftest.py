@@ -20,7 +20,7 @@ SMALL: dict[str, Any] = {
     },
     "stopping": {"kind": "asha", "grace_epochs": 1, "reduction": 2},
     "sampler": {"startup_trials": 2},
-    "resources": {"workers": 2},
+    "resources": {"workers": 2, "concurrent_trials": 1},
 }
 
 

@@ -62,6 +62,9 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["space=nowhere.py:suggest"], ["nowhere.py", "no such file"]),
         (["address=here"], ["address = 'here'", "host:port"]),
         (["trials"], ["--set trials", "key=value"]),
+        (["resources.gpus_per_worker=0.5", "resources.workers=2"], ["resources.gpus_per_worker = 0.5", "one GPU"]),
+        (["trials=true"], ["trials = True", "must not be true or false"]),
+        (["trial.data.image_size=32"], ["data.image_size = 32", "'digits'"]),
         (["trial.optim.warmup_epochs=5"], ["optim.warmup_epochs = 5", "train.epochs = 2"]),
     ],
 )

@@ -27,4 +27,4 @@ def test_a_search_on_two_nodes(tuner: Tuner, address: str) -> None:
     state = tuner.state("run")
     assert state["trials"][0]["state"] == "complete"
     manifest = json.loads((tuner.folder / "run" / "manifest.json").read_text())
-    assert manifest["sessions"][0]["cluster"]["CPU"] == 2
+    assert [node["CPU"] for node in manifest["sessions"][0]["nodes"]] == [1, 1]

@@ -107,7 +107,9 @@ def test_a_trial_whose_workers_die_again_and_again_fails() -> None:
         for _ in range(2):
             assert await board.next(0, await board.attach(0))
         assert await board.next(0, await board.attach(0)) is None
-        assert await board.take(ticket, 0) == ("error", "its workers died 2 times")
+        kind, text = await board.take(ticket, 0)
+        assert kind == "error"
+        assert text.startswith("its workers died 2 times")
         await board.release("a")
         assert await board.acquire("b", WORK) == (0, 2)
 
@@ -136,7 +138,81 @@ def test_a_rank_that_is_gone_breaks_the_group(monkeypatch: pytest.MonkeyPatch) -
 
     async def scene(board: Switchboard) -> None:
         await board.acquire("a", WORK)
-        assert await board.fault(0, await board.attach(0), 0, 2, True, "ValueError: x") is None
+        life = await board.attach(0)
+        await board.next(0, life)
+        assert await board.fault(0, life, 0, 2, False, "link") is None
+        assert (await board.next(0, await board.attach(0)))["attempt"] == 2, "the trial is no wiser"
+        assert await board.fault(0, life, 1, 2, True, "of the dead") is None
+        assert not board.mailboxes[0].faults, "what the dead say is not heard"
+
+    play(scene)
+
+
+def test_a_trial_that_breaks_its_group_fails_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that raises leaves the others in a sum that it never joins; where they cannot notice, the group has to be restarted."""
+    monkeypatch.setattr("tuner.slots.FAULT_WAIT", 0.1)
+
+    async def scene(board: Switchboard) -> None:
+        ticket = await board.acquire("a", WORK)
+        life = await board.attach(0)
+        await board.next(0, life)
+        assert await board.fault(0, life, 1, 2, True, "ValueError: x") is None
+        assert await board.take(ticket, 0) == ("error", "ValueError: x")
+        await board.release("a")
+        await board.attach(0)
+        assert await board.acquire("b", WORK) == (0, 2)
+
+    play(scene)
+
+
+def test_a_broken_slot_keeps_nobody_from_the_switchboard() -> None:
+    """Who waits for a slot waits for one that can come, and leaves the switchboard to the others meanwhile."""
+
+    async def scene(board: Switchboard) -> None:
+        await board.acquire("a", WORK)
+        await board.acquire("b", WORK)
+        await board.give_up(0, "no GPU")
+        await board.release("a")
+        waiting = asyncio.create_task(board.acquire("c", WORK))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        woken = 0
+        announce = board._until
+
+        async def counted(*arguments: object) -> None:
+            nonlocal woken
+            woken += 1
+            await announce(*arguments)
+
+        board._until = counted  # type: ignore[method-assign]
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        assert woken <= 1
+        await board.release("b")
+        assert await waiting == (1, 2)
+
+    play(scene, slots=2)
+
+
+def test_a_trial_that_no_worker_has_taken_frees_its_slot_at_once() -> None:
+    async def scene(board: Switchboard) -> None:
+        await board.acquire("a", WORK)
+        await board.release("a")
+        assert await board.acquire("b", WORK) == (0, 2)
+
+    play(scene)
+
+
+def test_only_deaths_in_one_epoch_count() -> None:
+    async def scene(board: Switchboard) -> None:
+        ticket = await board.acquire("a", WORK)
+        for number in range(1, 5):
+            life = await board.attach(0)
+            work = await board.next(0, life)
+            assert work["attempt"] == min(number, 2)
+            posting = asyncio.create_task(board.post(0, life, work["sequence"], epoch(number)))
+            assert await board.take(ticket, number - 1) == ("metrics", epoch(number))
+            posting.cancel()
 
     play(scene)
 
@@ -145,7 +221,7 @@ def test_a_slot_that_cannot_be_launched() -> None:
     async def scene(board: Switchboard) -> None:
         ticket = await board.acquire("a", WORK)
         await board.give_up(0, "no GPU")
-        assert await board.take(ticket, 0) == ("error", "no GPU")
+        assert await board.take(ticket, 0) == ("lost", "no GPU")
         await board.release("a")
         assert await board.acquire("b", WORK) is None
 
@@ -160,7 +236,7 @@ def test_a_late_talker_of_another_trial_hears_nothing() -> None:
         await board.release("a")
         await board.acknowledge(0, life, work["sequence"], ("end", None))
         await board.acquire("b", WORK)
-        assert (await board.take(ticket, 0))[0] == "error"
+        assert (await board.take(ticket, 0))[0] == "lost"
 
     play(scene)
 

@@ -13,8 +13,9 @@ import torch
 import torch.distributed as dist
 
 from trainables import config as c
+from trainables.errors import TrialFailure
 from tuner import runs, search
-from tuner.slots import Conversation, Slots, TrialFailed
+from tuner.slots import Conversation, Slots
 from tuner.spec import Resources
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
@@ -68,7 +69,7 @@ def test_accidents_do_not_touch_the_trials_around_them(slots: tuple[Slots, Path]
     """One slot, one trial after another: a plain one, a stopped one, a failed one, two that lose a worker, and plain ones between."""
     assert losses(talk(slots, "plain", 0)) == [2, 4, 6]
     assert losses(talk(slots, "stopped", 0, stop_at=1)) == [2]
-    with pytest.raises(TrialFailed, match="ValueError: a bad configuration, noticed on one rank only"):
+    with pytest.raises(TrialFailure, match="ValueError: a bad configuration, noticed on one rank only"):
         talk(slots, "raises", 1)
     assert losses(talk(slots, "after the failure", 0)) == [2, 4, 6]
     for accident in (2, 3):
@@ -80,7 +81,7 @@ def test_accidents_do_not_touch_the_trials_around_them(slots: tuple[Slots, Path]
 
 
 def test_the_log_of_a_failed_trial_has_the_traceback(slots: tuple[Slots, Path]) -> None:
-    with pytest.raises(TrialFailed):
+    with pytest.raises(TrialFailure):
         talk(slots, "logged", 1)
     log = (slots[1] / "trials" / "logged" / "rank-1.log").read_text()
     assert "Traceback" in log

@@ -167,6 +167,11 @@ def test_a_space_of_the_user(tmp_path: Path) -> None:
         ("return {'teacher.smoothing.p': 1.5}", ["teacher.smoothing.p = 1.5", "less than or equal to 1"]),
         ("return [1]", ["must return a dict", "list"]),
         ("return {'optim.lr': 1 / 0}", ["raised ZeroDivisionError"]),
+        ("return {'train.epochs': 3}", ["train.epochs", "belongs to the search"]),
+        ("return {'data.root': 'x'}", ["data.root", "belongs to the search"]),
+        ("trial.suggest_float('a', 0, 1)\n    return {}\nKNOWN_GOOD = [{'a': 2}]", ["KNOWN_GOOD[0]", "out of the range"]),
+        ("trial.suggest_float('a', 0, 1)\n    return {}\nKNOWN_GOOD = [{'a': 1, 'b': 2}]", ["KNOWN_GOOD[0] names b", "not asked for"]),
+        ("trial.suggest_float('a', 0, 1)\n    return {}\nKNOWN_GOOD = [{}]", ["KNOWN_GOOD[0]", "raised ValueError"]),
         ("return {'train.shard_size': trial.suggest_categorical('s', [32, 64])}", ["resources.workers = 2", "1 shards"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""One file a data set. A file says whether it `NEEDS_ROOT`, which `VIEWS` suit it, how to `check` a folder, and how to read a split.
+"""One file a data set. A file says whether it `NEEDS_ROOT` and `RESIZES` to `data.image_size`, which `VIEWS` suit it, and how it is read.
 
 `check(data)` raises `UserError` for a folder that is missing or empty. A split is "train" or "test".
 `source(data, split)` is a text that changes when the stored images change, or None where reading is as quick as a cache.

@@ -4,6 +4,7 @@ from trainables import config as c
 from trainables import downloads
 from trainables.datasets import Chunks
 
+RESIZES = False
 NEEDS_ROOT = True
 VIEWS: dict[str, object] = {}
 FOLDER = "cifar-100-python"

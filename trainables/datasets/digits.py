@@ -5,6 +5,7 @@ import numpy as np
 from trainables import config as c
 from trainables.datasets import Chunks
 
+RESIZES = False
 NEEDS_ROOT = False
 VIEWS = {
     "crop_scale": [0.5, 1.0],

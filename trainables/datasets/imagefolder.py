@@ -9,6 +9,7 @@ from trainables import files
 from trainables.datasets import Chunks
 from trainables.errors import UserError
 
+RESIZES = True
 NEEDS_ROOT = True
 VIEWS: dict[str, object] = {}
 FOLDERS = {"train": ("train",), "test": ("test", "val", "validation")}

@@ -12,6 +12,7 @@ from trainables import files
 from trainables.datasets import Chunks
 from trainables.errors import UserError
 
+RESIZES = True
 NEEDS_ROOT = True
 VIEWS: dict[str, object] = {}
 STEMS = {"train": ("train",), "test": ("test", "validation", "valid")}

@@ -23,6 +23,7 @@ def evaluate(bank: Features, queries: Features, config: "c.KNN") -> dict[str, fl
     for x, labels in zip(queries.x.split(CHUNK), queries.labels.split(CHUNK), strict=True):
         similarity, index = (F.normalize(x, dim=1) @ keys.T).topk(k, dim=1)
         weights = ((similarity - 1) / config.temperature).exp()
-        votes = x.new_zeros(len(x), classes).scatter_add_(1, bank.labels[index], weights)
+        # a sum over one-hot votes: scatter_add_ would sum in any order on a GPU
+        votes = (F.one_hot(bank.labels[index], classes).to(weights.dtype) * weights[:, :, None]).sum(1)
         right += int((votes.argmax(1) == labels).sum())
     return {"knn_top1": right / len(queries.labels)}
