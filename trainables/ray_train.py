@@ -47,6 +47,8 @@ def slot_loop(given: dict[str, Any]) -> None:
     run_trial = given["fit"] or fit
     rank, workers, device = context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device()
     torch.set_num_threads(given["threads"])
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     store = dist.distributed_c10d._get_default_store()
     incarnation = ray.get(board.attach.remote(slot)) if rank == 0 else None
     turn = 0
