@@ -61,13 +61,13 @@ def fit(config: c.TrialConfig, folder: Path, report: Report, workers: Group = Gr
         history.append({"epoch": 0.0, "step": 0.0, **score(learner, train, validation)})
         _save(learner, history, folder)
         _tell(history[-1], report, workers)
-    clock = _Clock(learner.step_index)
+    clock = _Clock()
     while going and learner.step_index < learner.total_steps:
         epoch, position = divmod(learner.step_index, learner.steps_per_epoch)
         order = keyed.permutation(len(train), config.seed, epoch, "order")
+        clock.start(learner.step_index)
         for at in range(position, learner.steps_per_epoch):
             learner.step(batches(learner, train, order, at, epoch))
-            clock.ticked()
             every = config.train.checkpoint_steps
             if every and learner.step_index % every == 0 and at + 1 < learner.steps_per_epoch:
                 _require_finite(learner.mean_loss(at + 1), epoch + 1)
@@ -77,8 +77,9 @@ def fit(config: c.TrialConfig, folder: Path, report: Report, workers: Group = Gr
         _require_finite(metrics["loss"], epoch)
         if epoch % config.evaluation.every_epochs and epoch < config.train.epochs:
             continue
-        times = clock.read(learner.step_index, config.train.batch_size)
-        metrics |= score(learner, train, validation) | times
+        metrics["time/images_per_second"] = clock.images_per_second(learner.step_index, config.train.batch_size)
+        metrics |= score(learner, train, validation)
+        metrics |= {"time/first_step_at": clock.first_step_at, "time/measured_at": time.time()}
         history.append(metrics)
         _save(learner, history, folder)
         going = _tell(metrics, report, workers)
@@ -139,22 +140,17 @@ def evaluate(path: Path, split: str, network: str | None = None, workers: Group 
 class _Clock:
     """Wall-clock times of this life of the trial."""
 
-    def __init__(self, step: int):
+    def __init__(self) -> None:
         self.first_step_at = 0.0
+
+    def start(self, step: int) -> None:
+        """An epoch begins, or goes on, at a step."""
         self.since, self.step = time.time(), step
+        self.first_step_at = self.first_step_at or self.since
 
-    def ticked(self) -> None:
-        self.first_step_at = self.first_step_at or time.time()
-
-    def read(self, step: int, batch_size: int) -> Metrics:
-        now = time.time()
-        metrics = {
-            "time/images_per_second": (step - self.step) * batch_size / (now - self.since),
-            "time/first_step_at": self.first_step_at,
-            "time/measured_at": now,
-        }
-        self.since, self.step = now, step
-        return metrics
+    def images_per_second(self, step: int, batch_size: int) -> float:
+        """Of training alone, since `start`."""
+        return (step - self.step) * batch_size / (time.time() - self.since)
 
 
 def batches(learner: Learner, train: data.Images, order: torch.Tensor, at: int, epoch: int) -> Iterator[torch.Tensor]:
