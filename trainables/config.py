@@ -139,7 +139,7 @@ class Data(Section):
     train_images: Count | None = None
     validation_images: Count | None = None
     image_size: Annotated[int, Field(ge=4)] | None = None
-    split_seed: int = 0
+    split_seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _needs_root(self) -> Self:
@@ -196,8 +196,9 @@ class Optim(Section):
 class Train(Section):
     """Length, batch and arithmetic. The batch is `num_shards` shards of `shard_size` samples that share batch-norm statistics.
 
-    With `exact` a worker runs its shards one after another and gradients are summed in float64: the trial is the same to the last bit on
-    any number of workers of one kind. Without, a worker runs all its shards in one pass, which is faster where shards are small.
+    With `exact` a worker runs its shards one after another and gradients are summed in float64: in fp32 the trial is then the same to
+    the last bit on any number of workers of one kind. Without, a worker runs all its shards in one pass, which is faster where shards
+    are small.
     """
 
     epochs: Annotated[int, Field(ge=0)] = 10

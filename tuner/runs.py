@@ -1,7 +1,6 @@
 """The run directory: the only file that knows its layout.
 
 spec.yaml  manifest.json  journal.log        what was asked for, with what, and all that was asked and told
-space.py                                   a user's space, as it was at the launch
 space.py                                     a user's space, as it was at the launch
 trials/<key>/                                checkpoints and a log for each worker
 tensorboard/<key>/                           curves and hparams
@@ -70,7 +69,8 @@ class Run:
 
     def discard(self) -> None:
         """Removes a run, unless something has been asked or trained in it."""
-        if self.journal.stat().st_size == 0 and not any((self.path / "trials").iterdir()):
+        asked = self.journal.read_bytes().count(b"\n") > 1  # the first line makes the study
+        if not asked and not any((self.path / "trials").iterdir()):
             shutil.rmtree(self.path)
 
     def keep_space(self, file: Path) -> None:

@@ -1,6 +1,8 @@
 """SearchSpec: a search's YAML, validated before anything is started."""
 
 import socket
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -12,6 +14,7 @@ from trainables.errors import UserError, explain
 from trainables.settings import read_settings, read_yaml, section_keys, with_values
 
 ADDRESS_TIMEOUT = 5.0  # seconds for a Ray head to accept a connection
+JOIN_TIMEOUT = 20.0  # seconds for a process to join its cluster
 
 
 class Objective(c.Section):
@@ -140,3 +143,9 @@ def check_address(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=ADDRESS_TIMEOUT).close()
     except (OSError, OverflowError) as error:
         raise UserError(f"address = '{address}': no Ray head answers there ({error})") from None
+    # what accepts a connection may be something else, on which Ray would hang: a child tries, and can be ended
+    trial = [sys.executable, "-c", f"import ray; ray.init({address!r}, log_to_driver=False, configure_logging=False)"]
+    try:
+        subprocess.run(trial, timeout=JOIN_TIMEOUT, check=True, capture_output=True)
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+        raise UserError(f"address = '{address}': something answers there, but a Ray cluster could not be joined") from None

@@ -121,6 +121,14 @@ def test_an_address_that_does_not_answer(tmp_path: Path, capsys: pytest.CaptureF
         assert "no Ray head answers" in complaint(capsys, "launch", search_file(tmp_path), "--address", address)
 
 
+def test_an_address_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It accepts connections and is silent: Ray itself would wait for minutes."""
+    monkeypatch.setattr("tuner.spec.JOIN_TIMEOUT", 3.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        assert "could not be joined" in complaint(capsys, "launch", search_file(tmp_path), "--address", address)
+
+
 def test_a_run_directory_that_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs.Run.create(tmp_path / "taken", "search", {}, 0)
     assert "already exists" in complaint(capsys, "launch", search_file(tmp_path), "--run", "taken")

@@ -1,12 +1,9 @@
 """Real worker groups: what a fault in one trial does to its slot and to the trials after it."""
 
-import contextlib
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +26,6 @@ def eventful_fit(config: c.TrialConfig, folder: Path, report: Callable, group: A
     accident, progress = config.seed, folder / "epoch"
     begun = int(progress.read_text()) if progress.exists() else 0
     for epoch in range(begun + 1, config.train.epochs + 1):
-        if accident == 4:
-            time.sleep(0.7)
         if accident == 1 and group.rank == 1 and epoch == 2:
             raise ValueError("a bad configuration, noticed on one rank only")
         if accident in (2, 3) and group.rank == accident - 2 and epoch == 2 and not (folder / "killed").exists():
@@ -91,38 +86,3 @@ def test_the_log_of_a_failed_trial_has_the_traceback(slots: tuple[Slots, Path]) 
     log = (slots[1] / "trials" / "logged" / "rank-1.log").read_text()
     assert "Traceback" in log
     assert "noticed on one rank only" in log
-
-
-def descendants(process: int) -> list[int]:
-    """Processes that came from this one, through any number of generations."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-    found, fresh = [], [process]
-    while fresh:
-        fresh = [child for child, parent in parents.items() if parent in fresh]
-        found += fresh
-    return found
-
-
-@pytest.mark.long
-def test_two_slots_of_which_one_loses_its_controller(tmp_path: Path) -> None:
-    """Four trials on two slots at once; a Train controller is killed in the middle, and its group is launched again."""
-    run = runs.Run.create(tmp_path / "run", "search", {}, 0)
-    with (
-        search.cluster("local", run),
-        Slots(2, Resources(workers=1), run.ray_folder, eventful_fit) as made,
-        ThreadPoolExecutor() as pool,
-    ):
-        talks = [pool.submit(talk, (made, run.path), f"trial {number}", 4) for number in range(4)]
-        while not list(run.path.glob("trials/*/epoch")):
-            time.sleep(0.1)
-        own = descendants(os.getpid())
-        controllers = [pid for pid in own if Path(f"/proc/{pid}/comm").read_text().startswith("ray::TrainContr")]
-        os.kill(controllers[0], signal.SIGKILL)
-        heard = [done.result(timeout=120) for done in talks]
-    assert [losses(metrics) for metrics in heard] == [[401, 402, 403]] * 4
-    assert {metrics["slot"] for trial in heard for metrics in trial} == {0, 1}
-    for number, trial in enumerate(heard):
-        assert {metrics["trial"] for metrics in trial} == {f"trial {number}"}

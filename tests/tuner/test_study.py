@@ -167,6 +167,8 @@ def test_a_space_of_the_user(tmp_path: Path) -> None:
         ("return {'teacher.smoothing.p': 1.5}", ["teacher.smoothing.p = 1.5", "less than or equal to 1"]),
         ("return [1]", ["must return a dict", "list"]),
         ("return {'optim.lr': 1 / 0}", ["raised ZeroDivisionError"]),
+        ("return {'train': {'epochs': 1}}", ["train: unknown key"]),
+        ("return {1: 2}", ["1: unknown key"]),
         ("return {'train.epochs': 3}", ["train.epochs", "belongs to the search"]),
         ("return {'data.root': 'x'}", ["data.root", "belongs to the search"]),
         ("trial.suggest_float('a', 0, 1)\n    return {}\nKNOWN_GOOD = [{'a': 2}]", ["KNOWN_GOOD[0]", "out of the range"]),

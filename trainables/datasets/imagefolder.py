@@ -44,6 +44,6 @@ def _classes(data: "c.Data") -> list[str]:
 def _files(data: "c.Data", split: str) -> list[Path]:
     root = files.existing_root(data.root)
     for name in FOLDERS[split]:
-        if found := sorted(file for file in (root / name).glob("*/*") if file.suffix.lower() in ENDINGS):
+        if found := sorted(file for file in (root / name).glob("*/*") if file.suffix.lower() in ENDINGS and not file.name.startswith(".")):
             return found
     raise UserError(f"data.root = '{root}': holds no images {FOLDERS[split][0]}/<class>/<image>")
