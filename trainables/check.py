@@ -64,8 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m trainables.check", description=__doc__)
     parser.add_argument("config", type=Path, help="a TrialConfig in YAML")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--workers", type=settings.whole_number, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--steps", type=settings.whole_number, default=20)
     given = parser.parse_args(arguments)
     try:
         nested = settings.with_values(settings.read_yaml(given.config), settings.read_settings(given.set), c.TrialConfig)

@@ -11,15 +11,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from trainables import discovery, schedules
-from trainables.errors import UserError, explain, nearest
-from trainables.settings import section_keys, with_values
+from trainables.errors import UserError, nearest
+from trainables.settings import validated, with_values
 
 PARTS = ("conv1", "block1", "block2", "block3", "block4", "projector")
 PLACEMENTS = {"whole": PARTS, "backbone": PARTS[:-1], "projector": ("projector",), "none": ()}
@@ -134,7 +133,7 @@ class Data(Section):
     """Images and their splits. Scores come from `validation`, carved out of train; test images are for `evaluate` only."""
 
     name: Annotated[str, one_of("datasets")] = "digits"
-    root: Path | None = None
+    root: Annotated[Path, AfterValidator(Path.expanduser)] | None = None
     download: bool = False
     train_images: Count | None = None
     validation_images: Count | None = None
@@ -283,8 +282,25 @@ class TrialConfig(Section):
         return self.model_dump(mode="json")
 
     def check_data(self) -> None:
-        """Raises `UserError` where the data folder is missing or holds nothing to read. Reads names only, so it is quick."""
-        discovery.load("datasets", self.data.name).check(self.data)
+        """Raises `UserError` where the data folder is missing or holds too little. Reads names and counts only, so it is quick."""
+        reader = discovery.load("datasets", self.data.name)
+        reader.check(self.data)
+        images, _ = split_sizes(self.data, reader.count(self.data))
+        if images < self.train.batch_size:
+            raise UserError(f"train.batch_size = {self.train.batch_size}: there are only {images} training images")
+
+
+def split_sizes(data: Data, count: int) -> tuple[int, int]:
+    """How many of `count` stored train images are for training and how many for validation (a tenth, where it is not given).
+
+    Raises:
+        UserError: there are fewer images than asked for.
+    """
+    held_out = data.validation_images or max(1, count // 10)
+    if held_out + (data.train_images or 1) > count:
+        asked = f"data.train_images = {data.train_images}, data.validation_images = {held_out}"
+        raise UserError(f"{asked}: the train split has {count} images for both")
+    return data.train_images or count - held_out, held_out
 
 
 def parse(given: Mapping[str, Any]) -> TrialConfig:
@@ -293,10 +309,7 @@ def parse(given: Mapping[str, Any]) -> TrialConfig:
     Raises:
         UserError: a line for each fault, with key, value, rule and the nearest valid name.
     """
-    try:
-        return TrialConfig.model_validate(given)
-    except ValidationError as error:
-        raise explain(error, section_keys(TrialConfig)) from None
+    return validated(TrialConfig, given)
 
 
 def changed(nested: Mapping[str, Any], values: Mapping[str, Any]) -> TrialConfig:

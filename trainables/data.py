@@ -64,13 +64,9 @@ def load(data: "c.Data", split: str) -> Images:
     stored = _stored(data, "test" if split == "test" else "train")
     if split == "test":
         return stored
-    count = len(stored)
-    held_out = data.validation_images or max(1, count // 10)
-    wanted = held_out + (data.train_images or 1)
-    if wanted > count:
-        raise UserError(f"data.train_images + data.validation_images = {wanted}: the train split has {count} images")
-    order = np.random.default_rng(data.split_seed).permutation(count)
-    chosen = order[:held_out] if split == "validation" else order[held_out:][: data.train_images]
+    wanted, held_out = c.split_sizes(data, len(stored))
+    order = np.random.default_rng(data.split_seed).permutation(len(stored))
+    chosen = order[:held_out] if split == "validation" else order[held_out : held_out + wanted]
     index = torch.from_numpy(np.sort(chosen))
     return Images(stored.pixels, index, stored.labels[index])
 

@@ -1,6 +1,7 @@
 """The error of a user, told apart from our own bugs, and the nearest valid name that it offers."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -42,9 +43,13 @@ def explain(error: ValidationError, known: dict[str, list[str]]) -> UserError:
             lines.append(f"{key}: this key is required")
         else:
             rule = fault["msg"].removeprefix("Value error, ")
-            shown = f" = {_short(fault['input'])}" if where and not isinstance(fault["input"], dict) else ""
-            names_its_key = bool(where) and rule.startswith(".".join(where) + ".")  # as the rules of a whole section do
-            lines.append(rule if names_its_key else f"{key}{shown}: {rule}" if key else rule)
+            if re.match(r"\w+(\.\w+)+( =|:) ", rule):  # the rule of a whole section names its key, from some section on
+                first = rule.split(".")[0]
+                outer = where[: where.index(first)] if first in where else where
+                lines.append(".".join([*outer, rule]))
+            else:
+                shown = f" = {_short(fault['input'])}" if where and not isinstance(fault["input"], dict) else ""
+                lines.append(f"{key}{shown}: {rule}" if key else rule)
     return UserError("\n".join(lines))
 
 

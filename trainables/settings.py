@@ -1,13 +1,29 @@
 """Nested values as dotted keys: read from YAML and from the command line, set, and laid flat."""
 
+import argparse
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
-from trainables.errors import UserError, nearest
+from trainables.errors import UserError, explain, nearest
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(model: type[Model], given: Mapping[str, Any]) -> Model:
+    """Nested values as a model.
+
+    Raises:
+        UserError: a line for each fault, with key, value, rule and the nearest valid name.
+    """
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise explain(error, section_keys(model)) from None
 
 
 def section_keys(model: type[BaseModel], name: str = "") -> dict[str, list[str]]:
@@ -24,6 +40,50 @@ def dotted_keys(model: type[BaseModel]) -> list[str]:
     sections = section_keys(model)
     every = [f"{section}.{key}" if section else key for section, keys in sections.items() for key in keys]
     return [key for key in every if key not in sections]
+
+
+def described_keys(model: type[BaseModel], name: str = "") -> list[tuple[str, str, str]]:
+    """Every key that holds a value: its dotted name, its default and what it may be."""
+    rows = []
+    for field, info in model.model_fields.items():
+        dotted = f"{name}.{field}" if name else field
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            rows += described_keys(info.annotation, dotted)
+        else:
+            rows.append((dotted, _as_yaml(info.get_default(call_default_factory=True, validated_data={})), _rule(info)))
+    return rows
+
+
+def _as_yaml(value: Any) -> str:
+    return yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True).removesuffix("...\n").strip()
+
+
+def _rule(info: FieldInfo) -> str:
+    schema = TypeAdapter(Annotated[info.annotation, info]).json_schema()  # type: ignore[name-defined]
+    return " or ".join(_words(kind) for kind in schema.get("anyOf", [schema]))
+
+
+def _words(schema: Mapping[str, Any]) -> str:
+    """What a JSON schema of one kind allows, in a few words."""
+    if "enum" in schema:
+        return " | ".join(schema["enum"])
+    bounds = [(">=", "minimum"), (">", "exclusiveMinimum"), ("<=", "maximum"), ("<", "exclusiveMaximum")]
+    limits = " ".join(f"{sign} {schema[word]:g}" for sign, word in bounds if word in schema)
+    if "prefixItems" in schema:
+        return f"[{', '.join(_words(item) for item in schema['prefixItems'])}]"
+    kind = {"null": "nothing", "array": "list", "boolean": "true | false", "string": schema.get("format", "text")}
+    return f"{kind.get(schema.get('type', ''), schema.get('type', 'text'))} {limits}".strip()
+
+
+def whole_number(text: str) -> int:
+    """A command-line argument that counts something."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"'{text}': must be a whole number of at least 1")
+    return number
 
 
 def with_values(nested: Mapping[str, Any], values: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:

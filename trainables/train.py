@@ -8,8 +8,9 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -115,20 +116,23 @@ def features(
     return evaluation.encode(parts, train, size, workers), evaluation.encode(parts, other, size, workers)
 
 
-def evaluate(path: Path, split: str, network: str | None = None, workers: Group = Group()) -> tuple[Metrics, Learner, nn.Linear]:
+def evaluate(
+    path: Path, split: str, network: str | None = None, changes: Mapping[str, Any] = MappingProxyType({}), workers: Group = Group()
+) -> tuple[Metrics, Learner, nn.Linear]:
     """kNN and the offline linear protocol of a checkpoint, on a split.
 
     Args:
         path: of the checkpoint file.
         split: "validation" or "test"; features of "train" are what both protocols learn from.
         network: "student" or "teacher"; the trial's own choice where it is None.
+        changes: dotted keys that differ from the trial's, such as where its data are now.
         workers: this worker's place.
 
     Returns:
         The scores, the restored Learner, and the linear classifier.
     """
     found = checkpoint.read(path)
-    config = c.parse(found.values["config"])
+    config = c.changed(found.values["config"], changes)
     train, other = (data.load(config.data, name).to(workers.device) for name in ("train", split))
     learner = Learner(config, train.channels, len(train), workers)
     learner.load_state_dict(found.tensors, found.values["learner"])
@@ -237,9 +241,9 @@ def main(arguments: list[str] | None = None) -> int:
         if workers.size > config.train.num_shards:
             raise UserError(f"{workers.size} workers: more than the {config.train.num_shards} shards of the batch")
         fit(config, given.folder, _print_metrics, workers)
-    except (UserError, TrialFailure) as error:
+    except (UserError, TrialFailure, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
+        return 1 if isinstance(error, TrialFailure) else 2
     finally:
         if workers is not None and workers.size > 1:
             dist.destroy_process_group()

@@ -1,11 +1,17 @@
-"""How many trials run at once: a pure function of what the nodes have and what a trial wants."""
+"""What a cluster has room for: how many trials run at once, and whether it is there at all."""
 
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 
 from trainables.errors import UserError
-from tuner.spec import Resources
+from tuner.spec import Resources, SearchSpec
 
 Node = Mapping[str, float]
+ADDRESS_TIMEOUT = 5.0  # seconds for a Ray head to accept a connection
+JOIN_TIMEOUT = 20.0  # seconds for a process to join its cluster
 
 
 def concurrent_trials(nodes: Sequence[Node], wanted: Resources, trials: int) -> int:
@@ -29,3 +35,32 @@ def concurrent_trials(nodes: Sequence[Node], wanted: Resources, trials: int) -> 
         where = f" on {len(nodes)} nodes with room for {places} workers" if len(nodes) > 1 else ""
         raise UserError(f"resources.workers = {wanted.workers}: a trial needs {needs}, the cluster has {has}{where}")
     return min(room, trials, wanted.concurrent_trials or trials)
+
+
+def local_cpus() -> int:
+    """CPUs that this process may use, and so a local Ray."""
+    return len(os.sched_getaffinity(0))
+
+
+def check_cluster(spec: SearchSpec) -> None:
+    """Tries the address, long before Ray itself would give up, and what can be known of its room.
+
+    Raises:
+        UserError: nothing answers at host:port, or this machine has too few CPUs for a trial.
+    """
+    if spec.address == "local":
+        concurrent_trials([{"CPU": local_cpus()}], spec.resources.model_copy(update={"gpus_per_worker": 0}), 1)
+    if spec.address in ("local", "auto"):
+        return
+    address = spec.address
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=ADDRESS_TIMEOUT).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"address = '{address}': no Ray head answers there ({error})") from None
+    # what accepts a connection may be something else, on which Ray would hang: a child tries, and can be ended
+    trial = [sys.executable, "-c", f"import ray; ray.init({address!r}, log_to_driver=False, configure_logging=False)"]
+    try:
+        subprocess.run(trial, timeout=JOIN_TIMEOUT, check=True, capture_output=True)
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+        raise UserError(f"address = '{address}': something answers there, but a Ray cluster could not be joined") from None

@@ -1,4 +1,4 @@
-"""tuner launch | resume | status | export | train | evaluate."""
+"""tuner launch | resume | status | export | train | evaluate | keys."""
 
 import argparse
 import json
@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trainables.errors import TrialFailure, UserError
+from trainables.errors import TrialFailure, UserError, nearest
+from trainables.settings import described_keys, section_keys, whole_number
 
 RUNS = Path("runs")
 
@@ -26,6 +27,14 @@ def main(arguments: list[str] | None = None) -> int:
     except TrialFailure as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # such as by `tuner status --json RUN | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as interrupt:
         print(interrupt.args[0] if interrupt.args else "interrupted", file=sys.stderr, flush=True)
         sys.stdout.flush()
@@ -34,14 +43,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def launch(given: argparse.Namespace) -> int:
     """Starts a search."""
-    from tuner import runs, space, spec
+    from tuner import allocation, runs, space, spec
 
     wanted = spec.read(given.search, [*given.set, *([f"address={given.address}"] if given.address else [])])
     found = space.load(wanted.space)
     space.rehearse(found, wanted.trial, wanted.resources.workers)
-    spec.check_address(wanted.address)
-    content = wanted.plain()
-    run = runs.Run.create(given.run or runs.unused(RUNS, wanted.name), "search", content, wanted.seed)
+    allocation.check_cluster(wanted)
+    run = runs.Run.create(given.run or runs.unused(RUNS, wanted.name), "search", wanted.plain(), wanted.seed)
     if found.file is not None:
         run.keep_space(found.file)
     try:
@@ -53,21 +61,19 @@ def launch(given: argparse.Namespace) -> int:
 
 def resume(given: argparse.Namespace) -> int:
     """Continues a search, or a full run, that was interrupted."""
-    from tuner import full_run, runs, spec
+    from tuner import allocation, full_run, runs, spec
 
     run = runs.Run(given.run)
-    if run.kind == "train":
-        return full_run.continue_run(run, given.address)
-    wanted = spec.parse(run.spec | ({"address": given.address} if given.address else {}))
-    wanted.trial.check_data()
-    spec.check_address(wanted.address)
-    return _search(run, wanted)
+    wanted = spec.continued(run.spec, [*given.set, *([f"address={given.address}"] if given.address else [])])
+    allocation.check_cluster(wanted)
+    return full_run.continue_run(run, wanted) if run.kind == "train" else _search(run, wanted)
 
 
 def _search(run: Any, wanted: Any) -> int:
     from tuner import export, report, search, space
 
     run.hold()
+    run.write_spec(wanted.plain())
     study = search.run_search(run, wanted, space.load(run.space()))
     if not study.best(1):
         print(f"error: no trial was completed; see: tuner status {run.path}", file=sys.stderr)
@@ -88,12 +94,14 @@ def status(given: argparse.Namespace) -> int:
         raise UserError(f"{given.run}: is a full run, not a search; see: tensorboard --logdir {run.tensorboard_folder}")
     state = report.overview(run, _study_of(run))
     if given.json:
-        print(json.dumps(state, indent=2))
+        print(json.dumps(state, indent=2), flush=True)
         return 0
     Console().print(report.table_of(state, "running" if state["held"] else ""))
     for row in state["trials"]:
         if row["error"]:
             print(f"trial {row['key']}: {row['error']}\n  log: {row['log']}")
+    if not state["held"] and state["ended"] < state["trials_wanted"]:
+        print(f"nobody runs it now; {report.resume_hint(run)}")
     return 0
 
 
@@ -104,8 +112,11 @@ def export_best(given: argparse.Namespace) -> int:
     run = runs.Run(given.run)
     if run.kind == "train":
         raise UserError(f"{given.run}: is a full run, not a search: its configuration is {run.path / 'spec.yaml'}")
-    for path in export.export(run, _study_of(run), given.top, given.output):
+    paths = export.export(run, _study_of(run), given.top, given.output)
+    for path in paths:
         print(path)
+    if len(paths) < given.top:
+        print(f"no more than {len(paths)} trials are complete", file=sys.stderr)
     return 0
 
 
@@ -129,6 +140,27 @@ def evaluate(given: argparse.Namespace) -> int:
     from tuner import full_run
 
     return full_run.evaluate(given)
+
+
+def keys(given: argparse.Namespace) -> int:
+    """Prints what can be set in a search, or in one of its sections."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from tuner import spec
+
+    rows = [row for row in described_keys(spec.SearchSpec) if row[0].startswith(given.section)]
+    if not rows:
+        raise UserError(f"{given.section}: no key begins so{nearest(given.section, section_keys(spec.SearchSpec))}")
+    if not sys.stdout.isatty():
+        print("\n".join("\t".join(row) for row in rows), flush=True)
+        return 0
+    table = Table("key", "default", "what it may be")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    Console().print(table)
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -155,45 +187,41 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("run", type=Path, help="its run directory")
     added.add_argument("--address", help="another Ray head than at the launch")
 
+    settable(added, "trials=40, resources.workers=4 or trial.data.root=/new/place")
+
     added = command("status", status, "show what a search has come to")
     added.add_argument("run", type=Path, help="its run directory")
     added.add_argument("--json", action="store_true", help="everything, for programs")
 
     added = command("export", export_best, "write the best configurations of a search")
     added.add_argument("run", type=Path, help="its run directory")
-    added.add_argument("--top", type=_count, default=1, help="how many")
+    added.add_argument("--top", type=whole_number, default=1, help="how many")
     added.add_argument("-o", "--output", type=Path, default=Path("best.yaml"), help="file of the best; the next get -2, -3, ...")
 
     added = command("train", train, "train one configuration, as a full run")
     added.add_argument("config", type=Path, help="a TrialConfig in YAML, such as 'tuner export' writes")
-    added.add_argument("--epochs", type=_count, help="instead of the configured number")
-    added.add_argument("--batch-size", type=_count, help="another batch; learning rate and momentum follow by the equivalence rule")
-    added.add_argument("--workers", type=_count, default=1)
-    added.add_argument("--cpus-per-worker", type=_count, default=1)
+    added.add_argument("--epochs", type=whole_number, help="instead of the configured number")
+    added.add_argument("--batch-size", type=whole_number, help="another batch; learning rate and momentum follow by the equivalence rule")
+    added.add_argument("--workers", type=whole_number, default=1)
+    added.add_argument("--cpus-per-worker", type=whole_number, default=1)
     added.add_argument("--gpus-per-worker", type=float, default=0)
     settable(added, "data.root=/data/cifar10")
     added.add_argument("--run", type=Path, help="run directory to make (default: runs/train-<name of the file>)")
     added.add_argument("--address", default="local", help="'local' (default), 'auto' or host:port of a Ray head")
 
     added = command("evaluate", evaluate, "score a checkpoint: kNN and the linear protocol")
-    added.add_argument("checkpoint", type=Path, help="a checkpoint file, or a trial's folder for its newest")
+    added.add_argument("checkpoint", type=Path, help="a checkpoint file, a trial's folder (its newest), or a run (its best trial)")
     added.add_argument("--split", choices=["test", "validation"], default="test")
     added.add_argument("--network", choices=["student", "teacher"], help="instead of the trial's own choice")
     added.add_argument(
         "--save", type=Path, metavar="FILE", help="write backbone and linear classifier for a torchvision ResNet (safetensors)"
     )
+    settable(added, "data.root=/new/place or evaluation.knn.k=200")
     added.add_argument("--json", action="store_true")
+
+    added = command("keys", keys, "list what can be set in a search")
+    added.add_argument("section", nargs="?", default="", help="such as trial.teacher")
     return parser
-
-
-def _count(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"'{text}': must be a whole number of at least 1")
-    return number
 
 
 warnings.filterwarnings("ignore", category=FutureWarning, module="ray")

@@ -29,8 +29,9 @@ def export(run: Run, study: Study, top: int, output: Path) -> list[Path]:
 
 def _header(run: Run, study: Study, rank: int, trial: FrozenTrial) -> str:
     metric, epochs, untrained = study.spec.objective.metric, study.spec.trial.train.epochs, run.read_baseline() or {}
+    complete = len(study.best(study.spec.trials))
     facts: dict[str, Any] = {
-        "search": f"{study.spec.name} ({run.path}), trial {key_of(trial)}, number {rank} of {study.spec.trials} trials",
+        "search": f"{study.spec.name} ({run.path}), trial {key_of(trial)}, number {rank} of {complete} complete trials",
         "score": f"{metric} {trial.values[0]:.4f} on validation after {epochs} epochs, untrained {untrained.get(metric)}",
         "network": study.spec.trial.evaluation.network,
         "proposed": ", ".join(f"{key}={value}" for key, value in trial.user_attrs["values"].items()),

@@ -11,36 +11,39 @@ from trainables import config as c
 from trainables.errors import TrialFailure, UserError
 from trainables.settings import flat, read_settings, read_yaml
 from tuner import runs, spec
-from tuner.report import program, shown
+from tuner.allocation import check_cluster
+from tuner.report import command, shown
+from tuner.study import Study, key_of
 
 KEY = "full"
+SETTABLE = ("data.root", "data.download", "evaluation.")
 
 
 def start(given: argparse.Namespace) -> int:
     """`tuner train`."""
     values = read_settings(given.set) | ({} if given.epochs is None else {"train.epochs": given.epochs})
-    config = spec.settled(c.changed(read_yaml(given.config), values))
+    config = c.changed(read_yaml(given.config), values)
     if given.batch_size and given.batch_size != config.train.batch_size:
         before, config = config, c.scaled_batch(config, given.batch_size)
         print(equivalence(before, config))
     resources = {"workers": given.workers, "cpus_per_worker": given.cpus_per_worker, "gpus_per_worker": given.gpus_per_worker}
     wanted = spec.parse({"name": "train", "address": given.address, "trial": config.plain(), "resources": resources})
-    spec.check_address(wanted.address)
+    wanted = spec.settled(wanted)
+    check_cluster(wanted)
     run = runs.Run.create(given.run or runs.unused(Path("runs"), f"train-{given.config.stem}"), "train", wanted.plain(), config.seed)
     try:
-        return continue_run(run)
+        return continue_run(run, wanted)
     except UserError:
         run.discard()
         raise
 
 
-def continue_run(run: runs.Run, address: str | None = None) -> int:
-    """Trains from the newest checkpoint to the end, at another address than before where one is given."""
+def continue_run(run: runs.Run, wanted: spec.SearchSpec) -> int:
+    """Trains from the newest checkpoint to the end."""
     from trainables import checkpoint
 
-    wanted = spec.parse(run.spec | ({"address": address} if address else {}))
-    spec.check_address(wanted.address)
     run.hold()
+    run.write_spec(wanted.plain())
     print(f"full run -> {run.path}", flush=True)
     newest = checkpoint.newest(run.trial_folder(KEY))
     history = newest.values["history"] if newest else []
@@ -49,8 +52,8 @@ def continue_run(run: runs.Run, address: str | None = None) -> int:
         newest = checkpoint.newest(run.trial_folder(KEY))
     if newest is None:
         raise TrialFailure(f"no valid checkpoint was left in {run.trial_folder(KEY)}")
-    print(f"checkpoint: {shown(newest.path)}\nnext:\n  {program('tuner')} evaluate {shown(newest.path)}")
-    print(f"  {program('tensorboard')} --logdir {shown(run.tensorboard_folder)}")
+    print(f"checkpoint: {shown(newest.path)}\nnext:\n  {command('tuner', 'evaluate', newest.path)}")
+    print(f"  {command('tensorboard', '--logdir', run.tensorboard_folder)}")
     return 0
 
 
@@ -87,11 +90,30 @@ def equivalence(before: c.TrialConfig, after: c.TrialConfig) -> str:
     return f"equivalence rule: {batch} (x{k:g}), {', '.join(moves)}, {after.train.num_shards} shards of {after.train.shard_size}"
 
 
+def _checkpoints_of(path: Path) -> Path:
+    """A checkpoint, or the folder that holds some; of a run directory the trial that counts: the full one, or the best of a search."""
+    if not (path / "manifest.json").is_file():
+        return path
+    run = runs.Run(path)
+    if run.kind == "train":
+        return run.trial_folder(KEY)
+    best = Study(run.journal, spec.parse(run.spec), None, reading=True).best(1)
+    if not best:
+        raise UserError(f"{path}: no trial is complete yet, so there is nothing to evaluate")
+    return run.trial_folder(key_of(best[0]))
+
+
 def evaluate(given: argparse.Namespace) -> int:
     """`tuner evaluate`."""
-    path = given.checkpoint
+    path = _checkpoints_of(given.checkpoint)
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint")
+    changes = read_settings(given.set)
+    if odd := [key for key in changes if not key.startswith(SETTABLE)]:
+        raise UserError(f"--set {odd[0]}: only {', '.join(f'{key}*' for key in SETTABLE)} can be changed for an evaluation")
+    if given.save:
+        given.save.parent.mkdir(parents=True, exist_ok=True)
+        given.save.touch()  # what cannot be written is to be known before the work
     from safetensors.torch import save_file
 
     from trainables import checkpoint, train
@@ -104,7 +126,7 @@ def evaluate(given: argparse.Namespace) -> int:
             raise UserError(f"{path}: holds no valid checkpoint (step-*.safetensors)")
         path = newest.path
     try:
-        scores, learner, classifier = train.evaluate(path, given.split, given.network, Group(device=default_device()))
+        scores, learner, classifier = train.evaluate(path, given.split, given.network, changes, Group(device=default_device()))
     except checkpoint.Damaged as fault:
         raise UserError(str(fault)) from None
     network = given.network or learner.config.evaluation.network
@@ -112,7 +134,6 @@ def evaluate(given: argparse.Namespace) -> int:
     if given.save:
         head = {"fc.weight": classifier.weight, "fc.bias": classifier.bias}
         state = plain_resnet_state(learner.network(network)) | head
-        given.save.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, given.save)
         facts["saved"] = str(given.save)
     if given.json:

@@ -1,5 +1,6 @@
 """What a run has come to, from its directory alone: for `status`, for the live table, and at the end of a search."""
 
+import shlex
 import shutil
 import statistics
 import sys
@@ -26,7 +27,7 @@ STATES = {
 
 def overview(run: Run, study: Study) -> dict[str, Any]:
     """All that `status --json` prints: trials, the best one, the untrained score and the gaps between trials on a slot."""
-    trials, spec = study.trials(), study.spec
+    trials, spec, held = study.trials(), study.spec, run.held()
     best = study.best(1)
     baseline = run.read_baseline()
     gaps = slot_gaps(trials)
@@ -37,9 +38,9 @@ def overview(run: Run, study: Study) -> dict[str, Any]:
         "objective": spec.objective.metric,
         "trials_wanted": spec.trials,
         "epochs": spec.trial.train.epochs,
-        "held": run.held(),
+        "held": held,
         "ended": sum(trial.state.is_finished() for trial in trials),
-        "trials": [_row(run, trial) for trial in trials],
+        "trials": [_row(run, trial, held) for trial in trials],
         "best": key_of(best[0]) if best else None,
         "untrained": baseline.get(spec.objective.metric) if baseline else None,
         "gap_median_s": statistics.median(gaps) if gaps else None,
@@ -102,19 +103,19 @@ def closing_lines(run: Run, study: Study, exported: Path) -> list[str]:
         *lines,
         f"best configuration: {shown(exported)}",
         "next:",
-        f"  {program('tuner')} status {shown(run.path)}",
-        f"  {program('tensorboard')} --logdir {shown(run.tensorboard_folder)}",
-        f"  {program('tuner')} train {shown(exported)} --epochs {4 * study.spec.trial.train.epochs}{_resources(study.spec)}",
+        f"  {command('tuner', 'status', run.path)}",
+        f"  {command('tensorboard', '--logdir', run.tensorboard_folder)}",
+        f"  {command('tuner', 'train', exported, '--epochs', 4 * study.spec.trial.train.epochs, *_resources(study.spec))}",
     ]
 
 
-def _row(run: Run, trial: FrozenTrial) -> dict[str, Any]:
+def _row(run: Run, trial: FrozenTrial, held: bool) -> dict[str, Any]:
     curve = trial.intermediate_values
     score = trial.values[0] if trial.values else curve[max(curve)] if curve else None
     error = trial.user_attrs.get("error")
     return {
         "key": key_of(trial),
-        "state": STATES[trial.state],
+        "state": STATES[trial.state] if held or trial.state.is_finished() else "interrupted",
         "epoch": max(curve, default=0),
         "score": score,
         "curve": {str(epoch): value for epoch, value in sorted(curve.items())},
@@ -125,10 +126,16 @@ def _row(run: Run, trial: FrozenTrial) -> dict[str, Any]:
     }
 
 
-def program(name: str) -> str:
-    """How to call a program of this installation from where the user is."""
+def command(name: str, *arguments: object) -> str:
+    """How to call a program of this installation from where the user is, ready for a shell."""
     here = Path(sys.executable).parent / name
-    return name if shutil.which(name) == str(here) else shown(here)
+    words = [name if shutil.which(name) == str(here) else here, *arguments]
+    return shlex.join(shown(word) if isinstance(word, Path) else str(word) for word in words)
+
+
+def resume_hint(run: Run) -> str:
+    """What to do about an interruption."""
+    return f"continue with: {command('tuner', 'resume', run.path)}"
 
 
 def shown(path: Path) -> str:
@@ -136,14 +143,13 @@ def shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _resources(spec: SearchSpec) -> str:
+def _resources(spec: SearchSpec) -> list[str]:
     """Options of `tuner train` for the workers that the search had."""
-    wanted, options = spec.resources, f" --workers {spec.resources.workers}"
-    if wanted.cpus_per_worker != 1:
-        options += f" --cpus-per-worker {wanted.cpus_per_worker}"
-    if wanted.gpus_per_worker:
-        options += f" --gpus-per-worker {wanted.gpus_per_worker:g}"
-    return options if spec.address == "local" else f"{options} --address {spec.address}"
+    wanted = spec.resources
+    options = ["--workers", f"{wanted.workers}"]
+    options += ["--cpus-per-worker", f"{wanted.cpus_per_worker}"] if wanted.cpus_per_worker != 1 else []
+    options += ["--gpus-per-worker", f"{wanted.gpus_per_worker:g}"] if wanted.gpus_per_worker else []
+    return options if spec.address == "local" else [*options, "--address", spec.address]
 
 
 def _differs(key: str, rows: list[dict[str, Any]]) -> bool:

@@ -24,6 +24,7 @@ from typing import Any, Literal
 import yaml
 
 from trainables.errors import UserError
+from trainables.settings import read_yaml
 
 PACKAGES = ("teacher-tuner", "torch", "torchvision", "ray", "optuna", "pydantic", "numpy", "pyarrow")
 Kind = Literal["search", "train"]
@@ -41,7 +42,11 @@ class Run:
         self.path = path.absolute()
         if not (self.path / "manifest.json").is_file():
             raise UserError(f"{path}: {'no run directory (it has no manifest.json)' if path.exists() else 'no such run directory'}")
-        self.manifest: dict[str, Any] = json.loads((self.path / "manifest.json").read_text())
+        try:
+            self.manifest: dict[str, Any] = json.loads((self.path / "manifest.json").read_text())
+            self.kind: Kind = self.manifest["kind"]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{self.path / 'manifest.json'}: is damaged; put the whole file back") from None
         self._lock: Any = None
 
     @classmethod
@@ -51,6 +56,9 @@ class Run:
         Raises:
             UserError: something is there already.
         """
+        path = path.absolute()
+        if Path.cwd().is_relative_to(path):
+            raise UserError(f"{path}: is the folder you are in, or holds it; choose another with --run")
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise UserError(f"{path}: already exists; continue it with 'tuner resume {path}', or choose another with --run")
         try:
@@ -86,12 +94,16 @@ class Run:
         return f"{self.path / SPACE_COPY}:{function}"
 
     @property
-    def kind(self) -> Kind:
-        return self.manifest["kind"]
-
-    @property
     def spec(self) -> dict[str, Any]:
-        return yaml.safe_load((self.path / "spec.yaml").read_text())
+        """What was asked for, as nested values.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        return read_yaml(self.path / "spec.yaml")
+
+    def write_spec(self, content: dict[str, Any]) -> None:
+        write_atomically(self.path / "spec.yaml", yaml.safe_dump(content, sort_keys=False))
 
     @property
     def journal(self) -> Path:

@@ -21,8 +21,9 @@ from rich.console import Console
 from trainables import config as c
 from trainables.errors import TrialFailure, UserError
 from tuner import slots, stopping
-from tuner.allocation import concurrent_trials
+from tuner.allocation import concurrent_trials, local_cpus
 from tuner.progress import Progress
+from tuner.report import resume_hint
 from tuner.runs import Run
 from tuner.slots import Conversation, Slots
 from tuner.space import Space
@@ -218,20 +219,20 @@ def cluster(address: str, run: Run) -> Iterator[list[dict[str, float]]]:
     os.environ.update({"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0"})
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial may fail before it has any metric
     os.environ.update({"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"})
-    local: dict[str, Any] = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False} if address == "local" else {}
+    local: dict[str, Any] = {"num_cpus": local_cpus(), "include_dashboard": False} if address == "local" else {}
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is asked to end can be resumed, like one after ^C
     with quiet(run.driver_log):
         try:
-            ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env={"env_vars": variables}, **local)
-        except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
-            raise UserError(f"address = '{address}': no Ray cluster could be joined ({str(error).splitlines()[0]})") from None
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is asked to end can be resumed, like one after ^C
-        try:
+            try:
+                ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env={"env_vars": variables}, **local)
+            except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+                raise UserError(f"address = '{address}': no Ray cluster could be joined ({str(error).splitlines()[0]})") from None
             nodes = [_hardware(node["Resources"]) for node in ray.nodes() if node["Alive"]]
             run.note_hardware(nodes)
             yield nodes
         except KeyboardInterrupt:  # without a shutdown, which would wait for workers in the middle of an epoch; Ray goes with its driver
-            raise KeyboardInterrupt(f"interrupted; continue with: tuner resume {run.path}") from None
+            raise KeyboardInterrupt(f"interrupted; {resume_hint(run)}") from None
         except (UserError, TrialFailure):
             ray.shutdown()
             raise
@@ -239,7 +240,7 @@ def cluster(address: str, run: Run) -> Iterator[list[dict[str, float]]]:
             log.exception("the driver broke off")
             ray.shutdown()
             last = (str(error).strip().splitlines() or [""])[-1]
-            reason = f"{type(error).__name__}: {last}\n  log: {run.driver_log}\n  continue with: tuner resume {run.path}"
+            reason = f"{type(error).__name__}: {last}\n  log: {run.driver_log}\n  {resume_hint(run)}"
             raise TrialFailure(f"broken off by {reason}") from error
         ray.shutdown()
 

@@ -143,12 +143,15 @@ class Switchboard:
         return box.incarnation
 
     async def next(self, slot: int, incarnation: int) -> dict[str, Any] | None:
-        """Work for rank 0 of a slot, as a dict with its sequence; None after a while without any; {} when the slots close."""
+        """Work for rank 0 of a slot, as a dict with its sequence; None after a while without any; {} when there will be none.
+
+        That is when the slots close, and for a life that another one has followed: its workers go home, and give their CPUs back.
+        """
         box = self.mailboxes[slot]
         await self._until(lambda: self.closed or incarnation != box.incarnation or (box.working and not box.stopping), 20)
-        if self.closed:
+        if self.closed or incarnation != box.incarnation:
             return {}
-        if incarnation != box.incarnation or not box.working or box.stopping:
+        if not box.working or box.stopping:
             return None
         box.attempt, box.faults = box.attempt + 1, {}
         if box.attempt > self.attempts:
@@ -280,7 +283,7 @@ class Slots:
         while not self.closing and failures < LAUNCH_FAILURES:
             try:
                 lives = ray.get(self.board.lives.remote(slot))
-                why: Any = _launch(self.board, slot, wanted, folder, fit)
+                why = _launch(self.board, slot, wanted, folder, fit)
                 failures = 0 if ray.get(self.board.lives.remote(slot)) > lives else failures + 1
             except Exception as error:
                 why, failures = error, failures + 1
@@ -288,7 +291,8 @@ class Slots:
                 log.warning("slot %d: its worker group ended (%s); launched again", slot, why)
                 time.sleep(RELAUNCH_WAIT * failures)
         if not self.closing:
-            ray.get(self.board.give_up.remote(slot, f"slot {slot}: its worker group could not be launched {failures} times: {why}"))
+            reason = f"{type(why).__name__}: {(str(why).splitlines() or [''])[0]}"
+            ray.get(self.board.give_up.remote(slot, f"slot {slot}: its worker group could not be launched {failures} times: {reason}"))
 
     def __enter__(self) -> "Slots":
         return self
@@ -304,7 +308,7 @@ class Slots:
             thread.join(max(0.0, end - time.monotonic()))
 
 
-def _launch(board: Any, slot: int, wanted: Resources, folder: Path, fit: Callable[..., Any] | None) -> Any:
+def _launch(board: Any, slot: int, wanted: Resources, folder: Path, fit: Callable[..., Any] | None) -> BaseException | None:
     """Runs a worker group for as long as its controller lives; returns why it ended."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -320,4 +324,7 @@ def _launch(board: Any, slot: int, wanted: Resources, folder: Path, fit: Callabl
         # controller that has had its share is launched again
         run_config=RunConfig(name=f"slot-{slot}", storage_path=str(folder), failure_config=FailureConfig(max_failures=5)),
     )
-    return trainer.fit().error
+    try:
+        return trainer.fit().error
+    except ray.exceptions.ActorDiedError as death:  # the controller was killed
+        return death

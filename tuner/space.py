@@ -73,7 +73,10 @@ def load(name: str) -> Space:
     suggest = getattr(module, function, None)
     if not callable(suggest):
         raise UserError(f"space = '{name}': the file has no function '{function}'")
-    return Space(name, suggest, tuple(getattr(module, "KNOWN_GOOD", ())), file)
+    known_good = getattr(module, "KNOWN_GOOD", ())
+    if not isinstance(known_good, list | tuple) or not all(isinstance(point, dict) for point in known_good):
+        raise UserError(f"space = '{name}': KNOWN_GOOD must be a list of dicts, a value for each suggested name")
+    return Space(name, suggest, tuple(known_good), file)
 
 
 def rehearse(space: Space, base: c.TrialConfig, workers: int, seed: int = 0) -> None:

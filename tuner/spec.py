@@ -1,20 +1,16 @@
 """SearchSpec: a search's YAML, validated before anything is started."""
 
-import socket
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from trainables import config as c
-from trainables.errors import UserError, explain
-from trainables.settings import read_settings, read_yaml, section_keys, with_values
+from trainables.errors import UserError
+from trainables.settings import read_settings, read_yaml, validated, with_values
 
-ADDRESS_TIMEOUT = 5.0  # seconds for a Ray head to accept a connection
-JOIN_TIMEOUT = 20.0  # seconds for a process to join its cluster
+CONTINUABLE = ("trials", "address", "resources", "trial.data.root", "trial.data.download")
 
 
 class Objective(c.Section):
@@ -94,7 +90,7 @@ class SearchSpec(c.Section):
 
 
 def check_workers(workers: int, trial: c.TrialConfig) -> None:
-    """Raises ValueError where there are more workers than shards to deal to them."""
+    """Raises UserError where there are more workers than shards to deal to them."""
     if workers > trial.train.num_shards:
         train = trial.train
         raise UserError(
@@ -109,10 +105,7 @@ def parse(given: Mapping[str, Any]) -> SearchSpec:
     Raises:
         UserError: a line for each fault, with key, value, rule and the nearest valid name.
     """
-    try:
-        return SearchSpec.model_validate(given)
-    except ValidationError as error:
-        raise explain(error, section_keys(SearchSpec)) from None
+    return validated(SearchSpec, given)
 
 
 def read(path: Path, settings: Iterable[str]) -> SearchSpec:
@@ -121,31 +114,33 @@ def read(path: Path, settings: Iterable[str]) -> SearchSpec:
     Raises:
         UserError: the file or a setting is at fault, or the data is missing.
     """
-    values = with_values(read_yaml(path), read_settings(settings), SearchSpec)
-    spec = parse(values)
-    return parse({**spec.plain(), "trial": settled(spec.trial).plain()})
+    return settled(parse(with_values(read_yaml(path), read_settings(settings), SearchSpec)))
 
 
-def settled(trial: c.TrialConfig) -> c.TrialConfig:
-    """The trial with its data folder as an absolute path, for workers have another working folder; the data is there."""
-    if trial.data.root is not None:
-        trial = c.changed(trial.plain(), {"data.root": str(trial.data.root.expanduser().absolute())})
-    trial.check_data()
-    return trial
+def continued(content: Mapping[str, Any], settings: Iterable[str]) -> SearchSpec:
+    """The spec of an interrupted run, with what may change without its trials becoming others.
+
+    Raises:
+        UserError: another key is to be changed, or fewer trials are wanted than before.
+    """
+    changes, before = read_settings(settings), parse(content)
+    if odd := [key for key in changes if not key.startswith(CONTINUABLE)]:
+        raise UserError(f"--set {odd[0]}: a run that goes on keeps it; can be changed: {', '.join(CONTINUABLE)}")
+    after = settled(parse(with_values(before.plain(), changes, SearchSpec)))
+    if after.trials < before.trials:
+        raise UserError(f"trials = {after.trials}: the search was launched with {before.trials}, and can only get more")
+    return after
 
 
-def check_address(address: str) -> None:
-    """Raises UserError where nothing answers at host:port, long before Ray itself would give up."""
-    if address in ("local", "auto"):
-        return
-    host, _, port = address.rpartition(":")
+def settled(spec: SearchSpec) -> SearchSpec:
+    """The spec with its data folder as an absolute path, for workers have another working folder; the data is there.
+
+    Raises:
+        UserError: it is not.
+    """
+    root = spec.trial.data.root
     try:
-        socket.create_connection((host, int(port)), timeout=ADDRESS_TIMEOUT).close()
-    except (OSError, OverflowError) as error:
-        raise UserError(f"address = '{address}': no Ray head answers there ({error})") from None
-    # what accepts a connection may be something else, on which Ray would hang: a child tries, and can be ended
-    trial = [sys.executable, "-c", f"import ray; ray.init({address!r}, log_to_driver=False, configure_logging=False)"]
-    try:
-        subprocess.run(trial, timeout=JOIN_TIMEOUT, check=True, capture_output=True)
-    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
-        raise UserError(f"address = '{address}': something answers there, but a Ray cluster could not be joined") from None
+        spec.trial.check_data()
+    except UserError as error:
+        raise UserError(f"trial.{error}" if str(error).startswith(("data.", "train.")) else str(error)) from None
+    return spec if root is None else parse(with_values(spec.plain(), {"trial.data.root": str(root.absolute())}, SearchSpec))

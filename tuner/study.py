@@ -13,6 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from trainables import config as c
+from trainables.errors import UserError
 from tuner.space import Space
 from tuner.spec import SearchSpec
 
@@ -47,7 +48,10 @@ class Study:
         self.spec, self.space = spec, space
         if not reading:
             _mend(journal)
-        self._storage: optuna.storages.BaseStorage = JournalStorage(JournalFileBackend(str(journal)))
+        try:
+            self._storage: optuna.storages.BaseStorage = JournalStorage(JournalFileBackend(str(journal)))
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{journal}: is damaged ({error}); put the whole file back") from None
         begun = NAME in optuna.get_all_study_names(self._storage)
         if reading and not begun:  # a reader leaves no trace
             self._storage = optuna.storages.InMemoryStorage()

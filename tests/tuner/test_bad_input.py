@@ -53,10 +53,10 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["trial.teacher.placement=projektor"], ["'projektor'", "did you mean 'projector'?"]),
         (["trial.data.name=digit"], ["trial.data.name = 'digit'", "did you mean 'digits'?"]),
         (["trial.method.name=bioll"], ["trial.method.name = 'bioll'", "byol"]),
-        (["trial.data.name=cifar10"], ["data.root", "give its path"]),
-        (["trial.data.name=cifar10", "trial.data.root=missing"], ["data.root = '", "missing'", "no such folder"]),
+        (["trial.data.name=cifar10"], ["error: trial.data.root: ", "give its path"]),
+        (["trial.data.name=cifar10", "trial.data.root=missing"], ["error: trial.data.root = '", "missing'", "no such folder"]),
         (["trial.data.name=parquet", "trial.data.root=."], ["data.root = '", "holds no train-*.parquet"]),
-        (["trial.train.batch_size=50"], ["train.batch_size = 50", "multiple of train.shard_size = 32"]),
+        (["trial.train.batch_size=50"], ["error: trial.train.batch_size = 50", "multiple of train.shard_size = 32"]),
         (["resources.workers=3"], ["resources.workers = 3", "more than the 2 shards"]),
         (["space=teachers"], ["space = 'teachers'", "did you mean 'teacher'?"]),
         (["space=nowhere.py:suggest"], ["nowhere.py", "no such file"]),
@@ -65,7 +65,10 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["resources.gpus_per_worker=0.5", "resources.workers=2"], ["resources.gpus_per_worker = 0.5", "one GPU"]),
         (["trials=true"], ["trials = True", "must not be true or false"]),
         (["trial.data.image_size=32"], ["data.image_size = 32", "'digits'"]),
-        (["trial.optim.warmup_epochs=5"], ["optim.warmup_epochs = 5", "train.epochs = 2"]),
+        (["trial.optim.warmup_epochs=5"], ["error: trial.optim.warmup_epochs = 5", "train.epochs = 2"]),
+        (["trial.data.train_images=5000"], ["trial.data.train_images = 5000", "the train split has 1438 images"]),
+        (["trial.data.train_images=60"], ["trial.train.batch_size = 64", "only 60 training images"]),
+        (["resources.cpus_per_worker=1000"], ["a trial needs 1000 CPU"]),
     ],
 )
 def test_a_setting_at_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: list[str], words: list[str]) -> None:
@@ -106,6 +109,55 @@ def test_a_space_that_returns_an_unknown_key(tmp_path: Path, capsys: pytest.Capt
     assert "space 'mine.py:suggest': teacher.momentum.bass: unknown key; did you mean 'teacher.momentum.base'?" in line
 
 
+@pytest.mark.parametrize("points", ["3", "[{'a': 1}, 'b']"])
+def test_a_space_with_odd_known_points(tmp_path: Path, capsys: pytest.CaptureFixture[str], points: str) -> None:
+    (tmp_path / "mine.py").write_text(f"KNOWN_GOOD = {points}\ndef suggest(trial):\n    return {{}}\n")
+    assert "KNOWN_GOOD must be a list of dicts" in complaint(capsys, "launch", search_file(tmp_path), "--set", "space=mine.py")
+
+
+def test_the_folder_one_is_in_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "choose another with --run" in complaint(capsys, "launch", search_file(tmp_path), "--run", ".")
+
+
+@pytest.mark.parametrize(("name", "text"), [("manifest.json", "{"), ("spec.yaml", "trials: ["), ("journal.log", "what\nis this\n")])
+def test_a_damaged_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str) -> None:
+    run = runs.Run.create(tmp_path / "run", "search", SEARCH, 0)
+    (run.path / name).write_text(text)
+    assert name in complaint(capsys, "status", "run")
+
+
+def test_an_output_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "checkpoint").touch()
+    assert "file" in complaint(capsys, "evaluate", "checkpoint", "--save", "file/below")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("trial.optim.lr=0.1", "--set trial.optim.lr: a run that goes on keeps it"),
+        ("trials=1", "trials = 1: the search was launched with 2"),
+        ("resources.workers=3", "more than the 2 shards"),
+    ],
+)
+def test_what_a_resume_may_not_change(tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str, words: str) -> None:
+    runs.Run.create(tmp_path / "run", "search", SEARCH, 0)
+    assert words in complaint(capsys, "resume", "run", "--set", setting)
+
+
+def test_an_evaluation_may_not_change_the_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "checkpoint").touch()
+    assert "--set optim.lr" in complaint(capsys, "evaluate", "checkpoint", "--set", "optim.lr=1")
+
+
+def test_keys_are_listed_with_defaults_and_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["keys", "trial.teacher"]) == 0
+    rows = dict(line.split("\t", 1) for line in capsys.readouterr().out.splitlines())
+    assert rows["trial.teacher.momentum.base"] == "0.99\tnumber >= 0 <= 1"
+    assert rows["trial.teacher.norm.kind"].startswith("batch\tbatch | momentum | eman")
+    assert "did you mean 'trial.teacher'" in complaint(capsys, "keys", "trial.teachr")
+
+
 @pytest.mark.parametrize("command", ["resume", "status", "export"])
 @pytest.mark.parametrize("there", [True, False])
 def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, there: bool) -> None:
@@ -123,7 +175,7 @@ def test_an_address_that_does_not_answer(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_an_address_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """It accepts connections and is silent: Ray itself would wait for minutes."""
-    monkeypatch.setattr("tuner.spec.JOIN_TIMEOUT", 3.0)
+    monkeypatch.setattr("tuner.allocation.JOIN_TIMEOUT", 3.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         assert "could not be joined" in complaint(capsys, "launch", search_file(tmp_path), "--address", address)

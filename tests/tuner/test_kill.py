@@ -93,7 +93,7 @@ def test_a_search_that_loses_a_worker_and_its_driver_ends_as_one_that_was_left_a
     assert driver.returncode == -signal.SIGKILL
     wait_for(lambda: not any(trains(pid) for pid in workers), "end of the orphans", 60)
     before = tuner.state("killed")
-    assert [row["state"] for row in before["trials"]][:2] == [untouched["trials"][0]["state"], "running"]
+    assert [row["state"] for row in before["trials"]][:2] == [untouched["trials"][0]["state"], "interrupted"]
 
     tuner.run("resume", "killed")
     after = tuner.state("killed")

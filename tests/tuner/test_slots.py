@@ -73,7 +73,7 @@ def test_the_dead_take_and_post_nothing() -> None:
         old = await board.attach(0)
         work = await board.next(0, old)
         new = await board.attach(0)
-        assert await board.next(0, old) is None
+        assert await board.next(0, old) == {}, "it goes home"
         assert not await board.post(0, old, work["sequence"], epoch(1))
         await board.acknowledge(0, old, work["sequence"], ("end", None))
         again = await board.next(0, new)

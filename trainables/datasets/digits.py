@@ -16,11 +16,16 @@ VIEWS = {
     "solarise": [0.0, 0.0],
     "noise": 0.1,
 }
+IMAGES = 1797
 TEST_SHARE = 0.2
 
 
 def check(data: "c.Data") -> None:
     """Nothing to check: the images come with scikit-learn."""
+
+
+def count(data: "c.Data") -> int:
+    return round(IMAGES * (1 - TEST_SHARE))
 
 
 def source(data: "c.Data", split: str) -> None:
@@ -33,7 +38,6 @@ def read(data: "c.Data", split: str) -> Chunks:
 
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(labels))
-    train = round(len(labels) * (1 - TEST_SHARE))
-    chosen = order[:train] if split == "train" else order[train:]
+    chosen = order[: count(data)] if split == "train" else order[count(data) :]
     grey = np.round(images[chosen] * (255 / 16)).astype(np.uint8)
     yield grey.reshape(-1, 8, 8, 1), labels[chosen].astype(np.int64)

@@ -21,6 +21,10 @@ def check(data: "c.Data") -> None:
     _files(data, "train")
 
 
+def count(data: "c.Data") -> int:
+    return len(_files(data, "train"))
+
+
 def source(data: "c.Data", split: str) -> str:
     return "\n".join([files.fingerprint(_files(data, split)), *_classes(data)])
 

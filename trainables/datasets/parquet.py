@@ -3,6 +3,8 @@
 The folder, or its subfolder `data`, holds `train-*.parquet` and `test-*.parquet` (or `validation-*`).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +25,35 @@ def check(data: "c.Data") -> None:
     _files(data, "train")
 
 
+def count(data: "c.Data") -> int:
+    import pyarrow.parquet
+
+    rows = 0
+    for path in _files(data, "train"):
+        with _readable(path):
+            rows += pyarrow.parquet.read_metadata(path).num_rows
+    return rows
+
+
 def source(data: "c.Data", split: str) -> str:
     return files.fingerprint(_files(data, split))
 
 
 def read(data: "c.Data", split: str) -> Chunks:
     """Decoded in batches of rows, so that a file is never in memory as a whole."""
+    for path in _files(data, split):
+        with _readable(path):
+            yield from _chunks(path, data.image_size)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     import pyarrow
 
-    for path in _files(data, split):
-        try:
-            yield from _chunks(path, data.image_size)
-        except (pyarrow.ArrowException, OSError):
-            raise UserError(f"{path}: not a readable Parquet file") from None
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError):
+        raise UserError(f"{path}: not a readable Parquet file") from None
 
 
 def _chunks(path: Path, image_size: int | None) -> Chunks:

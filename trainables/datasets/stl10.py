@@ -14,6 +14,10 @@ def check(data: "c.Data") -> None:
     downloads.check(data, FOLDER)
 
 
+def count(data: "c.Data") -> int:
+    return 5_000
+
+
 def source(data: "c.Data", split: str) -> str | None:
     return downloads.source(data, FOLDER)
 
