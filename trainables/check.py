@@ -53,7 +53,7 @@ def _losses(config: c.TrialConfig, group: Group, steps: int) -> torch.Tensor:
     learner = Learner(config, train.channels, len(train), group)
     losses = torch.zeros(steps, dtype=torch.float64)
     for step in range(steps):
-        epoch, at = divmod(step, learner.steps_per_epoch)
+        epoch, at = divmod(step, learner.run.per_epoch)
         order = keyed.permutation(len(train), config.seed, epoch, "order")
         losses[step] = learner.step(batches(learner, train, order, at, epoch))
     return losses

@@ -1,31 +1,21 @@
 """TrialConfig: every knob of a trial, validated and frozen. The last place where values change. Needs no torch."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from trainables import discovery, schedules
 from trainables.errors import UserError, nearest
-from trainables.settings import validated, with_values
+from trainables.sections import Count, Duration, Kind, NonNegative, Positive, Schedule, Section, Share
+from trainables.settings import flat, validated, with_values
 
-PARTS = ("conv1", "block1", "block2", "block3", "block4", "projector")
-PLACEMENTS = {"whole": PARTS, "backbone": PARTS[:-1], "projector": ("projector",), "none": ()}
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+BACKBONE = ("conv1", "block1", "block2", "block3", "block4")
+PROJECTOR = ("fc1", "fc2")  # the projector up to its last layer, and that layer
+PARTS = BACKBONE + PROJECTOR
+PLACEMENTS = {"whole": PARTS, "backbone": BACKBONE, "projector": PROJECTOR, "none": ()}
+WIDE = ("wrn28-2", "wrn28-8")  # Wide ResNets have no block4
 
 
 def one_of(package: str) -> AfterValidator:
@@ -39,71 +29,108 @@ def one_of(package: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-class Section(BaseModel):
-    """A frozen group of keys that refuses keys it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and info.field_name and cls.model_fields[info.field_name].annotation is not bool:
-            raise ValueError("must not be true or false")
-        return value
-
-
-class Momentum(Section):
+class Momentum(Schedule):
     """The teacher's keep-rate: teacher <- momentum * teacher + (1 - momentum) * student."""
 
-    kind: Literal["constant", "cosine", "linear"] = "cosine"
+    kind: Kind = "cosine"
     base: Share = 0.99
     final: Share = 1.0
 
 
-class Alpha(Section):
+class Alpha(Schedule):
     """Share of the current batch in Momentum BN's statistics (Momentum² Teacher, eq. 3 and 8)."""
 
-    kind: Literal["constant", "cosine", "linear"] = "cosine"
+    kind: Kind = "cosine"
     base: Share = 1.0
     final: Share = 0.0
 
 
 class TeacherNorm(Section):
-    """Whose batch-norm statistics the teacher uses."""
+    """Whose batch-norm statistics the teacher uses, in training.
 
-    kind: Literal["batch", "momentum", "eman"] = "batch"
+    batch: those of a shard. sync: those of the whole batch. shuffle: those of a shard whose samples were drawn from the whole batch
+    (MoCo's Shuffle BN). momentum: those of a shard, blended with their history (Momentum² Teacher). eman: averages of the student's
+    running statistics, which do not depend on the batch.
+
+    Momentum BN: `variance` is biased as in the paper, unbiased, or corrected twice as in the released code; `history` belongs to each
+    shard, or is shared by all. EMAN follows the student's statistics exactly during `warm_start`.
+    """
+
+    kind: Literal["batch", "sync", "shuffle", "momentum", "eman"] = "batch"
     alpha: Alpha = Alpha()
+    variance: Literal["biased", "unbiased", "released"] = "biased"
+    history: Literal["shard", "shared"] = "shard"
+    warm_start: Duration = "0 steps"
+
+
+class Preserving(Schedule):
+    """Probability that a unit of the teacher is kept unchanged in a step."""
+
+    base: Share = 0.7
+    final: Share = 0.0
 
 
 class Smoothing(Section):
     """How a student enters the average: `tma` averages everything, `sts` a random part of the units, `se` copies a random part.
 
-    A unit is kept unchanged with preserving probability `p` (Spatial Ensemble, alg. 1-2); a "layer" is one parameter tensor.
+    A unit is kept unchanged with preserving probability `p` (Spatial Ensemble, alg. 1-2). It is a "layer" (one parameter tensor), a
+    "channel" (one index of a tensor's first dimension; `coupled`: of a layer's weight, its bias and the norm behind it together) or a
+    "neuron" (one number). For the study of the released code's habits: `masks` of its own for each worker, so that teachers drift apart,
+    and a `first_copy` into another random initialisation that is masked as well.
     """
 
     kind: Literal["tma", "se", "sts"] = "tma"
-    p: Share = 0.7
-    granularity: Literal["layer"] = "layer"
+    p: Preserving = Preserving()
+    granularity: Literal["layer", "channel", "neuron"] = "layer"
+    coupled: bool = False
+    masks: Literal["shared", "per_worker"] = "shared"
+    first_copy: Literal["exact", "masked"] = "exact"
 
 
 def _placement(placed: Any) -> tuple[str, ...]:
     if not isinstance(placed, str | list | tuple):
         raise ValueError(f"must be one of {', '.join(PLACEMENTS)}, or a list of parts")
-    wanted = PLACEMENTS.get(placed, (placed,)) if isinstance(placed, str) else placed
-    for name in map(str, wanted):
-        if name not in PARTS:
-            known = PARTS if not isinstance(placed, str) else (*PLACEMENTS, *PARTS)
-            raise ValueError(f"no part is named '{name}'{nearest(name, known)}")
+    wanted: list[str] = []
+    for name in map(str, [placed] if isinstance(placed, str) else placed):
+        if name not in PARTS and name not in PLACEMENTS:
+            raise ValueError(f"no part is named '{name}'{nearest(name, (*PLACEMENTS, *PARTS))}")
+        wanted += PLACEMENTS.get(name, (name,))
     return tuple(part for part in PARTS if part in wanted)
 
 
+def _momentum_of_parts(given: Any) -> Any:
+    """Groups of parts, such as "projector", spelt out."""
+    if not isinstance(given, Mapping):
+        raise ValueError("must give a momentum for parts, such as {block4: 0.9}")
+    return {part: momentum for name, momentum in given.items() for part in _placement(name)}
+
+
 class Teacher(Section):
-    """How the teacher is made from past students."""
+    """How the teacher is made from past students.
+
+    `momenta` holds the momentum of parts that have one of their own. The student enters the average `before` the forward, as the last
+    step left it (Momentum² Teacher, alg. 1), or `after` the optimiser's step (BYOL as usually coded, FixMatch, Mean Teacher).
+    """
 
     momentum: Momentum = Momentum()
+    momenta: Annotated[dict[str, Momentum], BeforeValidator(_momentum_of_parts)] = Field(default_factory=dict)
+    update: Literal["before", "after"] = "before"
     smoothing: Smoothing = Smoothing()
     placement: Annotated[tuple[str, ...], BeforeValidator(_placement)] = PARTS
     norm: TeacherNorm = TeacherNorm()
+
+    def momentum_of(self, part: str) -> Momentum:
+        """The keep-rate's schedule for a part."""
+        return self.momenta.get(part, self.momentum)
+
+    @model_validator(mode="after")
+    def _momenta_are_used(self) -> Self:
+        if idle := [part for part in self.momenta if part not in self.placement]:
+            raise ValueError(f"teacher.momenta: {idle[0]} has no averaged copy; teacher.placement is {', '.join(self.placement) or 'none'}")
+        if not self.placement and (self.norm.kind != "batch" or self.smoothing.kind != "tma"):
+            odd = f"norm.kind = {self.norm.kind}" if self.norm.kind != "batch" else f"smoothing.kind = {self.smoothing.kind}"
+            raise ValueError(f"teacher.{odd}: with teacher.placement none the student is its own teacher, and nothing is averaged")
+        return self
 
 
 class Head(Section):
@@ -114,12 +141,25 @@ class Head(Section):
 
 
 class Encoder(Section):
-    """A torchvision ResNet in named parts, with a projector. `width` is the number of channels of conv1 (64 is standard)."""
+    """A torchvision ResNet, or a Wide ResNet, in named parts, with a projector.
 
-    name: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"
-    width: Count = 64
+    `width` is the number of channels of conv1; standard are 64, and 16 of a Wide ResNet. `norm` is the student's: statistics of a shard, or
+    of the whole batch (sync). The placement paper's extra norms: `feature_norm` (BN1) on the pooled features or on the map before the
+    pooling, `output_norm` (BN2) on the projector's output.
+    """
+
+    name: Literal["resnet18", "resnet34", "resnet50", "wrn28-2", "wrn28-8"] = "resnet18"
+    width: Count | None = None
     stem: Literal["small", "standard"] = "small"
+    norm: Literal["batch", "sync"] = "batch"
+    feature_norm: Literal["none", "pooled", "map"] = "none"
     projector: Head = Head()
+    output_norm: bool = False
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of its parts, in order."""
+        return tuple(part for part in PARTS if part != "block4" or self.name not in WIDE)
 
 
 class Method(Section):
@@ -176,19 +216,28 @@ class Views(Section):
         return self
 
 
-class Optim(Section):
-    """Optimiser. `lr` is absolute, at the batch size that is configured.
+class LearningRate(Schedule):
+    """Of the optimiser: absolute, at the batch size that is configured."""
 
-    LARS scales by `trust` and leaves norm parameters and biases unscaled and undecayed.
-    """
+    kind: Kind = "cosine"
+    base: Positive = 0.05
+    final: NonNegative = 0.0
+
+
+class WeightDecay(Schedule):
+    """L2 decay of the student's parameters."""
+
+    base: NonNegative = 1e-4
+    final: NonNegative = 0.0
+
+
+class Optim(Section):
+    """Optimiser. LARS scales by `trust` and leaves norm parameters and biases unscaled and undecayed."""
 
     name: Literal["sgd", "lars"] = "sgd"
-    lr: Positive = 0.05
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"
-    final_lr: Annotated[float, Field(ge=0)] = 0.0
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    lr: LearningRate = LearningRate()
     momentum: Share = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    weight_decay: WeightDecay = WeightDecay()
     trust: Positive = 1e-3
 
 
@@ -197,11 +246,15 @@ class Train(Section):
 
     With `exact` a worker runs its shards one after another and gradients are summed in float64: in fp32 the trial is then the same to
     the last bit on any number of workers of one kind. Without, a worker runs all its shards in one pass, which is faster where shards
-    are small.
+    are small; so it does where shards look at each other (norms `sync` and `shuffle`).
+
+    With `base_batch` the equivalence rule applies: learning rate and teacher momentum are those of a batch of that size, and follow the
+    batch (`scaled`).
     """
 
     epochs: Annotated[int, Field(ge=0)] = 10
     batch_size: Count = 64
+    base_batch: Count | None = None
     shard_size: Annotated[int, Field(ge=2)] = 32
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
     exact: bool = True
@@ -246,6 +299,9 @@ class Evaluation(Section):
     linear: LinearProbe = LinearProbe()
 
 
+Monitor = Literal["distance", "statistics", "embedding", "gradients", "drift", "filters"]
+
+
 class TrialConfig(Section):
     """Everything that a trial is a function of, besides its data."""
 
@@ -258,6 +314,7 @@ class TrialConfig(Section):
     optim: Optim = Optim()
     train: Train = Train()
     evaluation: Evaluation = Evaluation()
+    monitors: tuple[Monitor, ...] = ("distance", "statistics", "embedding")
 
     @model_validator(mode="before")
     @classmethod
@@ -272,10 +329,27 @@ class TrialConfig(Section):
         return {**given, "views": {**discovery.load("datasets", name).VIEWS, **views}}
 
     @model_validator(mode="after")
-    def _learns_something(self) -> Self:
-        if self.optim.warmup_epochs > self.train.epochs > 0:
-            raise ValueError(f"optim.warmup_epochs = {self.optim.warmup_epochs}: must not exceed train.epochs = {self.train.epochs}")
+    def _fits_together(self) -> Self:
+        epochs = self.train.epochs
+        warmup = self.optim.lr.warmup
+        if epochs and schedules.steps_in(warmup, schedules.Length(1000 * epochs, 1000)) > 1000 * epochs and "step" not in warmup:
+            raise ValueError(f"optim.lr.warmup = {warmup}: must not exceed train.epochs = {epochs}")
+        placement = self.teacher.placement
+        if "block4" not in self.encoder.parts and "block4" in placement and placement not in PLACEMENTS.values():
+            raise ValueError(f"teacher.placement: '{self.encoder.name}' has no block4")
+        if self.encoder.stem == "standard" and self.encoder.name in WIDE:
+            raise ValueError(f"encoder.stem = standard: '{self.encoder.name}' is for small images")
+        if "filters" in self.monitors and self.encoder.projector.hidden != 2:
+            raise ValueError(
+                f"monitors: filters are points in a plane, so encoder.projector.hidden = {self.encoder.projector.hidden} must be 2"
+            )
+        scaled(self)
         return self
+
+    @property
+    def joint(self) -> bool:
+        """Whether a worker runs all its shards in one pass."""
+        return not self.train.exact or self.encoder.norm == "sync" or self.teacher.norm.kind in ("sync", "shuffle")
 
     def plain(self) -> dict[str, Any]:
         """The configuration as nested plain values, ready for YAML and JSON; `parse` gives it back."""
@@ -324,31 +398,54 @@ def changed(nested: Mapping[str, Any], values: Mapping[str, Any]) -> TrialConfig
 def scaled_batch(config: TrialConfig, batch_size: int) -> TrialConfig:
     """The same training at another batch size: batch x k, learning rate x k, (1 - momentum) x k (Momentum² Teacher, sec. 4.2).
 
-    A Spatial Ensemble without momentum ("se") keeps a share p of its units instead, so there (1 - p) is scaled.
+    A trial with a `train.base_batch` follows by itself, so only its batch is changed.
 
     Raises:
         UserError: the batch is no multiple of the shard, or the teacher's share of the student would exceed 1.
     """
-    k = batch_size / config.train.batch_size
-    rates = {"teacher.momentum.base": config.teacher.momentum.base, "teacher.momentum.final": config.teacher.momentum.final}
-    if config.teacher.momentum.kind == "constant":
-        del rates["teacher.momentum.final"]
-    if config.teacher.smoothing.kind == "se":
-        rates = {"teacher.smoothing.p": config.teacher.smoothing.p}
-    scaled = {key: round(1 - (1 - rate) * k, 12) for key, rate in rates.items()}
-    for key, rate in scaled.items():
-        if rate < 0:
-            raise UserError(f"{key} = {rates[key]}: cannot follow to {k:g} times the batch, its share of the student would exceed 1")
-    lr = {"optim.lr": config.optim.lr * k, "optim.final_lr": config.optim.final_lr * k}
-    return changed(config.plain(), {"train.batch_size": batch_size, **lr, **scaled})
+    size = {"train.batch_size": batch_size}
+    return changed(config.plain(), size if config.train.base_batch else _rates(config, batch_size / config.train.batch_size) | size)
 
 
-def steps(config: TrialConfig, images: int) -> tuple[int, int, int]:
-    """Steps an epoch, steps in all and warm-up steps, for a train split of `images` images. The last partial batch is dropped."""
+def scaled(config: TrialConfig) -> TrialConfig:
+    """The trial as it is run: where it has a `train.base_batch`, with the rates that the equivalence rule gives for its batch.
+
+    Raises:
+        UserError: the teacher's share of the student would exceed 1.
+    """
+    if config.train.base_batch in (None, config.train.batch_size):
+        return config
+    rates = _rates(config, config.train.batch_size / config.train.base_batch)
+    return changed(config.plain(), rates | {"train.base_batch": None})
+
+
+def _rates(config: TrialConfig, k: float) -> dict[str, Any]:
+    """What the equivalence rule changes at k times the batch, as dotted values.
+
+    A Spatial Ensemble without momentum ("se") keeps a share p of its units instead, so there (1 - p) is scaled.
+    """
+    teacher = config.teacher
+    rates: dict[str, Any] = {"optim.lr.base": config.optim.lr.base * k, "optim.lr.final": config.optim.lr.final * k}
+    if teacher.smoothing.kind == "se":
+        return rates | flat(_faster(teacher.smoothing.p, k, "p"), "teacher.smoothing.p.")
+    rates |= flat(_faster(teacher.momentum, k, "momentum"), "teacher.momentum.")
+    if teacher.momenta:
+        rates["teacher.momenta"] = {part: own.model_dump() | _faster(own, k, f"momenta.{part}") for part, own in teacher.momenta.items()}
+    return rates
+
+
+def _faster(kept: Schedule, k: float, name: str) -> dict[str, float]:
+    """A keep-rate whose complement is k times as large."""
+    fields = ["base"] if kept.kind in ("constant", "step") else ["base", "final"]
+    shares = {field: round(1 - (1 - getattr(kept, field)) * k, 12) for field in fields}
+    for field, share in shares.items():
+        if share < 0:
+            key = f"teacher.{'smoothing.' if name == 'p' else ''}{name}.{field} = {getattr(kept, field)}"
+            raise UserError(f"{key}: cannot follow to {k:g} times the batch, its share of the student would exceed 1")
+    return shares
+
+
+def length(config: TrialConfig, images: int) -> schedules.Length:
+    """Length of the run for a train split of `images` images. The last partial batch of an epoch is dropped."""
     per_epoch = images // config.train.batch_size
-    return per_epoch, per_epoch * config.train.epochs, math.ceil(config.optim.warmup_epochs * per_epoch)
-
-
-def lr_at(config: TrialConfig, step: int, total: int, warmup: int) -> float:
-    """Learning rate of a 0-based step."""
-    return schedules.warmed_up(config.optim.schedule, config.optim.lr, config.optim.final_lr, step, total, warmup)
+    return schedules.Length(per_epoch * config.train.epochs, per_epoch)

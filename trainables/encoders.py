@@ -9,33 +9,34 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from trainables.config import PARTS, Encoder, Head
-from trainables.norm import Norm, Shards
+from trainables.config import PROJECTOR, Encoder, Head
+from trainables.norm import KINDS, Norm, Shards
 
 DEPTHS = {"resnet18": (BasicBlock, (2, 2, 2, 2)), "resnet34": (BasicBlock, (3, 4, 6, 3)), "resnet50": (Bottleneck, (3, 4, 6, 3))}
+WIDENINGS = {"wrn28-2": 2, "wrn28-8": 8}
 Block = type[BasicBlock | Bottleneck]
 NormFactory = Callable[[int], nn.Module]
+SLOPE = 0.1  # of a Wide ResNet's leaky ReLU, as in FixMatch
 
 
 def build_parts(config: Encoder, channels: int, shards: Shards) -> nn.ModuleDict:
     """The parts of an encoder, in order; each takes what the one before it returns.
 
-    Images [N, channels, H, W] become block4's pooled features [N, F] and the projector's output [N, out].
+    Images [N, channels, H, W] become the last block's pooled features [N, F] and the projector's output [N, out].
     """
-    norm = partial(Norm, shards=shards)
-    block, depths = DEPTHS[config.name]
-    parts: dict[str, nn.Module] = {"conv1": _stem(config, channels, norm)}
-    inputs = config.width
-    for index, depth in enumerate(depths):
-        planes = config.width * 2**index
-        blocks = list(_blocks(block, inputs, planes, depth, stride=1 if index == 0 else 2, norm=norm))
-        inputs = planes * block.expansion
-        pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(1)] if index == len(depths) - 1 else []
-        parts[f"block{index + 1}"] = nn.Sequential(*blocks, *pool)
-    parts["projector"] = mlp(inputs, config.projector, norm)
-    for module in parts.values():
-        _initialise(module)
-    return nn.ModuleDict(parts)
+    norm = partial(KINDS[config.norm], shards=shards)
+    backbone, features = (_wide_resnet if config.name in WIDENINGS else _resnet)(config, channels, norm)
+    pool: list[nn.Module] = [nn.AdaptiveAvgPool2d(1), nn.Flatten(1)]
+    if config.feature_norm != "none":
+        pool.insert(2 if config.feature_norm == "pooled" else 0, norm(features))
+    *_, last = backbone
+    backbone[last].extend(pool)
+    fc1, fc2 = _split(mlp(features, config.projector, norm))
+    if config.output_norm:
+        fc2.append(norm(config.projector.out))
+    parts = nn.ModuleDict({**backbone, "fc1": fc1, "fc2": fc2})
+    _initialise(parts)
+    return parts
 
 
 def mlp(inputs: int, head: Head, norm: NormFactory) -> nn.Sequential:
@@ -43,18 +44,29 @@ def mlp(inputs: int, head: Head, norm: NormFactory) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, head.hidden), norm(head.hidden), nn.ReLU(inplace=True), nn.Linear(head.hidden, head.out))
 
 
+def _split(projector: nn.Sequential) -> tuple[nn.Sequential, nn.Sequential]:
+    """A projector up to its last layer, and that layer: the two parts that may have averaged copies of their own."""
+    *first, last = projector
+    return nn.Sequential(*first), nn.Sequential(last)
+
+
 def feature_width(parts: nn.ModuleDict) -> int:
     """Width F of the features that the backbone returns and the projector takes."""
-    first = parts["projector"].get_submodule("0")
+    first = parts["fc1"].get_submodule("0")
     assert isinstance(first, nn.Linear)
     return first.in_features
 
 
-def run_parts(parts: nn.ModuleDict, x: Tensor, first: str, last: str) -> Tensor:
-    """`x` through the parts from `first` to `last`, both included."""
-    for name in PARTS[PARTS.index(first) : PARTS.index(last) + 1]:
-        x = parts[name](x)
+def run_parts(parts: nn.ModuleDict, x: Tensor) -> Tensor:
+    """`x` through the parts, one after another."""
+    for part in parts.values():
+        x = part(x)
     return x
+
+
+def backbone_of(parts: nn.ModuleDict) -> nn.ModuleDict:
+    """The parts before the projector."""
+    return nn.ModuleDict({name: part for name, part in parts.items() if name not in PROJECTOR})
 
 
 class StudentOutput(NamedTuple):
@@ -75,14 +87,48 @@ class Student(nn.Module):
     def __init__(self, parts: nn.ModuleDict, predictor: nn.Module | None, tap: str | None):
         super().__init__()
         self.parts, self.predictor, self.tap = parts, predictor, tap
+        self.watch: Callable[[str, Tensor], None] | None = None  # is shown what each part returns
 
     def forward(self, x: Tensor) -> StudentOutput:
         tapped = x
         for name, part in self.parts.items():
             x = part(x)
+            if self.watch is not None:
+                self.watch(name, x)
             if name == self.tap:
                 tapped = x.detach()
         return StudentOutput(x if self.predictor is None else self.predictor(x), x, tapped)
+
+
+class WideBlock(nn.Module):
+    """Two 3 x 3 convolutions behind their norms (Zagoruyko and Komodakis 2016, "basic"); where the shape changes, so does the shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, norm: NormFactory):
+        super().__init__()
+        self.bn1, self.conv1 = norm(inputs), nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.bn2, self.conv2 = norm(outputs), nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.relu = nn.LeakyReLU(SLOPE, inplace=True)
+        same = inputs == outputs and stride == 1
+        self.shortcut = None if same else nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = self.relu(self.bn1(x))
+        return self.conv2(self.relu(self.bn2(self.conv1(active)))) + (x if self.shortcut is None else self.shortcut(active))
+
+
+def _wide_resnet(config: Encoder, channels: int, norm: NormFactory) -> tuple[dict[str, nn.Sequential], int]:
+    """Parts of a Wide ResNet of depth 28 up to the pooling, the last norm included, and the width of its features (FixMatch's encoder)."""
+    width = config.width or 16
+    parts = {"conv1": nn.Sequential(nn.Conv2d(channels, width, 3, padding=1, bias=False))}
+    inputs = width
+    for index in range(3):
+        planes = width * WIDENINGS[config.name] * 2**index
+        strides = (1 if index == 0 else 2, 1, 1, 1)
+        widths = pairwise([inputs, *[planes] * len(strides)])
+        parts[f"block{index + 1}"] = nn.Sequential(*(WideBlock(*pair, stride, norm) for pair, stride in zip(widths, strides, strict=True)))
+        inputs = planes
+    parts["block3"].extend([norm(inputs), nn.LeakyReLU(SLOPE, inplace=True)])
+    return parts, inputs
 
 
 @torch.no_grad()
@@ -92,7 +138,7 @@ def plain_resnet_state(parts: nn.ModuleDict) -> dict[str, Tensor]:
     Loads with `strict=True` into the torchvision ResNet of that depth with `fc = Identity()`, if width is 64 and the stem standard.
     """
     state: dict[str, Tensor] = {}
-    for part in PARTS[:-1]:
+    for part in backbone_of(parts):
         norms = {name: module for name, module in parts[part].named_modules() if isinstance(module, Norm)}
         for name, tensor in parts[part].named_parameters():
             state[_torchvision_name(part, name)] = tensor.detach().clone()
@@ -111,11 +157,19 @@ def _torchvision_name(part: str, name: str) -> str:
     return f"layer{part[-1]}.{name}"
 
 
-def _stem(config: Encoder, channels: int, norm: NormFactory) -> nn.Sequential:
+def _resnet(config: Encoder, channels: int, norm: NormFactory) -> tuple[dict[str, nn.Sequential], int]:
+    """Parts of a torchvision ResNet up to the pooling, and the width of its features."""
+    width, (block, depths) = config.width or 64, DEPTHS[config.name]
     small = config.stem == "small"
-    conv = nn.Conv2d(channels, config.width, 3 if small else 7, stride=1 if small else 2, padding=1 if small else 3, bias=False)
-    stem = nn.Sequential(conv, norm(config.width), nn.ReLU(inplace=True))
-    return stem if small else stem.append(nn.MaxPool2d(3, stride=2, padding=1))
+    conv = nn.Conv2d(channels, width, 3 if small else 7, stride=1 if small else 2, padding=1 if small else 3, bias=False)
+    stem = nn.Sequential(conv, norm(width), nn.ReLU(inplace=True))
+    parts = {"conv1": stem if small else stem.append(nn.MaxPool2d(3, stride=2, padding=1))}
+    inputs = width
+    for index, depth in enumerate(depths):
+        planes = width * 2**index
+        parts[f"block{index + 1}"] = nn.Sequential(*_blocks(block, inputs, planes, depth, stride=1 if index == 0 else 2, norm=norm))
+        inputs = planes * block.expansion
+    return parts, inputs
 
 
 def _blocks(block: Block, inputs: int, planes: int, depth: int, stride: int, norm: NormFactory) -> Iterator[nn.Module]:

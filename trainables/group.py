@@ -25,6 +25,12 @@ class Group:
             dist.all_reduce(tensor)
         return tensor
 
+    def max(self, tensor: Tensor) -> Tensor:
+        """Largest of the workers' values, in place, and returned."""
+        if self.size > 1:
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return tensor
+
     def join(self, rows: Tensor, counts: list[int]) -> Tensor:
         """Rows of all workers, rank after rank: [counts[rank], ...] on each becomes [sum(counts), ...] on all."""
         if self.size == 1:

@@ -23,9 +23,9 @@ def uniform(samples: Tensor, count: int, *key: int | str, dtype: torch.dtype = t
     return ((_mix(rows[:, None] + draws) >> 40) & 0xFFFFFF).to(dtype) / 2**24
 
 
-def generator(*key: int | str) -> torch.Generator:
-    """A fresh generator on the CPU, seeded by the key."""
-    return torch.Generator().manual_seed(_seed(key) & (2**63 - 1))
+def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A fresh generator, seeded by the key."""
+    return torch.Generator(device).manual_seed(_seed(key) & (2**63 - 1))
 
 
 def permutation(count: int, *key: int | str) -> Tensor:

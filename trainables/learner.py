@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables import config as c
-from trainables import discovery, optim
+from trainables import discovery, optim, schedules
 from trainables.encoders import Student, build_parts, mlp
 from trainables.group import Group
 from trainables.norm import Shards, begin, commit, norms_of
@@ -29,26 +29,31 @@ class Learner:
     """
 
     def __init__(self, config: c.TrialConfig, channels: int, images: int, group: Group):
-        self.config, self.group = config, group
+        self.config, self.group = c.scaled(config), group
         self.dtype = DTYPES[config.train.precision]
-        self.steps_per_epoch, self.total_steps, self.warmup_steps = c.steps(config, images)
+        self.run = c.length(config, images)
         num_shards = config.train.num_shards
-        self.shards = Shards(config.train.shard_size, num_shards, group.share(num_shards))
+        self.shards = Shards(config.train.shard_size, num_shards, group.share(num_shards), group)
         self.method = discovery.load("methods", config.method.name)
-        self.student = self._build_student(channels)
-        self.teacher = Teacher(config.teacher, self.student.parts, config.seed).train()
+        self.student = self._build_student(channels, config.seed)
+        masked = config.teacher.smoothing.first_copy == "masked"
+        other = self._build_student(channels, config.seed + 2**31).parts if masked else None
+        self.teacher = Teacher(config.teacher, self.student.parts, config.seed, other).train()
         self.student.tap = self.teacher.tap
         self.optimizer = optim.build(config.optim, self.student)
         self.step_index = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=group.device)  # of this worker's shards, since the epoch began
         self.spread_sum = torch.zeros((), dtype=torch.float64, device=group.device)  # of the embeddings, over this worker's last shards
+        self.projections: list[Tensor] = []  # of the last step, for each pass [views, samples, D]
+        self.output_gradients: dict[str, Tensor] = {}  # of the last step of an epoch: largest absolute value for each part
+        self.remembered: dict[str, Tensor] = {}  # what the drift of the teacher is measured against
         self._norms = norms_of(self.student)
         self._gradients = GradientSum(list(self.student.parameters()), exact=config.train.exact)
 
     def passes(self) -> list[range]:
         """The shards of this worker as they go through the networks: one after another where the arithmetic is exact, else all at once."""
         mine = self.shards.mine
-        return [range(shard, shard + 1) for shard in mine] if self.config.train.exact else [mine]
+        return [mine] if self.config.joint else [range(shard, shard + 1) for shard in mine]
 
     def step(self, batches: Iterable[Tensor]) -> Tensor:
         """One optimiser step on this worker's shards. Collective.
@@ -60,20 +65,26 @@ class Learner:
             The sum of this worker's losses over its shards, each the mean of its samples: a float64 scalar without gradient. Divided by
             the number of shards and summed over the workers it is the loss of the batch.
         """
-        step, total = self.step_index, self.total_steps
-        for group in self.optimizer.param_groups:
-            group["lr"] = c.lr_at(self.config, step, total, self.warmup_steps)
-        self.teacher.update(step, total)
+        step, rates, early = self.step_index, self.config.optim, self.config.teacher.update == "before"
+        optim.schedule(self.optimizer, schedules.at(rates.lr, step, self.run), schedules.at(rates.weight_decay, step, self.run))
+        if early:
+            self.teacher.update(step, self.run, self.group.rank)
         begin(self._norms, 0.0)
-        self.teacher.begin(step, total)
+        self.teacher.begin(step, self.run)
         loss_sum = torch.zeros_like(self.loss_sum)
         self.spread_sum.zero_()
+        self.projections.clear()
+        last = (step + 1) % self.run.per_epoch == 0
+        self.student.watch = self._watch_gradient if last and "gradients" in self.config.monitors else None
+        self.output_gradients.clear()
         for shards, views in zip(self.passes(), batches, strict=True):
             loss_sum += self._learn_from(shards, views)
         self._gradients.close(self.group, self.shards.total)
         self.optimizer.step()
         commit(self._norms, self.group)
         self.teacher.commit(self.group)
+        if not early:
+            self.teacher.update(step, self.run, self.group.rank)
         self.loss_sum += loss_sum
         self.step_index += 1
         return loss_sum
@@ -86,12 +97,27 @@ class Learner:
             images = images.contiguous(memory_format=torch.channels_last)
         with self._autocast():
             output = self.student(images)
-            target = self.teacher(output.tapped)
+            target = self._target(output.tapped, len(views))
         predictions, targets = (x.to(self.dtype).unflatten(0, (len(views), -1)) for x in (output.prediction, target))
         loss = self.method.loss(predictions, targets.detach()).unflatten(0, (len(shards), -1)).mean(1).sum()
         self._gradients.add(loss)
+        self.projections.append(output.projection.detach().unflatten(0, (len(views), -1)))
         self.spread_sum += _spread(output.projection.detach()) * len(shards)
         return loss.detach().double()
+
+    def _target(self, tapped: Tensor, views: int) -> Tensor:
+        if self.config.teacher.norm.kind == "shuffle":
+            return self.teacher.shuffled(tapped, views, self.step_index, self.shards)
+        return self.teacher(tapped)
+
+    def _watch_gradient(self, part: str, output: Tensor) -> None:
+        """Notes the largest gradient that reaches the output of a part, over this worker's passes."""
+
+        def note(gradient: Tensor) -> None:
+            largest = gradient.detach().abs().amax().float()
+            self.output_gradients[part] = torch.maximum(largest, self.output_gradients.get(part, largest))
+
+        output.register_hook(note)
 
     def mean_loss(self, steps: int) -> float:
         """Mean loss of the batches since the epoch began, `steps` of them. Collective."""
@@ -101,15 +127,16 @@ class Learner:
         """Mean loss since the epoch began, and what the monitors and schedules say of its last step. Collective; starts the next sum."""
         loss, spread = self.group.sum(torch.stack([self.loss_sum, self.spread_sum])).tolist()  # divided afterwards, so that sums stay exact
         self.loss_sum.zero_()
-        step, total = self.step_index - 1, self.total_steps
+        step, run = self.step_index - 1, self.run
         return {
-            "loss": loss / (self.steps_per_epoch * self.shards.total),
+            "loss": loss / (run.per_epoch * self.shards.total),
             "embedding_std": spread / self.shards.total,
             "teacher_distance": self.teacher.distance(),
-            "momentum": self.teacher.momentum(step, total),
-            "alpha": self.teacher.alpha(step, total),
-            "p": self.teacher.p,
-            "lr": c.lr_at(self.config, step, total, self.warmup_steps),
+            "momentum": self.teacher.momentum(step, run),
+            "alpha": self.teacher.alpha(step, run),
+            "p": self.teacher.p(step, run),
+            "lr": schedules.at(self.config.optim.lr, step, run),
+            "weight_decay": schedules.at(self.config.optim.weight_decay, step, run),
         }
 
     def network(self, which: str) -> nn.ModuleDict:
@@ -126,6 +153,11 @@ class Learner:
         tensors |= {f"teacher.{name}": tensor for name, tensor in self.teacher.own_state().items()}
         for name, parameter in self.student.named_parameters():
             tensors |= {f"optimizer.{name}.{slot}": value for slot, value in self.optimizer.state[parameter].items() if value is not None}
+        tensors |= {f"remembered.{name}": tensor for name, tensor in self.remembered.items()}
+        if self._teachers_differ:
+            for name, tensor in self.teacher.own_state().items():
+                for rank, one in enumerate(self.group.join(tensor[None], [1] * self.group.size)):
+                    tensors[f"teachers.{rank}.{name}"] = one
         sums = self.group.join(self.loss_sum[None], [1] * self.group.size)
         return tensors, {"step": self.step_index, "loss_sums": sums.tolist()}
 
@@ -137,7 +169,14 @@ class Learner:
         """
         wanted = {f"student.{k}": v for k, v in self.student.state_dict().items()}
         wanted |= {f"teacher.{k}": v for k, v in self.teacher.own_state().items()}
-        found = {k: v for k, v in tensors.items() if not k.startswith("optimizer.")}
+        found = {k: v for k, v in tensors.items() if k.startswith(("student.", "teacher."))}
+        sums = values["loss_sums"]
+        same_workers = len(sums) == self.group.size
+        if self._teachers_differ:
+            if not same_workers:
+                raise ValueError(f"with masks per_worker it can only go on with as many workers as before, {len(sums)}")
+            mine = f"teachers.{self.group.rank}."
+            found |= {f"teacher.{k.removeprefix(mine)}": v for k, v in tensors.items() if k.startswith(mine)}
         odd = sorted(k for k in wanted.keys() | found.keys() if k not in wanted or k not in found or wanted[k].shape != found[k].shape)
         if odd:
             raise ValueError(f"the state does not fit this configuration: {', '.join(odd[:3])}{' ...' if len(odd) > 3 else ''}")
@@ -149,15 +188,19 @@ class Learner:
                 slots = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
                 # in the parameter's own memory format, so that the fused optimiser rounds as it did before
                 self.optimizer.state[parameter] = {slot: torch.empty_like(parameter).copy_(value) for slot, value in slots.items()}
+        prefix = "remembered."
+        self.remembered = {k.removeprefix(prefix): v.to(self.group.device) for k, v in tensors.items() if k.startswith(prefix)}
         self.step_index = values["step"]
-        sums = values["loss_sums"]
-        same_workers = len(sums) == self.group.size
         self.loss_sum.fill_(sums[self.group.rank] if same_workers else sum(sums) * (self.group.rank == 0))
 
-    def _build_student(self, channels: int) -> Student:
+    @property
+    def _teachers_differ(self) -> bool:
+        return self.config.teacher.smoothing.masks == "per_worker" and self.group.size > 1
+
+    def _build_student(self, channels: int, seed: int) -> Student:
         encoder, head = self.config.encoder, self.config.encoder.projector
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
+            torch.manual_seed(seed)
             parts = build_parts(encoder, channels, self.shards)
             predictor = None
             if self.method.PREDICTOR:

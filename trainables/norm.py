@@ -7,6 +7,7 @@ pending, and `commit` brings them in once the step's forwards are done (the lazy
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from trainables.group import Group
 
 EPS = 1e-5
 RUNNING_SHARE = 0.1  # share of the current batch in plain running statistics, as in torch
+CORRECTIONS = {"biased": 0, "unbiased": 1, "released": 2}  # how often a variance is multiplied by n / (n - 1)
 
 
 class Shards:
@@ -25,10 +27,16 @@ class Shards:
         size: samples of a shard.
         total: shards of the batch.
         mine: those of this worker; the forward is about all of them, until `current` is set.
+        group: the workers; norms that look at the whole batch talk with them.
     """
 
-    def __init__(self, size: int, total: int, mine: range):
-        self.size, self.total, self.mine, self.current = size, total, mine, mine
+    def __init__(self, size: int, total: int, mine: range, group: Group = Group()):
+        self.size, self.total, self.mine, self.current, self.group = size, total, mine, mine, group
+
+    @property
+    def counts(self) -> list[int]:
+        """Shards of each worker."""
+        return self.group.split(self.total)
 
     def __deepcopy__(self, memo: object) -> "Shards":
         return self
@@ -51,6 +59,7 @@ class Norm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
         self.pending: list[tuple[range, Tensor]] = []  # of this step's forwards: shards, [views, shards, 2, C]; empty between steps
+        self.share = RUNNING_SHARE
 
     def forward(self, x: Tensor) -> Tensor:
         return self.normalise_batch(x) if self.training else self.affine(x, *self.evaluation_statistics())
@@ -81,16 +90,71 @@ class Norm(nn.Module):
             for shard, (mean, var) in zip(shards, found.unbind(), strict=True)
         ]
         self.leave_pending(found)
-        return normalised[0] if len(normalised) == 1 else torch.cat(normalised)
+        return _joined(normalised)
+
+
+class SyncNorm(Norm):
+    """Batch norm over the whole batch of a view, on all workers, with its gradient: on CPUs too, which torch's SyncBatchNorm refuses.
+
+    A forward is about all of a worker's shards, and collective; so is its backward.
+    """
+
+    def normalise_batch(self, x: Tensor) -> Tensor:
+        shards, total = self.by_shard(x), self.shards.total
+        if len(self.shards.current) != len(self.shards.mine):
+            raise ValueError("sync looks at the whole batch: the shards of a worker go through it in one pass")
+        found = torch.stack([torch.stack(batch_statistics(shard)) for shard in shards]).double().unflatten(0, (-1, len(self.shards.mine)))
+        everywhere = self.shards.group.join(found.transpose(0, 1).contiguous(), self.shards.counts).transpose(0, 1)
+        merged = merge(everywhere)  # [views, 2, C]
+        count = total * shards[0].numel() // len(self.weight)
+        unbiased = merged * torch.tensor([1.0, count / (count - 1)], device=x.device, dtype=torch.float64)[:, None]
+        self.leave_pending(unbiased.to(self.weight.dtype).repeat_interleave(len(self.shards.mine), 0))
+        statistics = merged.to(self.weight.dtype)
+        if not torch.is_grad_enabled():
+            return _joined([self.affine(view, *pair) for view, pair in zip(x.chunk(len(merged)), statistics.unbind(), strict=True)])
+        return _SyncFunction.apply(x, self.weight, self.bias, statistics, count, self.shards.group)
+
+
+class _SyncFunction(torch.autograd.Function):
+    """(x - mean) / sqrt(var + eps) * weight + bias with statistics [views, 2, C] of the whole batch, whose gradient passes through them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, statistics: Tensor, count: int, group: Group) -> Tensor:
+        ctx.save_for_backward(x, weight, statistics)
+        ctx.count, ctx.group = count, group
+        views = zip(x.chunk(len(statistics)), statistics.unbind(), strict=True)
+        return _joined([F.batch_norm(view, mean, var, weight, bias, False, 0.0, EPS) for view, (mean, var) in views])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, statistics = ctx.saved_tensors
+        dims = [d for d in range(x.ndim) if d != 1]
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        pairs = [(s[0].view(shape), (s[1] + EPS).rsqrt().view(shape)) for s in statistics.unbind()]
+        views = list(zip(x.chunk(len(statistics)), gradients[0].chunk(len(statistics)), pairs, strict=True))
+        normalised = [(view.to(weight.dtype) - mean) * scale for view, _, (mean, scale) in views]
+        products = [(gradient, gradient * n) for (_, gradient, _), n in zip(views, normalised, strict=True)]
+        sums = torch.stack([torch.stack([one.sum(dims, dtype=torch.float64) for one in pair]) for pair in products])
+        own = sums.sum(0).to(weight.dtype)
+        means = (ctx.group.sum(sums) / ctx.count).to(weight.dtype)
+        back = [
+            ((g - m[0].view(shape) - n * m[1].view(shape)) * (weight.view(shape) * scale)).to(x.dtype)
+            for (_, g, (_, scale)), n, m in zip(views, normalised, means, strict=True)
+        ]
+        return _joined(back), own[1], own[0], None, None, None
 
 
 class MomentumNorm(Norm):
     """Momentum BN: the teacher's statistics are blended with their own history (Momentum² Teacher, eq. 3, 5, 6 as resolved).
 
-    Both views of a step see the same history and alpha: T_v = alpha s_v + (1 - alpha) S. `commit` then moves
-    S <- alpha mean_v(s_v) + (1 - alpha) S. Variances are biased. Buffer: history [num_shards, 2, C], mean and variance of each shard;
-    a worker's rows are true on that worker, `gather_history` makes them true on all.
+    Any number of views of a step see the same history and alpha: T_v = alpha s_v + (1 - alpha) S. `commit` then moves
+    S <- alpha mean_v(s_v) + (1 - alpha) S. Buffer: history [num_shards, 2, C], mean and variance of each shard;
+    a worker's rows are true on that worker, `gather_history` makes them true on all. With `shared` history its rows are alike: s is then
+    the mean and the variance of the whole batch of a view.
     """
+
+    variance = "biased"
+    shared = False
 
     history: Tensor
 
@@ -109,11 +173,12 @@ class MomentumNorm(Norm):
     def normalise_batch(self, x: Tensor) -> Tensor:
         shards = self.by_shard(x)
         found = torch.stack([torch.stack(batch_statistics(shard)) for shard in shards]).to(self.history.dtype)
+        count = shards[0].numel() // len(self.weight)
+        found[:, 1] *= (count / (count - 1)) ** CORRECTIONS[self.variance]
         views = len(shards) // len(self.shards.current)
         blended = torch.lerp(self.rows(self.shards.current).repeat(views, 1, 1), found, self.alpha)
         self.leave_pending(found)
-        normalised = [self.affine(shard, mean, var) for shard, (mean, var) in zip(shards, blended.unbind(), strict=True)]
-        return normalised[0] if len(normalised) == 1 else torch.cat(normalised)
+        return _joined([self.affine(shard, mean, var) for shard, (mean, var) in zip(shards, blended.unbind(), strict=True)])
 
     def rows(self, shards: range) -> Tensor:
         """History [shards, 2, C] of some shards, as a view."""
@@ -127,13 +192,23 @@ class EmanNorm(Norm):
         return self.affine(x, *self.evaluation_statistics())
 
 
-KINDS: dict[str, type[Norm]] = {"batch": Norm, "momentum": MomentumNorm, "eman": EmanNorm}
+KINDS: dict[str, type[Norm]] = {"batch": Norm, "sync": SyncNorm, "shuffle": Norm, "momentum": MomentumNorm, "eman": EmanNorm}
 
 
 def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance [C] of one shard [N, C, ...], in one pass and at least in float32."""
     mean, var = torch.batch_norm_update_stats(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x, None, None, 0.0)
     return mean, var
+
+
+def merge(found: Tensor) -> Tensor:
+    """Statistics of equal shards [..., shards, 2, C], biased, as those of all their samples [..., 2, C]."""
+    mean, var = found.unbind(-2)
+    return torch.stack([mean.mean(-2), var.mean(-2) + mean.var(-2, correction=0)], dim=-2)
+
+
+def _joined(pieces: Sequence[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces))
 
 
 def convert(module: nn.Module, kind: str) -> nn.Module:
@@ -169,6 +244,8 @@ def commit(norms: Sequence[Norm], group: Group) -> None:
     in float64, so that it does not depend on the number of workers.
     """
     momentum = [norm for norm in norms if norm.pending and isinstance(norm, MomentumNorm)]
+    if momentum and momentum[0].shared:
+        _share_pending(momentum, group)
     plain = [norm for norm in norms if norm.pending and not isinstance(norm, MomentumNorm)]
     if momentum:
         rows = [norm.rows(shards) for norm in momentum for shards, _ in norm.pending]
@@ -180,9 +257,22 @@ def commit(norms: Sequence[Norm], group: Group) -> None:
         running = [buffer for norm in plain for buffer in (norm.running_mean, norm.running_var)]
         widths = [buffer.numel() for buffer in running]
         for view in flat.to(running[0].dtype):
-            torch._foreach_lerp_(running, list(view.split(widths)), RUNNING_SHARE)
+            torch._foreach_lerp_(running, list(view.split(widths)), plain[0].share)
     for norm in norms:
         norm.pending.clear()
+
+
+def _share_pending(norms: Sequence[MomentumNorm], group: Group) -> None:
+    """Pending statistics of each shard become those of the whole batch, alike for every shard of it. Collective."""
+    parts = [torch.cat([found for _, found in norm.pending], dim=1).double() for norm in norms]  # each [views, my shards, 2, C]
+    sums = [torch.cat([part, part[:, :, :1] ** 2], dim=2).sum(1) for part in parts]  # of means, variances and squared means
+    widths = [3 * norm.history.shape[-1] for norm in norms]
+    flat = group.sum(torch.cat([s.flatten(1) for s in sums], dim=1)) / norms[0].shards.total
+    for norm, piece in zip(norms, flat.split(widths, dim=1), strict=True):
+        mean, var, square = piece.unflatten(1, (3, -1)).unbind(1)
+        whole = torch.stack([mean, var + (square - mean**2).clamp(min=0)], dim=1).to(norm.history.dtype)[:, None]
+        everyone = range(norm.shards.total)
+        norm.pending = [(everyone, whole.expand(-1, len(everyone), -1, -1))]
 
 
 @torch.no_grad()

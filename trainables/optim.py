@@ -9,13 +9,22 @@ from trainables import config as c
 
 
 def build(config: "c.Optim", module: nn.Module) -> torch.optim.Optimizer:
-    """The configured optimiser over a module. SGD decays every parameter; LARS neither scales nor decays those of one dimension."""
+    """The configured optimiser over a module; `schedule` sets its rates in each step.
+
+    SGD decays every parameter; LARS neither scales nor decays those of one dimension.
+    """
     parameters = list(module.parameters())
     if config.name == "sgd":
-        return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
-    matrices = {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay, "adapt": True}
-    vectors = {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "adapt": False}
-    return LARS([matrices, vectors], lr=config.lr, momentum=config.momentum, trust=config.trust)
+        return torch.optim.SGD([{"params": parameters, "decays": True}], lr=config.lr.base, momentum=config.momentum)
+    matrices = {"params": [p for p in parameters if p.ndim > 1], "decays": True, "adapt": True}
+    vectors = {"params": [p for p in parameters if p.ndim <= 1], "decays": False, "adapt": False}
+    return LARS([matrices, vectors], lr=config.lr.base, momentum=config.momentum, trust=config.trust)
+
+
+def schedule(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
+    """Sets the rates of a step."""
+    for group in optimizer.param_groups:
+        group["lr"], group["weight_decay"] = lr, weight_decay if group["decays"] else 0.0
 
 
 class LARS(torch.optim.Optimizer):

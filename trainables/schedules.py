@@ -1,6 +1,49 @@
 """Schedules: pure functions of the step. Nothing is counted here, so nothing can be forgotten by a checkpoint."""
 
+import bisect
 import math
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from trainables.config import Schedule
+
+DURATION = re.compile(r"(\d+(?:\.\d+)?(?:e-?\d+)?) ?(steps?|epochs?|%)")
+
+
+class Length(NamedTuple):
+    """Length of a run: its optimiser steps, and those of an epoch."""
+
+    total: int
+    per_epoch: int
+
+
+def steps_in(duration: str, run: Length) -> int:
+    """A duration ("500 steps", "10 epochs", "5 %" of the run) in steps, rounded up.
+
+    Raises:
+        ValueError: the text is no duration.
+    """
+    found = DURATION.fullmatch(duration)
+    if found is None:
+        raise ValueError("must be a duration, such as '500 steps', '10 epochs' or '5 %' of the run")
+    amount, unit = float(found[1]), {"s": 1.0, "e": run.per_epoch, "%": run.total / 100}[found[2][0]]
+    return math.ceil(round(amount * unit, 6))  # 0.3 epochs of 10 steps are 3 of them, whatever binary fractions make of it
+
+
+def at(schedule: "Schedule", step: int, run: Length) -> float:
+    """Value of a configured schedule at a 0-based step.
+
+    A warm-up rises linearly and reaches `base` with its last step; what follows is laid over the rest of the run. Milestones of a "step"
+    schedule count from the beginning of the run.
+    """
+    warmup = steps_in(schedule.warmup, run)
+    if step < warmup:
+        return schedule.base * (schedule.warmup_factor + (1 - schedule.warmup_factor) * (step + 1) / warmup)
+    if schedule.kind == "step":
+        milestones = sorted(steps_in(milestone, run) for milestone in schedule.milestones)
+        return schedule.base * schedule.factor ** bisect.bisect_right(milestones, step)
+    return value(schedule.kind, schedule.base, schedule.final, step - warmup, run.total - warmup)
 
 
 def cosine_share(step: int, total: int) -> float:
@@ -12,7 +55,8 @@ def value(kind: str, base: float, final: float, step: int, total: int) -> float:
     """Value at a 0-based `step` of `total` steps.
 
     Args:
-        kind: "constant" (base throughout), "cosine" or "linear" (base at step 0, final at `total`).
+        kind: "constant" (base throughout), or from base at step 0 to final at `total`: "cosine", "linear", or "exponential", whose
+            logarithm is linear.
         base: value at step 0.
         final: value at step `total`; a constant schedule does not look at it.
         step: index of the step, from 0.
@@ -21,11 +65,6 @@ def value(kind: str, base: float, final: float, step: int, total: int) -> float:
     if kind == "constant":
         return base
     share = cosine_share(step, total) if kind == "cosine" else 1 - min(step, total) / max(total, 1)
+    if kind == "exponential":
+        return final * (base / final) ** share
     return final + (base - final) * share
-
-
-def warmed_up(kind: str, base: float, final: float, step: int, total: int, warmup: int) -> float:
-    """A schedule behind a linear warm-up of `warmup` steps: base/warmup, 2 base/warmup, ..., base, then `value` over the rest."""
-    if step < warmup:
-        return base * (step + 1) / warmup
-    return value(kind, base, final, step - warmup, total - warmup)

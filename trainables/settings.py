@@ -59,7 +59,7 @@ def _as_yaml(value: Any) -> str:
 
 
 def _rule(info: FieldInfo) -> str:
-    schema = TypeAdapter(Annotated[info.annotation, info]).json_schema()  # type: ignore[name-defined]
+    schema = TypeAdapter(Annotated[info.annotation, info]).json_schema()  # type: ignore[arg-type]
     return " or ".join(_words(kind) for kind in schema.get("anyOf", [schema]))
 
 
@@ -72,6 +72,8 @@ def _words(schema: Mapping[str, Any]) -> str:
     if "prefixItems" in schema:
         return f"[{', '.join(_words(item) for item in schema['prefixItems'])}]"
     kind = {"null": "nothing", "array": "list", "boolean": "true | false", "string": schema.get("format", "text")}
+    if "$ref" in schema or "additionalProperties" in schema:
+        return "keys and values"
     return f"{kind.get(schema.get('type', ''), schema.get('type', 'text'))} {limits}".strip()
 
 
@@ -86,24 +88,43 @@ def whole_number(text: str) -> int:
     return number
 
 
+def short_keys(model: type[BaseModel], name: str = "") -> dict[str, str]:
+    """Sections that a plain value may stand for, such as a schedule, each with the key that such a value sets."""
+    keys = {name: model.SHORT} if hasattr(model, "SHORT") else {}
+    for field, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            keys |= short_keys(info.annotation, f"{name}.{field}" if name else field)
+    return keys
+
+
 def with_values(nested: Mapping[str, Any], values: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     """A copy of `nested` in which each dotted key of `values` is set.
 
     Raises:
         UserError: a dotted key that `model` lacks, with the nearest one that it has.
     """
-    known, result = set(dotted_keys(model)) | set(section_keys(model)) - {""}, {**nested}
+    known, short, result = set(dotted_keys(model)) | set(section_keys(model)) - {""}, short_keys(model), {**nested}
     for dotted, value in values.items():
         if dotted not in known:
             raise UserError(f"{dotted}: unknown key{nearest(dotted, known)}")
+        if dotted in short and not isinstance(value, Mapping):
+            dotted += f".{short[dotted]}"
         at, (*path, last) = result, dotted.split(".")
-        for part in path:
-            if not isinstance(at.get(part) or {}, Mapping):
-                raise UserError(f"{part} = {at[part]!r}: must hold keys, for {dotted} is to be set")
-            at[part] = {**(at.get(part) or {})}
+        for depth, part in enumerate(path, start=1):
+            held, section = at.get(part) or {}, ".".join(path[:depth])
+            if not isinstance(held, Mapping):
+                if section not in short:
+                    raise UserError(f"{section} = {held!r}: must hold keys, for {dotted} is to be set")
+                held = {short[section]: held}
+            at[part] = {**held}
             at = at[part]
         at[last] = value
     return result
+
+
+def settable_keys(model: type[BaseModel]) -> list[str]:
+    """Every key that a plain value can be given to: those that hold one, and sections that one may stand for."""
+    return [*dotted_keys(model), *short_keys(model)]
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -4,10 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from trainables import config as c
-from trainables import keyed, schedules
+from trainables import keyed, schedules, smoothing
 from trainables.encoders import run_parts
 from trainables.group import Group
-from trainables.norm import EmanNorm, begin, commit, convert, gather_history, norms_of
+from trainables.norm import EmanNorm, MomentumNorm, Norm, Shards, begin, commit, convert, gather_history, norms_of
+from trainables.schedules import Length
 
 
 class Teacher(nn.Module):
@@ -19,67 +20,103 @@ class Teacher(nn.Module):
     Args:
         config: momentum, smoothing, placement and norm.
         student: the student's parts; the teacher starts as an exact copy, buffers included.
-        seed: key of the masks of Spatial Ensemble, together with the step.
+        seed: key of the masks of Spatial Ensemble and of Shuffle BN's order, together with the step.
+        other: parts with other random weights, for a `first_copy` that is masked.
     """
 
-    def __init__(self, config: c.Teacher, student: nn.ModuleDict, seed: int):
+    def __init__(self, config: c.Teacher, student: nn.ModuleDict, seed: int, other: nn.ModuleDict | None = None):
         super().__init__()
         self.config, self.seed = config, seed
-        executed = c.PARTS[c.PARTS.index(config.placement[0]) :] if config.placement else ()
+        names = list(student)
+        averaged = [name for name in names if name in config.placement]
+        executed = names[names.index(averaged[0]) :] if averaged else []
         self.parts = nn.ModuleDict({name: convert(student[name], config.norm.kind) for name in executed})
         self.parts.requires_grad_(False)
-        self._share(student)
-        averaged = [name for name in executed if name in config.placement]
-        self._own: list[Tensor] = [p for name in averaged for p in self.parts[name].parameters()]
-        self._students: list[Tensor] = [p for name in averaged for p in student[name].parameters()]
+        self._tap = names[names.index(executed[0]) - 1] if executed and executed[0] != names[0] else None if executed else names[-1]
+        self._share(student, averaged)
+        self._own: dict[str, list[Tensor]] = {name: list(self.parts[name].parameters()) for name in averaged}
+        self._students: dict[str, list[Tensor]] = {name: list(student[name].parameters()) for name in averaged}
         self._norms = norms_of(self.parts)
-        self._student_norms = norms_of(*(student[name] for name in executed))
+        self._pairs = [(name, pair) for name in executed for pair in self._norm_pairs(self.parts[name], student[name])]
+        for norm in self._norms:
+            if isinstance(norm, MomentumNorm):
+                norm.variance, norm.shared = config.norm.variance, config.norm.history == "shared"
+        if other is not None:
+            self._mask_first_copy(other)
 
     @property
     def tap(self) -> str | None:
         """The last part of the shared prefix, None where the teacher starts from the images."""
-        prefix = [name for name in c.PARTS if name not in self.parts]
-        return prefix[-1] if prefix else None
+        return self._tap
 
-    def momentum(self, step: int, total: int) -> float:
-        """Keep-rate at a step; Spatial Ensemble without temporal smoothing copies what it updates, so it is 0 there."""
-        m = self.config.momentum
-        return 0.0 if self.config.smoothing.kind == "se" else schedules.value(m.kind, m.base, m.final, step, total)
+    def momentum(self, step: int, run: Length, part: str | None = None) -> float:
+        """Keep-rate at a step, of a part where it is named.
 
-    def alpha(self, step: int, total: int) -> float:
+        Spatial Ensemble without temporal smoothing copies what it updates, so it is 0 there.
+        """
+        schedule = self.config.momentum_of(part) if part else self.config.momentum
+        return 0.0 if self.config.smoothing.kind == "se" else schedules.at(schedule, step, run)
+
+    def alpha(self, step: int, run: Length) -> float:
         """Share of the current batch in Momentum BN's statistics at a step."""
-        a = self.config.norm.alpha
-        return schedules.value(a.kind, a.base, a.final, step, total)
+        return schedules.at(self.config.norm.alpha, step, run)
 
-    @property
-    def p(self) -> float:
-        """Preserving probability; 0 without Spatial Ensemble."""
-        return 0.0 if self.config.smoothing.kind == "tma" else self.config.smoothing.p
+    def p(self, step: int, run: Length) -> float:
+        """Preserving probability at a step; 0 without Spatial Ensemble."""
+        return 0.0 if self.config.smoothing.kind == "tma" else schedules.at(self.config.smoothing.p, step, run)
 
     @torch.no_grad()
-    def update(self, step: int, total: int) -> None:
-        """Averages the student in, as the last optimiser step left it; runs before the forward of `step` (Momentum² Teacher, alg. 1).
+    def update(self, step: int, run: Length, rank: int = 0) -> None:
+        """Averages the student in, with the schedules' values at `step`.
 
         Units are kept unchanged with probability p, the others move by teacher <- momentum * teacher + (1 - momentum) * student.
+
+        Args:
+            step: 0-based index of the step.
+            run: length of the run.
+            rank: of this worker; matters only where each worker has masks of its own.
         """
-        momentum = self.momentum(step, total)
-        own, students = self._own, self._students
-        if self.p > 0:
-            keep = keyed.uniform(torch.tensor([step]), len(own), self.seed, "mask")[0] < self.p
-            own = [tensor for tensor, kept in zip(own, keep.tolist(), strict=True) if not kept]
-            students = [tensor for tensor, kept in zip(students, keep.tolist(), strict=True) if not kept]
-        if own:
-            torch._foreach_lerp_(own, students, 1 - momentum)
-        self._average_statistics(1 - (1 - self.p) * (1 - momentum))
+        p, shares = self.p(step, run), {name: 1 - self.momentum(step, run, name) for name in self._own}
+        self._blend(p, shares, (self.seed, "mask", step, *([rank] if self.config.smoothing.masks == "per_worker" else [])))
+        own: list[Tensor] = []
+        students: list[Tensor] = []
+        moves: list[float] = []
+        warm = step < schedules.steps_in(self.config.norm.warm_start, run)
+        for name, (norm, source) in self._pairs:
+            if isinstance(norm, EmanNorm):  # with the mean keep-rate of the parameters; masks do not touch statistics
+                own += [norm.running_mean, norm.running_var]
+                students += [source.running_mean, source.running_var]
+                moves += [1.0 if warm or name not in shares else (1 - p) * shares[name]] * 2
+        smoothing.blend(own, students, moves)
 
     @torch.no_grad()
     def forward(self, tapped: Tensor) -> Tensor:
         """What the student tapped -> the teacher's projection [N, out]."""
-        return run_parts(self.parts, tapped, next(iter(self.parts)), c.PARTS[-1]) if len(self.parts) else tapped
+        return run_parts(self.parts, tapped)
 
-    def begin(self, step: int, total: int) -> None:
+    @torch.no_grad()
+    def shuffled(self, tapped: Tensor, views: int, step: int, shards: Shards) -> Tensor:
+        """The forward of Shuffle BN: samples change places across the shards of a batch, view by view, and go back afterwards. Collective.
+
+        Args:
+            tapped: of this worker's samples, [views * samples, ...].
+            views: how many views it holds.
+            step: key of the order.
+            shards: of the trial.
+        """
+        group = shards.group
+        counts = [count * shards.size for count in shards.counts]
+        batch, first = sum(counts), sum(counts[: group.rank])
+        mine = slice(first, first + counts[group.rank])
+        orders = [keyed.permutation(batch, self.seed, "shuffle", step, view).to(tapped.device) for view in range(views)]
+        everything = [group.join(view, counts) for view in tapped.chunk(views)]
+        output = self(torch.cat([view[order[mine]] for view, order in zip(everything, orders, strict=True)]))
+        outputs = [group.join(view, counts) for view in output.chunk(views)]
+        return torch.cat([view[order.argsort()[mine]] for view, order in zip(outputs, orders, strict=True)])
+
+    def begin(self, step: int, run: Length) -> None:
         """Opens the statistics of a step."""
-        begin(self._norms, self.alpha(step, total))
+        begin(self._norms, self.alpha(step, run))
 
     def commit(self, group: Group) -> None:
         """Closes the statistics of a step, once all its views went through. Collective."""
@@ -91,38 +128,66 @@ class Teacher(nn.Module):
 
     def encoder(self, student: nn.ModuleDict) -> nn.ModuleDict:
         """All parts of the teacher's network, the shared prefix included."""
-        return nn.ModuleDict({name: self.parts[name] if name in self.parts else student[name] for name in c.PARTS})
+        return nn.ModuleDict({name: self.parts[name] if name in self.parts else student[name] for name in student})
 
     @torch.no_grad()
-    def distance(self) -> float:
-        """|teacher - student| / |student| over the averaged parameters; 0 where there are none."""
-        if not self._own:
+    def distance(self, part: str | None = None) -> float:
+        """|teacher - student| / |student| over the averaged parameters, of one part where it is named; 0 where there are none."""
+        names = [part] if part else list(self._own)
+        own, students = (self._tensors(side, names) for side in (self._own, self._students))
+        if not own:
             return 0.0
-        apart = torch._foreach_norm(torch._foreach_sub(self._own, self._students))
-        whole = torch._foreach_norm(self._students)
+        apart = torch._foreach_norm(torch._foreach_sub(own, students))
+        whole = torch._foreach_norm(students)
         return (torch.stack(apart).norm() / torch.stack(whole).norm()).item()
+
+    @property
+    def averaged(self) -> dict[str, list[Tensor]]:
+        """The averaged parameters by part."""
+        return self._own
+
+    @property
+    def norm_pairs(self) -> list[tuple[Norm, Norm]]:
+        """Each norm of the teacher with the student's in its place."""
+        return [pair for _, pair in self._pairs]
 
     def own_state(self) -> dict[str, Tensor]:
         """Averaged parameters and all buffers, by name: what a checkpoint holds. Shared tensors are the student's to save."""
-        borrowed = [name for name in self.parts if name not in self.config.placement]
+        borrowed = [name for name in self.parts if name not in self._own]
         shared = {f"{name}.{key}" for name in borrowed for key, _ in self.parts[name].named_parameters()}
         return {key: tensor for key, tensor in self.parts.state_dict().items() if key not in shared}
 
-    def _share(self, student: nn.ModuleDict) -> None:
+    def _blend(self, p: float, shares: dict[str, float], key: smoothing.Key) -> None:
+        own, students = (self._tensors(side, list(self._own)) for side in (self._own, self._students))
+        each = [shares[name] for name, tensors in self._own.items() for _ in tensors]
+        if p == 0:
+            smoothing.blend(own, students, each)
+        elif self.config.smoothing.granularity == "layer":
+            smoothing.blend_layers(own, students, each, p, key)
+        elif self.config.smoothing.granularity == "channel":
+            smoothing.blend_channels(own, students, each, p, key, self.config.smoothing.coupled)
+        elif own:
+            smoothing.blend_neurons(own, students, each, p, key)
+
+    def _tensors(self, side: dict[str, list[Tensor]], names: list[str]) -> list[Tensor]:
+        return [tensor for name in names for tensor in side.get(name, [])]
+
+    @staticmethod
+    def _norm_pairs(own: nn.Module, student: nn.Module) -> list[tuple[Norm, Norm]]:
+        return list(zip(norms_of(own), norms_of(student), strict=True))
+
+    @torch.no_grad()
+    def _mask_first_copy(self, other: nn.ModuleDict) -> None:
+        """The released code's habit: from another initialisation, only what its first mask lets through is copied."""
+        for name, tensors in self._own.items():
+            for tensor, fresh in zip(tensors, other[name].parameters(), strict=True):
+                tensor.copy_(fresh)
+        self._blend(self.p(0, Length(1, 1)), dict.fromkeys(self._own, 1.0), (self.seed, "first copy"))
+
+    def _share(self, student: nn.ModuleDict, averaged: list[str]) -> None:
         """Parts that run here but are not averaged use the student's tensors themselves, without their gradients."""
         for name in self.parts:
-            if name not in self.config.placement:
+            if name not in averaged:
                 for key, tensor in student[name].named_parameters():
                     path, _, leaf = key.rpartition(".")
                     setattr(self.parts[name].get_submodule(path), leaf, nn.Parameter(tensor.detach(), requires_grad=False))
-
-    def _average_statistics(self, keep: float) -> None:
-        """EMAN: running statistics are averages of the student's, with the mean keep-rate of the parameters. Masks do not touch them."""
-        own: list[Tensor] = []
-        students: list[Tensor] = []
-        for norm, source in zip(self._norms, self._student_norms, strict=True):
-            if isinstance(norm, EmanNorm):
-                own += [norm.running_mean, norm.running_var]
-                students += [source.running_mean, source.running_var]
-        if own:
-            torch._foreach_lerp_(own, students, 1 - keep)

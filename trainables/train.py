@@ -18,7 +18,7 @@ import torch.distributed as dist
 import torchvision
 from torch import nn
 
-from trainables import augment, checkpoint, data, evaluation, group, keyed, settings
+from trainables import augment, checkpoint, data, evaluation, group, keyed, monitors, settings
 from trainables import config as c
 from trainables.errors import TrialFailure, UserError
 from trainables.evaluation import knn, linear
@@ -63,14 +63,14 @@ def fit(config: c.TrialConfig, folder: Path, report: Report, workers: Group = Gr
         _save(learner, history, folder)
         _tell(history[-1], report, workers)
     clock = _Clock()
-    while going and learner.step_index < learner.total_steps:
-        epoch, position = divmod(learner.step_index, learner.steps_per_epoch)
+    while going and learner.step_index < learner.run.total:
+        epoch, position = divmod(learner.step_index, learner.run.per_epoch)
         order = keyed.permutation(len(train), config.seed, epoch, "order")
         clock.start(learner.step_index)
-        for at in range(position, learner.steps_per_epoch):
+        for at in range(position, learner.run.per_epoch):
             learner.step(batches(learner, train, order, at, epoch))
             every = config.train.checkpoint_steps
-            if every and learner.step_index % every == 0 and at + 1 < learner.steps_per_epoch:
+            if every and learner.step_index % every == 0 and at + 1 < learner.run.per_epoch:
                 _require_finite(learner.mean_loss(at + 1), epoch + 1)
                 _save(learner, history, folder)
         epoch += 1
@@ -79,6 +79,7 @@ def fit(config: c.TrialConfig, folder: Path, report: Report, workers: Group = Gr
         if epoch % config.evaluation.every_epochs and epoch < config.train.epochs:
             continue
         metrics["time/images_per_second"] = clock.images_per_second(learner.step_index, config.train.batch_size)
+        metrics |= monitors.measure(learner, validation)
         metrics |= score(learner, train, validation)
         metrics |= {"time/first_step_at": clock.first_step_at, "time/measured_at": time.time()}
         history.append(metrics)

@@ -25,7 +25,9 @@ def start(given: argparse.Namespace) -> int:
     config = c.changed(read_yaml(given.config), values)
     if given.batch_size and given.batch_size != config.train.batch_size:
         before, config = config, c.scaled_batch(config, given.batch_size)
-        print(equivalence(before, config))
+        print(equivalence(before, c.scaled(config)))
+    elif c.scaled(config) != config:
+        print(equivalence(config, c.scaled(config)))
     resources = {"workers": given.workers, "cpus_per_worker": given.cpus_per_worker, "gpus_per_worker": given.gpus_per_worker}
     wanted = spec.parse({"name": "train", "address": given.address, "trial": config.plain(), "resources": resources})
     wanted = spec.settled(wanted)
@@ -81,9 +83,9 @@ def equivalence(before: c.TrialConfig, after: c.TrialConfig) -> str:
     """What the equivalence rule changed, as a line."""
     k = after.train.batch_size / before.train.batch_size
     changed = {
-        "learning rate": (before.optim.lr, after.optim.lr),
+        "learning rate": (before.optim.lr.base, after.optim.lr.base),
         "teacher momentum": (before.teacher.momentum.base, after.teacher.momentum.base),
-        "preserving probability": (before.teacher.smoothing.p, after.teacher.smoothing.p),
+        "preserving probability": (before.teacher.smoothing.p.base, after.teacher.smoothing.p.base),
     }
     moves = [f"{name} {old:g} -> {new:g}" for name, (old, new) in changed.items() if not math.isclose(old, new)]
     batch = f"batch {before.train.batch_size} -> {after.train.batch_size}"

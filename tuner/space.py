@@ -17,7 +17,7 @@ import search_spaces
 from search_spaces import Known
 from trainables import config as c
 from trainables.errors import UserError, nearest
-from trainables.settings import dotted_keys
+from trainables.settings import settable_keys
 from tuner.spec import check_workers
 
 REHEARSALS = 40
@@ -45,8 +45,9 @@ class Space:
             UserError: the space returned a key that TrialConfig lacks, or values that do not make a valid trial.
         """
         try:
-            if odd := [key for key in values if key not in dotted_keys(c.TrialConfig)]:
-                raise UserError(f"{odd[0]}: unknown key{nearest(str(odd[0]), dotted_keys(c.TrialConfig))}")
+            known = settable_keys(c.TrialConfig)
+            if odd := [key for key in values if key not in known]:
+                raise UserError(f"{odd[0]}: unknown key{nearest(str(odd[0]), known)}")
             if owned := [key for key in values if key in OWNED or key.startswith(("data.", "evaluation."))]:
                 raise UserError(f"{owned[0]}: belongs to the search, so that its trials can be compared; set trial.{owned[0]} instead")
             return c.changed(base.plain(), values)

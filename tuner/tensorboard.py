@@ -18,6 +18,7 @@ TAGS = {  # metric -> tag; the order is that of the board
     "knn_top1": "score/knn_top1",
     "loss": "train/loss",
     "lr": "train/learning_rate",
+    "weight_decay": "train/weight_decay",
     "time/images_per_second": "train/images_per_second",
     "momentum": "teacher/momentum",
     "alpha": "teacher/alpha",
@@ -45,7 +46,8 @@ class TrialWriter:
         if metrics["epoch"] <= self.epoch:
             return
         self.epoch = metrics["epoch"]
-        for metric, tag in TAGS.items():
+        tags = TAGS | {metric: metric for metric in metrics if metric.startswith("monitor/")}
+        for metric, tag in tags.items():
             if metric in metrics:
                 self.writer.add_scalar(tag, metrics[metric], int(metrics["step"]))
         self.writer.flush()

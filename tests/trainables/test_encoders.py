@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 
 from trainables import config as c
-from trainables.encoders import Student, build_parts, feature_width, mlp, plain_resnet_state, run_parts
+from trainables.encoders import Student, backbone_of, build_parts, feature_width, mlp, plain_resnet_state, run_parts
 from trainables.norm import Norm, Shards, norms_of
 
 ONE_SHARD = Shards(4, 1, range(1))
@@ -37,7 +37,7 @@ def test_parts_equal_torchvision_in_evaluation(name, rng):
     model = twin(name, parts).eval()
     x = torch.randn(2, 3, 48, 48, generator=rng)
     with torch.no_grad():
-        found, expected = run_parts(parts, x, "conv1", "block4"), model(x)
+        found, expected = run_parts(backbone_of(parts), x), model(x)
     assert found.shape == (2, feature_width(parts)) and feature_width(parts) == {"resnet18": 512, "resnet50": 2048}[name]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
@@ -46,7 +46,7 @@ def test_parts_equal_torchvision_in_training(rng):
     parts = standard("resnet18").train()
     model = twin("resnet18", parts).train()
     x = torch.randn(4, 3, 48, 48, generator=rng)
-    found, expected = run_parts(parts, x, "conv1", "block4"), model(x)
+    found, expected = run_parts(backbone_of(parts), x), model(x)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     found.sum().backward(), expected.sum().backward()
     torch.testing.assert_close(parts["block4"][1].conv2.weight.grad, model.layer4[1].conv2.weight.grad, rtol=1e-2, atol=1e-4)
@@ -80,8 +80,8 @@ def test_stems(stem, size, after_stem):
 def test_feature_width(name, width, features):
     parts = build_parts(c.Encoder(name=name, width=width, projector=c.Head(hidden=6, out=5)), 3, ONE_SHARD)
     assert feature_width(parts) == features
-    assert run_parts(parts, torch.randn(4, 3, 8, 8), "conv1", "block4").shape == (4, features)
-    assert run_parts(parts, torch.randn(4, 3, 8, 8), "conv1", "projector").shape == (4, 5)
+    assert run_parts(backbone_of(parts), torch.randn(4, 3, 8, 8)).shape == (4, features)
+    assert run_parts(parts, torch.randn(4, 3, 8, 8)).shape == (4, 5)
 
 
 def test_invariant_38_a_resnet50_with_projector_has_165_tensors():
@@ -106,16 +106,16 @@ def test_heads_are_linear_norm_relu_linear(rng):
     torch.testing.assert_close(head(x), h.clamp(min=0) @ head[3].weight.T + head[3].bias, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("tap", [None, "conv1", "block2", "block4", "projector"])
+@pytest.mark.parametrize("tap", [None, "conv1", "block2", "block4", "fc1", "fc2"])
 def test_a_student_hands_over_what_its_tap_names(tap):
     torch.manual_seed(0)
     parts = build_parts(c.Encoder(width=4, projector=c.Head(hidden=8, out=4)), 3, ONE_SHARD).eval()
     predictor = mlp(4, c.Head(hidden=8, out=4), lambda width: Norm(width, ONE_SHARD)).eval()
     x = torch.randn(4, 3, 8, 8)
     output = Student(parts, predictor, tap)(x)
-    projection = run_parts(parts, x, "conv1", "projector")
+    projection = run_parts(parts, x)
     assert torch.equal(output.projection, projection) and torch.equal(output.prediction, predictor(projection))
-    assert torch.equal(output.tapped, x if tap is None else run_parts(parts, x, "conv1", tap))
+    assert torch.equal(output.tapped, x if tap is None else run_parts(nn.ModuleDict({n: parts[n] for n in c.PARTS[: c.PARTS.index(tap) + 1]}), x))
     assert output.projection.requires_grad and not output.tapped.requires_grad
 
 

@@ -8,7 +8,7 @@ import torch
 from trainables import augment, evaluation
 from trainables import config as c
 from trainables.data import Images
-from trainables.encoders import build_parts, run_parts
+from trainables.encoders import backbone_of, build_parts, run_parts
 from trainables.evaluation import Features, knn, linear
 from trainables.group import Group
 from trainables.norm import Shards
@@ -115,5 +115,5 @@ def test_features_are_those_of_evaluation_mode_and_leave_the_network_as_it_was(b
     assert torch.equal(found.labels, images.labels)
     parts.eval()
     with torch.no_grad():
-        expected = run_parts(parts, augment.standardise(pixels[2:].permute(0, 3, 1, 2) / 255), "conv1", "block4")
+        expected = run_parts(backbone_of(parts), augment.standardise(pixels[2:].permute(0, 3, 1, 2) / 255))
     torch.testing.assert_close(found.x, expected, rtol=1e-4, atol=1e-5)

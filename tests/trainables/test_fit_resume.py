@@ -75,7 +75,7 @@ COMBINATIONS = {
 @pytest.mark.parametrize("values", COMBINATIONS.values(), ids=COMBINATIONS)
 def test_invariant_22_a_killed_trial_ends_as_one_that_was_left_alone(tiny, tmp_path: Path, values):
     """Epochs of 3 steps, checkpoints after steps 2, 3, 4 and 6; killed before the first, in the second epoch, and with a lost last file."""
-    config = tiny({"train.checkpoint_steps": 2, "data.train_images": 48, "optim.warmup_epochs": 0.5, **values})
+    config = tiny({"train.checkpoint_steps": 2, "data.train_images": 48, "optim.lr.warmup": 0.5, **values})
     whole = train.fit(config, tmp_path / "whole", go_on)
     for step in (1, 5):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
@@ -121,7 +121,7 @@ def test_history_is_told_again_on_a_resume(tiny, tmp_path: Path):
 def test_metrics_of_an_epoch(tiny, tmp_path: Path):
     (metrics,) = train.fit(tiny({"train.epochs": 1}), tmp_path, go_on)
     assert set(metrics) == {
-        *("epoch", "step", "loss", "embedding_std", "teacher_distance", "momentum", "alpha", "p", "lr", "knn_top1"),
+        *("epoch", "step", "loss", "embedding_std", "teacher_distance", "momentum", "alpha", "p", "lr", "weight_decay", "knn_top1"),
         *("time/images_per_second", "time/first_step_at", "time/measured_at"),
     }
     assert metrics["time/images_per_second"] > 0 and 0 < metrics["time/first_step_at"] < metrics["time/measured_at"]

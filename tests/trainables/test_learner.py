@@ -21,7 +21,7 @@ def take_steps(learner: Learner, digits, first: int, last: int) -> list[float]:
     """Losses of the batch in steps `first` to `last` - 1, as `fit` would take them."""
     losses = []
     for step in range(first, last):
-        epoch, at = divmod(step, learner.steps_per_epoch)
+        epoch, at = divmod(step, learner.run.per_epoch)
         order = torch.arange(len(digits)).roll(step)
         losses.append(learner.step(train.batches(learner, digits, order, at, epoch)).item() / learner.shards.total)
     return losses
@@ -38,14 +38,14 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize("exact", [True, False])
 def test_steps_equal_plain_byol(tiny, digits, exact):
     """Views and shards one by one, gradients by backward, SGD by its formula; the teacher averages before the forward."""
-    learner = learner_of(tiny({"train.precision": "fp64", "train.exact": exact, "optim.warmup_epochs": 0.5, "optim.weight_decay": 0.01}))
+    learner = learner_of(tiny({"train.precision": "fp64", "train.exact": exact, "optim.lr.warmup": 0.5, "optim.weight_decay": 0.01}))
     student, teacher = copy.deepcopy(learner.student), copy.deepcopy(learner.teacher.parts)
     student.tap = None
     weights, own = list(student.parameters()), list(teacher.parameters())
     buffers = [torch.zeros_like(p) for p in weights]
     averaged = [p for name, p in student.named_parameters() if name.startswith("parts.")]
     for step in range(3):
-        beta, lr = learner.teacher.momentum(step, 8), c.lr_at(learner.config, step, 8, 2)
+        beta, lr = learner.teacher.momentum(step, learner.run), schedules.at(learner.config.optim.lr, step, learner.run)
         samples = torch.arange(64).roll(step)[16 * step : 16 * step + 16]
         views = augment.views(digits.batch(samples, torch.device("cpu"), torch.float64), samples, 2, learner.config.views, 0, 0)
         with torch.no_grad():
@@ -57,7 +57,7 @@ def test_steps_equal_plain_byol(tiny, digits, exact):
             learner.shards.current = range(shard, shard + 1)
             a, b = views[:, 8 * shard : 8 * shard + 8]
             with torch.no_grad():
-                targets = [teacher["projector"](torch.nn.Sequential(*list(teacher.values())[:-1])(view)) for view in (b, a)]
+                targets = [torch.nn.Sequential(*teacher.values())(view) for view in (b, a)]
             predictions = [student(view).prediction for view in (a, b)]
             losses += [2 - 2 * torch.cosine_similarity(p, t) for p, t in zip(predictions, targets, strict=True)]
         loss = torch.stack(losses).view(2, 2, 8).sum(1).mean()
@@ -163,14 +163,14 @@ def test_weights_are_a_function_of_the_seed_alone(tiny):
 
 def test_what_an_epoch_says(tiny, digits):
     config = tiny(
-        {"teacher.norm.kind": "momentum", "teacher.smoothing.kind": "sts", "teacher.smoothing.p": 0.25, "optim.warmup_epochs": 0.5}
+        {"teacher.norm.kind": "momentum", "teacher.smoothing.kind": "sts", "teacher.smoothing.p": 0.25, "optim.lr.warmup": 0.5}
     )
     learner = learner_of(config)
     first = take_steps(learner, digits, 0, 4)
     told = learner.close_epoch()
     assert told["loss"] == pytest.approx(sum(first) / 4)
     assert told["momentum"] == learner.teacher.momentum(3, 8) and told["alpha"] == learner.teacher.alpha(3, 8)
-    assert told["p"] == 0.25 and told["lr"] == c.lr_at(config, 3, 8, 2) and told["teacher_distance"] == learner.teacher.distance() > 0
+    assert told["p"] == 0.25 and told["lr"] == schedules.at(config.optim.lr, 3, learner.run) and told["teacher_distance"] == learner.teacher.distance() > 0
     assert 0.1 < told["embedding_std"] < 1.1
     second = take_steps(learner, digits, 4, 8)
     assert learner.close_epoch()["loss"] == pytest.approx(sum(second) / 4)
@@ -178,7 +178,7 @@ def test_what_an_epoch_says(tiny, digits):
 
 def test_embedding_std_against_its_formula(tiny, digits):
     learner, projections = learner_of(tiny()), []
-    learner.student.parts["projector"].register_forward_hook(lambda module, inputs, output: projections.append(output.detach()))
+    learner.student.parts["fc2"].register_forward_hook(lambda module, inputs, output: projections.append(output.detach()))
     take_steps(learner, digits, 0, 1)
     spreads = []
     for projection in projections:

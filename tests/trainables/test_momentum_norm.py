@@ -7,7 +7,7 @@ import torchvision
 from torch import Tensor, nn
 
 from trainables import config as c
-from trainables.encoders import build_parts, plain_resnet_state, run_parts
+from trainables.encoders import backbone_of, build_parts, plain_resnet_state, run_parts
 from trainables.group import Group
 from trainables.norm import MomentumNorm, Shards, begin, commit, convert, norms_of
 
@@ -199,4 +199,4 @@ def test_invariant_24_the_exported_network_equals_momentum_norm_at_alpha_0(rng):
     begin(norms_of(parts), 0.0)
     x = torch.randn(4, 3, 40, 40, generator=rng)
     with torch.no_grad():
-        torch.testing.assert_close(run_parts(parts, x, "conv1", "block4"), model(x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(run_parts(backbone_of(parts), x), model(x), rtol=1e-4, atol=1e-4)

@@ -19,31 +19,30 @@ def gradients(module: nn.Module, step: int) -> list[torch.Tensor]:
     return [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in module.parameters()]
 
 
-def run(module: nn.Module, optimizer: torch.optim.Optimizer, steps: int, lr: float) -> None:
+def run(module: nn.Module, optimizer: torch.optim.Optimizer, steps: int, lr: float, decay: float) -> None:
     for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = lr / (step + 1)
+        optim.schedule(optimizer, lr / (step + 1), decay)
         for p, g in zip(module.parameters(), gradients(module, step), strict=True):
             p.grad = g
         optimizer.step()
 
 
 def test_sgd_decays_and_moves_every_parameter():
-    module, optimizer = make(c.Optim(lr=0.1, momentum=0.8, weight_decay=0.01))
+    module, optimizer = make(c.Optim(lr=c.LearningRate(base=0.1), momentum=0.8))
     w = [p.detach().clone() for p in module.parameters()]
     buffers = [torch.zeros_like(p) for p in w]
     for step in range(4):
         for i, g in enumerate(gradients(module, step)):
             buffers[i] = 0.8 * buffers[i] + g + 0.01 * w[i]
             w[i] = w[i] - 0.1 / (step + 1) * buffers[i]
-    run(module, optimizer, 4, 0.1)
+    run(module, optimizer, 4, 0.1, 0.01)
     for p, expected in zip(module.parameters(), w, strict=True):
         torch.testing.assert_close(p.detach(), expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("decay", [0.0, 1e-2])
 def test_lars_scales_matrices_and_leaves_vectors_alone(decay):
-    module, optimizer = make(c.Optim(name="lars", lr=0.3, momentum=0.9, weight_decay=decay))
+    module, optimizer = make(c.Optim(name="lars", lr=c.LearningRate(base=0.3), momentum=0.9))
     w = [p.detach().clone().flatten().tolist() for p in module.parameters()]
     matrix = [p.ndim > 1 for p in module.parameters()]
     buffers = [[0.0] * len(values) for values in w]
@@ -57,7 +56,7 @@ def test_lars_scales_matrices_and_leaves_vectors_alone(decay):
                 d = (g[j] + (decay * w[i][j] if matrix[i] else 0.0)) * trust
                 buffers[i][j] = 0.9 * buffers[i][j] + d
                 w[i][j] -= 0.3 / (step + 1) * buffers[i][j]
-    run(module, optimizer, 4, 0.3)
+    run(module, optimizer, 4, 0.3, decay)
     for p, expected in zip(module.parameters(), w, strict=True):
         torch.testing.assert_close(p.detach().flatten(), torch.tensor(expected, dtype=torch.float64), rtol=1e-11, atol=1e-13)
 

@@ -50,21 +50,22 @@ def test_a_run_without_steps_has_a_value():
 @pytest.mark.parametrize("kind", ["constant", "cosine", "linear"])
 def test_warm_up_rises_in_equal_steps_and_hands_over(kind):
     base, total, warmup = 0.4, 30, 8
-    values = [schedules.warmed_up(kind, base, 0.0, step, total, warmup) for step in range(total)]
+    schedule = c.LearningRate(kind=kind, base=base, warmup=f"{warmup} steps")
+    values = [schedules.at(schedule, step, schedules.Length(total, 10)) for step in range(total)]
     assert values[:warmup] == pytest.approx([base * (step + 1) / warmup for step in range(warmup)])
     assert values[warmup:] == pytest.approx([schedules.value(kind, base, 0.0, step, total - warmup) for step in range(total - warmup)])
     assert values[warmup - 1] == pytest.approx(base) and values[warmup] == pytest.approx(base)
 
 
 def test_without_warm_up_the_first_step_has_the_base():
-    assert schedules.warmed_up("cosine", 0.4, 0.0, 0, 10, 0) == 0.4
+    assert schedules.at(c.LearningRate(base=0.4), 0, schedules.Length(10, 5)) == 0.4
 
 
 def test_learning_rate_of_a_configuration():
     config = c.parse(
-        {"optim": {"lr": 0.3, "final_lr": 0.1, "warmup_epochs": 2, "schedule": "linear"}, "train": {"epochs": 4, "batch_size": 64}}
+        {"optim": {"lr": {"base": 0.3, "final": 0.1, "warmup": "2 epochs", "kind": "linear"}}, "train": {"epochs": 4, "batch_size": 64}}
     )
-    _, total, warmup = c.steps(config, 640)
-    assert (total, warmup) == (40, 20)
-    assert c.lr_at(config, 4, total, warmup) == pytest.approx(0.3 * 5 / 20)
-    assert c.lr_at(config, 30, total, warmup) == pytest.approx(0.2)
+    run = c.length(config, 640)
+    assert run == (40, 10)
+    assert schedules.at(config.optim.lr, 4, run) == pytest.approx(0.3 * 5 / 20)
+    assert schedules.at(config.optim.lr, 30, run) == pytest.approx(0.2)

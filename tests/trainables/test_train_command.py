@@ -28,14 +28,14 @@ def test_a_good_run(trial, tmp_path: Path, capsys):
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("epoch 1  step 4  loss ") and "knn_top1 " in line and "images_per_second " in line
     found = checkpoint.newest(tmp_path / "run")
-    assert found is not None and found.values["config"]["optim"]["lr"] == 0.01 and found.values["config"]["seed"] == 3
+    assert found is not None and found.values["config"]["optim"]["lr"]["base"] == 0.01 and found.values["config"]["seed"] == 3
 
 
 @pytest.mark.parametrize(
     ("setting", "line"),
     [
         ("train.epochs=many", "train.epochs = 'many'"),
-        ("teacher.smoothing.p=2", "teacher.smoothing.p = 2"),
+        ("teacher.smoothing.p=2", "teacher.smoothing.p.base = 2"),
         ("teacher.placement=blok4", "teacher.placement = 'blok4'"),
         ("train.batch_size=15", "train.batch_size = 15"),
         ("train.batch_size=128", "train.batch_size = 128"),

@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from trainables import config as c
-from trainables import settings
+from trainables import schedules, settings
 from trainables.errors import UserError
 
 
@@ -43,19 +43,19 @@ def test_a_key_that_is_near_to_nothing_gets_the_list():
         ({"train": {"epochs": "many"}}, "train.epochs = 'many'", "valid integer"),
         ({"train": {"epochs": 1.5}}, "train.epochs = 1.5", "valid integer"),
         ({"train": {"epochs": -1}}, "train.epochs = -1", "greater than or equal to 0"),
-        ({"optim": {"lr": [1]}}, "optim.lr = [1]", "valid number"),
-        ({"optim": {"lr": 0}}, "optim.lr = 0", "greater than 0"),
+        ({"optim": {"lr": {"base": [1]}}}, "optim.lr.base = [1]", "valid number"),
+        ({"optim": {"lr": 0}}, "optim.lr.base = 0", "greater than 0"),
         ({"train": 3}, "train = 3", "dictionary"),
         ({"data": "digits"}, "data = 'digits'", "dictionary"),
         ({"views": {"crop_scale": "all"}}, "views.crop_scale = 'all'", "tuple"),
         ({"views": {"crop_scale": [0.9, 0.2]}}, "views.crop_scale = [0.9, 0.2]", "rising"),
         ({"teacher": {"placement": 3}}, "teacher.placement = 3", "part"),
         ({"teacher": {"placement": [3]}}, "teacher.placement = [3]", "part"),
-        ({"teacher": {"norm": {"kind": "emann"}}}, "teacher.norm.kind = 'emann'", "'batch', 'momentum' or 'eman'"),
+        ({"teacher": {"norm": {"kind": "emann"}}}, "teacher.norm.kind = 'emann'", "'batch', 'sync', 'shuffle', 'momentum' or 'eman'"),
         ({"data": {"name": "cifar"}}, "data.name = 'cifar'", "did you mean 'cifar10'?"),
         ({"method": {"name": "byoll"}}, "method.name = 'byoll'", "did you mean 'byol'?"),
         ({"seed": 2**31}, "seed = 2147483648", "less than"),
-        ({"optim": {"warmup_epochs": 11}}, "optim.warmup_epochs = 11", "train.epochs = 10"),
+        ({"optim": {"lr": {"warmup": 11}}}, "optim.lr.warmup = 11 epochs", "train.epochs = 10"),
         ([], "", "dictionary"),
     ],
 )
@@ -70,14 +70,14 @@ def test_shares_stay_between_0_and_1(section):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), "nan", "inf"])
-@pytest.mark.parametrize("key", ["optim.lr", "optim.weight_decay", "teacher.momentum.base", "views.noise", "evaluation.knn.temperature"])
+@pytest.mark.parametrize("key", ["optim.lr.base", "optim.weight_decay.base", "teacher.momentum.base", "views.noise", "evaluation.knn.temperature"])
 def test_every_number_is_finite(key, value):
     assert "finite number" in refusal(settings.with_values({}, {key: value}, c.TrialConfig))
 
 
 def test_each_fault_has_its_line():
     lines = refusal({"train": {"epocs": 1}, "optim": {"lr": -1}, "seed": "x"}).splitlines()
-    assert sorted(line.split(":")[0].split(" =")[0] for line in lines) == ["optim.lr", "seed", "train.epocs"]
+    assert sorted(line.split(":")[0].split(" =")[0] for line in lines) == ["optim.lr.base", "seed", "train.epocs"]
 
 
 def test_a_batch_is_whole_shards():
@@ -136,9 +136,10 @@ def test_a_configuration_is_frozen():
 @pytest.mark.parametrize(
     ("given", "parts"),
     [
-        ("whole", ("conv1", "block1", "block2", "block3", "block4", "projector")),
+        ("whole", ("conv1", "block1", "block2", "block3", "block4", "fc1", "fc2")),
         ("backbone", ("conv1", "block1", "block2", "block3", "block4")),
-        ("projector", ("projector",)),
+        ("projector", ("fc1", "fc2")),
+        (["block4", "projector"], ("block4", "fc1", "fc2")),
         ("none", ()),
         ("block2", ("block2",)),
         ([], ()),
@@ -150,7 +151,7 @@ def test_placements_by_name(given, parts):
 
 def test_placements_as_lists_come_in_the_order_of_the_encoder():
     for given in permutations(["projector", "conv1", "block3"]):
-        assert c.parse({"teacher": {"placement": list(given)}}).teacher.placement == ("conv1", "block3", "projector")
+        assert c.parse({"teacher": {"placement": list(given)}}).teacher.placement == ("conv1", "block3", "fc1", "fc2")
 
 
 @pytest.mark.parametrize(
@@ -185,7 +186,7 @@ def test_dotted_keys_name_every_value():
     def leaves(plain: dict, prefix: str = "") -> set[str]:
         return {leaf for key, v in plain.items() for leaf in (leaves(v, f"{prefix}{key}.") if isinstance(v, dict) else {prefix + key})}
 
-    assert set(settings.dotted_keys(c.TrialConfig)) == leaves(c.parse({}).plain())
+    assert set(settings.dotted_keys(c.TrialConfig)) == leaves(c.parse({}).plain()) | {"teacher.momenta"}
 
 
 def test_settings_are_read_as_yaml():
@@ -213,13 +214,13 @@ def test_bad_files(tmp_path: Path, content, rule):
 
 
 def test_invariant_09_equivalence_rule():
-    config = c.parse({"optim": {"lr": 0.1, "final_lr": 0.01}, "teacher": {"momentum": {"base": 0.99, "final": 0.999}}})
+    config = c.parse({"optim": {"lr": {"base": 0.1, "final": 0.01}}, "teacher": {"momentum": {"base": 0.99, "final": 0.999}}})
     scaled = c.scaled_batch(config, 4 * config.train.batch_size)
     assert scaled.train.batch_size == 4 * config.train.batch_size
     assert scaled.train.shard_size == config.train.shard_size
-    assert scaled.optim.lr == pytest.approx(0.4) and scaled.optim.final_lr == pytest.approx(0.04)
+    assert scaled.optim.lr.base == pytest.approx(0.4) and scaled.optim.lr.final == pytest.approx(0.04)
     assert scaled.teacher.momentum.base == pytest.approx(0.96) and scaled.teacher.momentum.final == pytest.approx(0.996)
-    untouched = {"teacher": {"momentum"}, "optim": {"lr", "final_lr"}, "train": {"batch_size"}}
+    untouched = {"teacher": {"momentum"}, "optim": {"lr"}, "train": {"batch_size"}}
     assert scaled.model_dump(exclude=untouched) == config.model_dump(exclude=untouched)
     small = 1e-4  # k small shares of the student make one of k times the size, up to its square
     assert 1 - (1 - small) ** 8 == pytest.approx(8 * small, abs=(8 * small) ** 2)
@@ -227,10 +228,10 @@ def test_invariant_09_equivalence_rule():
 
 def test_equivalence_rule_for_spatial_ensembles():
     se = c.parse({"teacher": {"smoothing": {"kind": "se", "p": 0.7}, "momentum": {"base": 0.9}}})
-    assert c.scaled_batch(se, 2 * se.train.batch_size).teacher.smoothing.p == pytest.approx(0.4)
+    assert c.scaled_batch(se, 2 * se.train.batch_size).teacher.smoothing.p.base == pytest.approx(0.4)
     assert c.scaled_batch(se, 2 * se.train.batch_size).teacher.momentum == se.teacher.momentum
     sts = c.parse({"teacher": {"smoothing": {"kind": "sts", "p": 0.7}, "momentum": {"base": 0.9}}})
-    assert c.scaled_batch(sts, 2 * sts.train.batch_size).teacher.smoothing.p == 0.7
+    assert c.scaled_batch(sts, 2 * sts.train.batch_size).teacher.smoothing.p.base == 0.7
     assert c.scaled_batch(sts, 2 * sts.train.batch_size).teacher.momentum.base == pytest.approx(0.8)
 
 
@@ -253,6 +254,6 @@ def test_equivalence_rule_keeps_whole_shards():
 
 
 def test_steps_drop_the_last_partial_batch_and_round_the_warm_up_up():
-    config = c.parse({"train": {"epochs": 3, "batch_size": 64}, "optim": {"warmup_epochs": 0.3}})
-    assert c.steps(config, 200) == (3, 9, 1)
-    assert c.steps(config, 63) == (0, 0, 0)
+    config = c.parse({"train": {"epochs": 3, "batch_size": 64}, "optim": {"lr": {"warmup": 0.3}}})
+    assert c.length(config, 200) == (9, 3) and schedules.steps_in(config.optim.lr.warmup, c.length(config, 200)) == 1
+    assert c.length(config, 63) == (0, 0)

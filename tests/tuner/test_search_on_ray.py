@@ -80,7 +80,7 @@ def test_tensorboard_has_a_run_for_each_trial(tuner: Tuner, state: dict[str, Any
     for row in state["trials"]:
         events = EventAccumulator(str(tuner.folder / "run" / "tensorboard" / row["key"]))
         events.Reload()
-        assert hparams_of(events)["optim.lr"] == row["values"]["optim.lr"]
+        assert hparams_of(events)["optim.lr.base"] == row["values"]["optim.lr"]
         if row["state"] == "failed":
             continue
         assert set(events.Tags()["scalars"]) == set(TAGS.values())
@@ -97,7 +97,7 @@ def test_export_train_evaluate(tuner: Tuner, state: dict[str, Any]) -> None:
     assert f"trial {row['key']}" in (tuner.folder / "best.yaml").read_text()
 
     printed = tuner.run("train", "best.yaml", "--epochs", "2", "--workers", "2", "--batch-size", "64", "--run", "full")
-    lr, base = best["optim"]["lr"], best["teacher"]["momentum"]["base"]
+    lr, base = best["optim"]["lr"]["base"], best["teacher"]["momentum"]["base"]
     assert "equivalence rule: batch 32 -> 64 (x2)" in printed
     assert f"learning rate {lr:g} -> {2 * lr:g}" in printed
     assert f"teacher momentum {base:g} -> {1 - 2 * (1 - base):g}" in printed

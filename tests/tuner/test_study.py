@@ -164,7 +164,7 @@ def test_a_space_of_the_user(tmp_path: Path) -> None:
     ("body", "words"),
     [
         ("return {'teacher.momentun.base': 0.9}", ["teacher.momentun.base", "did you mean 'teacher.momentum.base'"]),
-        ("return {'teacher.smoothing.p': 1.5}", ["teacher.smoothing.p = 1.5", "less than or equal to 1"]),
+        ("return {'teacher.smoothing.p': 1.5}", ["teacher.smoothing.p.base = 1.5", "less than or equal to 1"]),
         ("return [1]", ["must return a dict", "list"]),
         ("return {'optim.lr': 1 / 0}", ["raised ZeroDivisionError"]),
         ("return {'train': {'epochs': 1}}", ["train: unknown key"]),

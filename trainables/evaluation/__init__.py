@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from trainables import augment
 from trainables.data import Images
-from trainables.encoders import feature_width, run_parts
+from trainables.encoders import backbone_of, feature_width, run_parts
 from trainables.group import Group
 
 
@@ -28,12 +28,12 @@ def encode(parts: nn.ModuleDict, images: Images, batch_size: int, group: Group) 
     # whole batches are dealt to the workers, so that the shape of a batch, and with it every rounding, does not depend on their number
     starts = range(0, len(images), batch_size)
     sizes = [min(batch_size, len(images) - start) for start in starts]
-    dtype = next(parts.parameters()).dtype
+    dtype, backbone = next(parts.parameters()).dtype, backbone_of(parts)
     rows = []
     for batch in group.share(len(starts)):
         index = torch.arange(starts[batch], starts[batch] + sizes[batch])
         x = augment.standardise(images.batch(index, group.device, dtype))
-        rows.append(run_parts(parts, x, "conv1", "block4").float())
+        rows.append(run_parts(backbone, x).float())
     for module, mode in was_training:
         module.training = mode
     width = feature_width(parts)
