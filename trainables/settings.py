@@ -59,7 +59,7 @@ def _as_yaml(value: Any) -> str:
 
 
 def _rule(info: FieldInfo) -> str:
-    schema = TypeAdapter(Annotated[info.annotation, info]).json_schema()  # type: ignore[name-defined]
+    schema = TypeAdapter(Annotated[info.annotation, info]).json_schema()  # type: ignore[arg-type]
     return " or ".join(_words(kind) for kind in schema.get("anyOf", [schema]))
 
 
