@@ -21,6 +21,7 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
+from ray.util.placement_group import get_current_placement_group
 
 from trainables import config as c
 from trainables.group import Group, backend_for
@@ -50,7 +51,8 @@ def slot_loop(given: dict[str, Any]) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     store = dist.distributed_c10d._get_default_store()
-    incarnation = ray.get(board.attach.remote(slot)) if rank == 0 else None
+    placement = get_current_placement_group()
+    incarnation = ray.get(board.attach.remote(slot, placement and placement.id.hex())) if rank == 0 else None
     turn = 0
     while True:
         turn += 1

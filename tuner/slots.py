@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray import PlacementGroupID
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from trainables.errors import TrialFailure
 from tuner.spec import Resources
@@ -41,9 +43,13 @@ class SlotLost(RuntimeError):
 
 @dataclass
 class Mailbox:
-    """Between one trial and one worker group. `incarnation` counts the lives of the group, so that a dead one can take or post nothing."""
+    """Between one trial and one worker group. `incarnation` counts the lives of the group, so that a dead one can take or post nothing.
+
+    `placement` is the id of the placement group that holds the group's resources.
+    """
 
     incarnation: int = 0
+    placement: str | None = None
     sequence: int = 0
     trial_id: str | None = None
     work: dict[str, Any] = field(default_factory=dict)
@@ -134,10 +140,14 @@ class Switchboard:
         """How often the slot's worker group has come to life."""
         return self.mailboxes[slot].incarnation
 
-    async def attach(self, slot: int) -> int:
+    async def placement(self, slot: int) -> str | None:
+        """Id of the placement group of the slot's last life."""
+        return self.mailboxes[slot].placement
+
+    async def attach(self, slot: int, placement: str | None = None) -> int:
         """A new life of a worker group; returns its incarnation. What the last one worked on is to be done again, unless it was stopped."""
         box = self.mailboxes[slot]
-        box.incarnation, box.faults = box.incarnation + 1, {}
+        box.incarnation, box.faults, box.placement = box.incarnation + 1, {}, placement
         box.working = box.working and not box.stopping and box.outcome is None
         await self._announce()
         return box.incarnation
@@ -284,6 +294,8 @@ class Slots:
             try:
                 lives = ray.get(self.board.lives.remote(slot))
                 why = _launch(self.board, slot, wanted, folder, fit)
+                if why is not None and not self.closing:
+                    _free(ray.get(self.board.placement.remote(slot)))
                 failures = 0 if ray.get(self.board.lives.remote(slot)) > lives else failures + 1
             except Exception as error:
                 why, failures = error, failures + 1
@@ -328,3 +340,12 @@ def _launch(board: Any, slot: int, wanted: Resources, folder: Path, fit: Callabl
         return trainer.fit().error
     except ray.exceptions.ActorDiedError as death:  # the controller was killed
         return death
+
+
+def _free(placement: str | None) -> None:
+    """Gives back what a dead controller's placement group holds, and ends the workers in it.
+
+    Ray Train leaves that to a helper which needs the dashboard; without it the next controller would wait for the same CPUs for ever.
+    """
+    if placement is not None:
+        remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(placement)))

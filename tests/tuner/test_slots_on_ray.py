@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,13 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers canno
 def eventful_fit(config: c.TrialConfig, folder: Path, report: Callable, group: Any) -> None:
     """Stands for `fit`: counts epochs in a file, sums over the workers in each, and has the accident that the seed asks for."""
     accident, progress = config.seed, folder / "epoch"
+    (folder / "raylet").write_text(str(os.getppid()))
     begun = int(progress.read_text()) if progress.exists() else 0
     for epoch in range(begun + 1, config.train.epochs + 1):
         if accident == 1 and group.rank == 1 and epoch == 2:
             raise ValueError("a bad configuration, noticed on one rank only")
+        if accident == 4:
+            time.sleep(1)
         if accident in (2, 3) and group.rank == accident - 2 and epoch == 2 and not (folder / "killed").exists():
             (folder / "killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -78,6 +82,32 @@ def test_accidents_do_not_touch_the_trials_around_them(slots: tuple[Slots, Path]
         assert [metrics["begun"] for metrics in heard] == [0, 1, 1], "it went on from where it was"
         assert {metrics["trial"] for metrics in heard} == {f"loses worker {accident - 2}"}
     assert losses(talk(slots, "last", 0)) == [2, 4, 6]
+
+
+def controller_of(raylet: int) -> int:
+    """The one process of a Train controller among a raylet's children."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            name, parent = (folder / "cmdline").read_bytes(), int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except FileNotFoundError:
+            continue
+        if parent == raylet and name.startswith(b"ray::TrainController"):
+            return int(folder.name)
+    raise AssertionError("no controller")
+
+
+def test_a_slot_outlives_its_controller(slots: tuple[Slots, Path]) -> None:
+    """The next controller gets the CPUs that the dead one held, and the trial goes on from its checkpoint."""
+    config, folder = c.parse({"seed": 4, "train": {"epochs": 3}}), slots[1] / "trials" / "bereft"
+    conversation = Conversation(slots[0].board, "bereft", {"key": "bereft", "config": config.plain(), "folder": str(folder)})
+    heard = [conversation.take()]
+    os.kill(controller_of(int((folder / "raylet").read_text())), signal.SIGKILL)
+    heard += [conversation.take(), conversation.take()]
+    conversation.release()
+    assert [metrics["loss"] for metrics in heard if metrics] == [402, 404, 406]
+    assert heard[-1] is not None
+    assert heard[-1]["begun"] > 0
+    assert losses(talk(slots, "after the controller", 0)) == [2, 4, 6]
 
 
 def test_the_log_of_a_failed_trial_has_the_traceback(slots: tuple[Slots, Path]) -> None:
