@@ -55,9 +55,8 @@ def statistics(learner: "Learner", validation: Images) -> Numbers:
 
 
 def embedding(learner: "Learner", validation: Images) -> Numbers:
-    """The student's projections of the last batch: spread, effective rank, alignment and uniformity.
+    """The student's projections of the last batch: effective rank, alignment and uniformity.
 
-    std: mean standard deviation of unit embeddings times sqrt(D), about 1 where they fill the sphere and 0 where they collapsed.
     effective_rank: exp of the entropy of the singular values' shares (RankMe). alignment: mean squared distance of two views of a sample;
     uniformity: log of the mean of exp(-2 squared distance) over pairs of samples (Wang and Isola 2020).
     """
@@ -68,7 +67,6 @@ def embedding(learner: "Learner", validation: Images) -> Numbers:
     values = torch.linalg.svdvals(rows[0])
     shares = values / values.sum().clamp(min=1e-300)
     found = {
-        "embedding/std": (unit[0].std(0).mean() * unit.shape[-1] ** 0.5).item(),
         "embedding/effective_rank": torch.special.entr(shares).sum().exp().item(),
         "embedding/uniformity": torch.pdist(unit[0]).square().mul(-2).exp().mean().log().item(),
     }

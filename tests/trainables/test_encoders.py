@@ -115,7 +115,9 @@ def test_a_student_hands_over_what_its_tap_names(tap):
     output = Student(parts, predictor, tap)(x)
     projection = run_parts(parts, x)
     assert torch.equal(output.projection, projection) and torch.equal(output.prediction, predictor(projection))
-    assert torch.equal(output.tapped, x if tap is None else run_parts(nn.ModuleDict({n: parts[n] for n in c.PARTS[: c.PARTS.index(tap) + 1]}), x))
+    assert torch.equal(
+        output.tapped, x if tap is None else run_parts(nn.ModuleDict({n: parts[n] for n in c.PARTS[: c.PARTS.index(tap) + 1]}), x)
+    )
     assert output.projection.requires_grad and not output.tapped.requires_grad
 
 

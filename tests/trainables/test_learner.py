@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainables import augment, checkpoint, train
+from trainables import augment, checkpoint, schedules, train
 from trainables import config as c
 from trainables.group import Group
 from trainables.learner import Learner
@@ -130,7 +130,8 @@ def test_a_state_names_everything_that_moves(tiny, digits):
     assert slots == {f"{name}.momentum_buffer" for name, _ in learner.student.named_parameters()}
     teachers = {name for name in tensors if name.startswith("teacher.")}
     assert teachers == {
-        f"teacher.projector.{name}" for name in ("0.weight", "0.bias", "1.weight", "1.bias", "1.history", "3.weight", "3.bias")
+        *(f"teacher.fc1.{name}" for name in ("0.weight", "0.bias", "1.weight", "1.bias", "1.history")),
+        *("teacher.fc2.0.weight", "teacher.fc2.0.bias"),
     }
     still = [name for name, tensor in before.items() if torch.equal(tensor, tensors[name])]
     assert not still
@@ -162,15 +163,17 @@ def test_weights_are_a_function_of_the_seed_alone(tiny):
 
 
 def test_what_an_epoch_says(tiny, digits):
-    config = tiny(
-        {"teacher.norm.kind": "momentum", "teacher.smoothing.kind": "sts", "teacher.smoothing.p": 0.25, "optim.lr.warmup": 0.5}
-    )
+    config = tiny({"teacher.norm.kind": "momentum", "teacher.smoothing.kind": "sts", "teacher.smoothing.p": 0.25, "optim.lr.warmup": 0.5})
     learner = learner_of(config)
     first = take_steps(learner, digits, 0, 4)
     told = learner.close_epoch()
     assert told["loss"] == pytest.approx(sum(first) / 4)
-    assert told["momentum"] == learner.teacher.momentum(3, 8) and told["alpha"] == learner.teacher.alpha(3, 8)
-    assert told["p"] == 0.25 and told["lr"] == schedules.at(config.optim.lr, 3, learner.run) and told["teacher_distance"] == learner.teacher.distance() > 0
+    assert told["momentum"] == learner.teacher.momentum(3, learner.run) and told["alpha"] == learner.teacher.alpha(3, learner.run)
+    assert (
+        told["p"] == 0.25
+        and told["lr"] == schedules.at(config.optim.lr, 3, learner.run)
+        and told["teacher_distance"] == learner.teacher.distance() > 0
+    )
     assert 0.1 < told["embedding_std"] < 1.1
     second = take_steps(learner, digits, 4, 8)
     assert learner.close_epoch()["loss"] == pytest.approx(sum(second) / 4)

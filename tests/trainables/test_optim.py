@@ -83,7 +83,8 @@ def test_lars_passes_over_parameters_without_a_gradient():
 
 
 def test_every_parameter_is_in_one_group():
-    module, optimizer = make(c.Optim(name="lars", weight_decay=0.1))
+    module, optimizer = make(c.Optim(name="lars"))
+    optim.schedule(optimizer, 0.3, 0.1)
     groups = optimizer.param_groups
     assert sorted(id(p) for group in groups for p in group["params"]) == sorted(id(p) for p in module.parameters())
     assert [(group["adapt"], group["weight_decay"]) for group in groups] == [(True, 0.1), (False, 0.0)]

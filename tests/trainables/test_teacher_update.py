@@ -124,9 +124,9 @@ def test_an_update_follows_the_momentum_schedule(parts):
     teacher = Teacher(config, parts, seed=0)
     old = parameters(teacher.parts)
     disturb(parts, 1)
-    teacher.update(25, 100)
+    teacher.update(25, TOTAL)
     beta = 1 - 0.1 * (1 + 2**-0.5) / 2
-    assert teacher.momentum(25, 100) == pytest.approx(beta, abs=1e-15)
+    assert teacher.momentum(25, TOTAL) == pytest.approx(beta, abs=1e-15)
     for name, p in teacher.parts.named_parameters():
         torch.testing.assert_close(p.data, beta * old[name] + (1 - beta) * parameters(parts)[name], rtol=1e-12, atol=1e-13)
 

@@ -70,7 +70,9 @@ def test_shares_stay_between_0_and_1(section):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), "nan", "inf"])
-@pytest.mark.parametrize("key", ["optim.lr.base", "optim.weight_decay.base", "teacher.momentum.base", "views.noise", "evaluation.knn.temperature"])
+@pytest.mark.parametrize(
+    "key", ["optim.lr.base", "optim.weight_decay.base", "teacher.momentum.base", "views.noise", "evaluation.knn.temperature"]
+)
 def test_every_number_is_finite(key, value):
     assert "finite number" in refusal(settings.with_values({}, {key: value}, c.TrialConfig))
 
