@@ -29,7 +29,7 @@ type: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.step
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.teacher
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -83,14 +83,56 @@ class Norm(nn.Module):
         self.pending.append((self.shards.current, found.unflatten(0, (-1, len(self.shards.current)))))
 
     def normalise_batch(self, x: Tensor) -> Tensor:
-        shards = self.by_shard(x)
-        found = torch.zeros(len(shards), 2, len(self.weight), dtype=self.weight.dtype, device=x.device)
-        normalised = [
-            F.batch_norm(shard, mean, var, self.weight, self.bias, True, 1.0, EPS)  # a share of 1 puts the batch's own statistics there
-            for shard, (mean, var) in zip(shards, found.unbind(), strict=True)
-        ]
+        found = torch.zeros(len(self.by_shard(x)), 2, len(self.weight), dtype=self.weight.dtype, device=x.device)
+        normalised = _ShardFunction.apply(x, self.weight, self.bias, found)
         self.leave_pending(found)
-        return _joined(normalised)
+        return normalised
+
+
+class _ShardFunction(torch.autograd.Function):
+    """Batch norm of equal pieces of a batch, each by its own statistics, into one output: without the copies that joining pieces costs.
+
+    `found` [pieces, 2, C] receives their means and unbiased variances.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, found: Tensor) -> Tensor:
+        saved = torch.empty_like(found)
+        output = _normalise(x, weight, bias, found, saved)
+        ctx.save_for_backward(x, weight, saved)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, saved = ctx.saved_tensors
+        back, own = torch.empty_like(x), []
+        pieces = (tensor.chunk(len(saved)) for tensor in (x, gradients[0], back))
+        for piece, gradient, target, (mean, scale) in zip(*pieces, saved.unbind(), strict=True):
+            to_input, to_weight, to_bias = torch.ops.aten.native_batch_norm_backward(
+                gradient, piece, weight, None, None, mean, scale, True, EPS, [True, True, True]
+            )
+            target.copy_(to_input)
+            own.append((to_weight, to_bias))
+        to_weight, to_bias = (sum(kind[1:], start=kind[0]) for kind in zip(*own, strict=True))
+        return back, to_weight, to_bias, None
+
+
+def _normalise(x: Tensor, weight: Tensor, bias: Tensor, statistics: Tensor, saved: Tensor | None = None) -> Tensor:
+    """Equal pieces of a batch, each normalised with its row of `statistics` [pieces, 2, C], into one output.
+
+    With `saved` [pieces, 2, C] the pieces' own statistics are used: `statistics` and `saved` receive them, as torch's batch norm leaves
+    them (unbiased variances; means and 1 / sqrt(biased variance + eps)).
+    """
+    if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.contiguous_format)):
+        x = x.contiguous()  # of a piece with gaps the kernel gives wrong statistics
+    output, rows = torch.empty_like(x), torch.empty_like(statistics) if saved is None else saved
+    pieces = zip(x.chunk(len(rows)), output.chunk(len(rows)), statistics.unbind(), rows.unbind(), strict=True)
+    for piece, target, (mean, var), row in pieces:
+        # a share of 1 puts the batch's own statistics there
+        torch.ops.aten.native_batch_norm.out(
+            piece, weight, bias, mean, var, saved is not None, 1.0, EPS, out=target, save_mean=row[0], save_invstd=row[1]
+        )
+    return output
 
 
 class SyncNorm(Norm):
@@ -110,8 +152,6 @@ class SyncNorm(Norm):
         unbiased = merged * torch.tensor([1.0, count / (count - 1)], device=x.device, dtype=torch.float64)[:, None]
         self.leave_pending(unbiased.to(self.weight.dtype).repeat_interleave(len(self.shards.mine), 0))
         statistics = merged.to(self.weight.dtype)
-        if not torch.is_grad_enabled():
-            return _joined([self.affine(view, *pair) for view, pair in zip(x.chunk(len(merged)), statistics.unbind(), strict=True)])
         return _SyncFunction.apply(x, self.weight, self.bias, statistics, count, self.shards.group)
 
 
@@ -122,8 +162,7 @@ class _SyncFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, statistics: Tensor, count: int, group: Group) -> Tensor:
         ctx.save_for_backward(x, weight, statistics)
         ctx.count, ctx.group = count, group
-        views = zip(x.chunk(len(statistics)), statistics.unbind(), strict=True)
-        return _joined([F.batch_norm(view, mean, var, weight, bias, False, 0.0, EPS) for view, (mean, var) in views])
+        return _normalise(x, weight, bias, statistics)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -141,7 +180,7 @@ class _SyncFunction(torch.autograd.Function):
             ((g - m[0].view(shape) - n * m[1].view(shape)) * (weight.view(shape) * scale)).to(x.dtype)
             for (_, g, (_, scale)), n, m in zip(views, normalised, means, strict=True)
         ]
-        return _joined(back), own[1], own[0], None, None, None
+        return torch.cat(back), own[1], own[0], None, None, None
 
 
 class MomentumNorm(Norm):
@@ -178,7 +217,7 @@ class MomentumNorm(Norm):
         views = len(shards) // len(self.shards.current)
         blended = torch.lerp(self.rows(self.shards.current).repeat(views, 1, 1), found, self.alpha)
         self.leave_pending(found)
-        return _joined([self.affine(shard, mean, var) for shard, (mean, var) in zip(shards, blended.unbind(), strict=True)])
+        return _normalise(x, self.weight, self.bias, blended)
 
     def rows(self, shards: range) -> Tensor:
         """History [shards, 2, C] of some shards, as a view."""
@@ -195,6 +234,7 @@ class EmanNorm(Norm):
 KINDS: dict[str, type[Norm]] = {"batch": Norm, "sync": SyncNorm, "shuffle": Norm, "momentum": MomentumNorm, "eman": EmanNorm}
 
 
+@torch.no_grad()
 def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance [C] of one shard [N, C, ...], in one pass and at least in float32."""
     mean, var = torch.batch_norm_update_stats(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x, None, None, 0.0)
@@ -205,10 +245,6 @@ def merge(found: Tensor) -> Tensor:
     """Statistics of equal shards [..., shards, 2, C], biased, as those of all their samples [..., 2, C]."""
     mean, var = found.unbind(-2)
     return torch.stack([mean.mean(-2), var.mean(-2) + mean.var(-2, correction=0)], dim=-2)
-
-
-def _joined(pieces: Sequence[Tensor]) -> Tensor:
-    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces))
 
 
 def convert(module: nn.Module, kind: str) -> nn.Module:
