@@ -5,8 +5,10 @@ from typing import Any
 from search_spaces import Known, Trial
 
 KNOWN_GOOD: Known = ({"placement": "whole"}, {"placement": "projector"}, {"placement": "backbone"})
+NAMES = ("whole", "backbone", "projector", "last block and projector")
 
 
 def suggest(trial: Trial) -> dict[str, Any]:
-    """teacher.placement: the whole encoder, its backbone, or its projector."""
-    return {"teacher.placement": trial.suggest_categorical("placement", ["whole", "backbone", "projector"])}
+    """teacher.placement: the whole encoder, its backbone, its projector, or the end of both."""
+    name = trial.suggest_categorical("placement", NAMES)
+    return {"teacher.placement": ["block4", "projector"] if name == NAMES[-1] else name}

@@ -9,12 +9,14 @@ KNOWN_GOOD: Known = (
     {"teacher_norm": "momentum", "alpha_schedule": "cosine", "alpha_base": 1.0},  # Momentum² Teacher
     {"teacher_norm": "momentum", "alpha_schedule": "constant", "alpha_base": 0.064},  # its MoCo setting
     {"teacher_norm": "eman"},  # EMAN
+    {"teacher_norm": "shuffle"},  # MoCo
+    {"teacher_norm": "sync"},  # BYOL, Spatial Ensemble
 )
 
 
 def suggest(trial: Trial) -> dict[str, Any]:
     """teacher.norm: kind, and for Momentum BN alpha's schedule and base; a cosine ends at 0."""
-    kind = trial.suggest_categorical("teacher_norm", ["batch", "momentum", "eman"])
+    kind = trial.suggest_categorical("teacher_norm", ["batch", "sync", "shuffle", "momentum", "eman"])
     if kind != "momentum":
         return {"teacher.norm.kind": kind}
     schedule = trial.suggest_categorical("alpha_schedule", ["cosine", "constant"])

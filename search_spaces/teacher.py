@@ -8,7 +8,7 @@ _DEFAULT = {"smoothing": "tma", "momentum_schedule": "cosine", "student_share": 
 KNOWN_GOOD: Known = (
     _DEFAULT,  # BYOL
     {**_DEFAULT, "teacher_norm": "momentum", "alpha_schedule": "cosine", "alpha_base": 1.0},  # Momentum² Teacher
-    {**_DEFAULT, "smoothing": "sts", "sts_p": 0.7},  # Spatial-temporal smoothing
+    {**_DEFAULT, "smoothing": "sts", "sts_p": 0.7, "granularity": "layer"},  # Spatial-temporal smoothing
     {**_DEFAULT, "teacher_norm": "eman"},  # EMAN
     {**_DEFAULT, "placement": "projector"},  # projector-only EMA
 )

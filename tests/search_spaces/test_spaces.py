@@ -59,11 +59,14 @@ def test_the_teacher_space_is_conditional() -> None:
     for _ in range(60):
         values = spaces.load("teacher").suggest(study.ask())
         smoothing, norm = values["teacher.smoothing.kind"], values["teacher.norm.kind"]
-        seen |= {smoothing, norm, values["teacher.placement"]}
+        seen |= {smoothing, norm, str(values["teacher.placement"]), values.get("teacher.smoothing.granularity", "layer")}
         assert ("teacher.momentum.base" in values) == (smoothing != "se")
         assert ("teacher.smoothing.p" in values) == (smoothing != "tma")
         assert ("teacher.norm.alpha.base" in values) == (norm == "momentum")
-    assert seen == {"tma", "sts", "se", "batch", "momentum", "eman", "whole", "backbone", "projector"}
+    assert seen == {
+        *("tma", "sts", "se", "layer", "channel", "neuron", "batch", "sync", "shuffle", "momentum", "eman"),
+        *("whole", "backbone", "projector", "['block4', 'projector']"),
+    }
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
