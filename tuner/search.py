@@ -220,14 +220,14 @@ def cluster(address: str, run: Run) -> Iterator[list[dict[str, float]]]:
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial may fail before it has any metric
     os.environ.update({"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"})
     local: dict[str, Any] = {"num_cpus": local_cpus(), "include_dashboard": False} if address == "local" else {}
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is asked to end can be resumed, like one after ^C
+    _end_like_interrupted()
     with quiet(run.driver_log):
         try:
             try:
                 ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env={"env_vars": variables}, **local)
             except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
                 raise UserError(f"address = '{address}': no Ray cluster could be joined ({str(error).splitlines()[0]})") from None
+            _end_like_interrupted()  # Ray has put a handler of its own there, which aborts
             nodes = [_hardware(node["Resources"]) for node in ray.nodes() if node["Alive"]]
             run.note_hardware(nodes)
             yield nodes
@@ -243,6 +243,12 @@ def cluster(address: str, run: Run) -> Iterator[list[dict[str, float]]]:
             reason = f"{type(error).__name__}: {last}\n  log: {run.driver_log}\n  {resume_hint(run)}"
             raise TrialFailure(f"broken off by {reason}") from error
         ray.shutdown()
+
+
+def _end_like_interrupted() -> None:
+    """A job that is asked to end says how to go on, as after ^C."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _hardware(resources: dict[str, float]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 EPOCHS = 6
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 240) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := condition():
@@ -138,6 +139,7 @@ def test_a_driver_that_is_asked_to_end_says_how_to_go_on(tuner: Tuner, search: s
     workers = [worker_of(run, "0000", rank) for rank in (0, 1)]
     driver.send_signal(sign)
     _, err = driver.communicate(timeout=60)
-    assert driver.returncode == 130
-    assert err.splitlines() == [f"interrupted; continue with: tuner resume {run}"]
+    assert driver.returncode == 130, err
+    command = Path(sys.executable).with_name("tuner")
+    assert err.splitlines() == [f"interrupted; continue with: {command} resume {sign.name}"]
     wait_for(lambda: not any(trains(pid) for pid in workers), "end of the orphans", 60)
