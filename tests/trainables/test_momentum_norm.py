@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from trainables import config as c
 from trainables.encoders import backbone_of, build_parts, plain_resnet_state, run_parts
 from trainables.group import Group
-from trainables.norm import MomentumNorm, Shards, begin, commit, convert, norms_of
+from trainables.norm import MomentumNorm, Norm, Shards, begin, commit, convert, gather_history, norms_of
+from trainables.teacher import Teacher
 
 SIZE, CHANNELS = 8, 3
 
@@ -139,6 +140,81 @@ def test_invariant_19_any_number_of_views(count):
     views = [view(seed) for seed in range(count)]
     step(norm, 0.3, *views)
     close(norm.history[0], 0.7 * history + 0.3 * torch.stack([statistics(x) for x in views]).mean(0))
+
+
+@pytest.mark.parametrize(("variance", "factor"), [("biased", 1.0), ("unbiased", 32 / 31), ("released", (32 / 31) ** 2)])
+def test_invariant_20_conventions_of_the_variance(variance, factor):
+    """At 32 samples and alpha 1, for what is normalised with and for what is stored; the released code's ratio is 1.06556."""
+    norm = MomentumNorm(CHANNELS, Shards(32, 1, range(1))).double()
+    norm.variance = variance
+    x = torch.randn(32, CHANNELS, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 2 + 1
+    biased = (x - x.mean(0)).square().mean(0)
+    (output,) = step(norm, 1.0, x)
+    close(norm.history[0, 1], biased * factor)
+    close(output, (x - x.mean(0)) / (biased * factor + 1e-5).sqrt())
+    assert round(factor, 5) in (1.0, 1.03226, 1.06556)
+
+
+@pytest.mark.parametrize("variance", ["biased", "unbiased", "released"])
+def test_invariant_20_a_map_counts_all_its_positions(variance):
+    """And each of several shards its own samples; through the teacher's configuration."""
+    parts = nn.ModuleDict({"conv1": nn.Sequential(Norm(CHANNELS, Shards(SIZE, 2, range(2)))).double()})
+    config = {"norm": {"kind": "momentum", "variance": variance, "history": "shared"}, "placement": ["conv1"]}
+    teacher = Teacher(c.Teacher.model_validate(config), parts, seed=0).train()
+    (norm,) = norms_of(teacher)
+    assert isinstance(norm, MomentumNorm) and norm.shared
+    norm.shared = False
+    step(norm, 1.0, torch.cat([view(1), view(2)]))
+    n = SIZE * 16
+    factor = {"biased": 1, "unbiased": n / (n - 1), "released": (n / (n - 1)) ** 2}[variance]
+    for shard in range(2):
+        mean, var = statistics(view(shard + 1))
+        close(norm.history[shard], torch.stack([mean, var * factor]))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("passes", ["one", "several"])
+@pytest.mark.parametrize("shared", [True, False])
+def test_invariant_23_histories_differ_but_for_a_shared_one(together, workers, passes, shared):
+    """A shared history moves to the statistics of the whole batch: mean of means; mean of variances plus variance of means."""
+    views, alpha = torch.stack([torch.stack([view(10 * v + shard) for shard in range(3)]) for v in range(2)]), 0.4
+    norms = [fresh(3, Group(rank, workers).share(3)) for rank in range(workers)]
+    whole = [statistics(one.flatten(0, 1)) for one in views]
+    initial = norms[0].history.clone()
+    if shared:
+        for norm in norms:
+            norm.history.copy_(initial[:1].expand_as(initial))
+
+    def act(rank: int) -> Tensor:
+        norm, group = norms[rank], Group(rank, workers)
+        norm.shared = shared
+        mine = norm.shards.mine
+        begin([norm], alpha)
+        for current in [mine] if passes == "one" else [range(shard, shard + 1) for shard in mine]:
+            norm.shards.current = current
+            x = views[:, current.start : current.stop]
+            output = norm(x.flatten(0, 2)).view_as(x)
+            for index, shard in enumerate(current):  # in the forward each shard is blended with its own statistics
+                for v in range(2):
+                    close(
+                        output[v, index],
+                        normalised(views[v, shard], torch.lerp(norm.history[shard], statistics(views[v, shard]), alpha), norm),
+                    )
+        commit([norm], group)
+        if not shared:
+            gather_history([norm], group)
+        return norm.history
+
+    histories = together([lambda rank=rank: act(rank) for rank in range(workers)])
+    for history in histories:
+        if shared:
+            for row in history:
+                close(row, (1 - alpha) * initial[0] + alpha * (whole[0] + whole[1]) / 2)
+            assert torch.equal(history, histories[0]) and torch.equal(history[0], history[2])
+        else:
+            for shard, row in enumerate(history):
+                close(row, (1 - alpha) * initial[shard] + alpha * (statistics(views[0, shard]) + statistics(views[1, shard])) / 2)
+            assert not torch.allclose(history[0], history[2])
 
 
 def test_invariant_21_an_evaluation_alters_neither_history_nor_what_is_pending():
