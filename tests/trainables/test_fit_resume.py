@@ -69,6 +69,13 @@ COMBINATIONS = {
         "teacher.placement": "block3",
         "train.channels_last": False,
     },
+    "shared-momentum-sts-neuron-watched": {
+        "teacher.norm": {"kind": "momentum", "history": "shared"},
+        "teacher.smoothing": {"kind": "sts", "granularity": "neuron"},
+        "teacher.update": "after",
+        "encoder.projector.hidden": 2,
+        "monitors": ["drift", "gradients", "filters"],
+    },
 }
 
 
