@@ -45,6 +45,7 @@ def average(own: list[torch.nn.Parameter], students: list[torch.nn.Parameter], b
 @pytest.mark.parametrize("update", ["before", "after"])
 def test_invariant_07_steps_equal_plain_byol(tiny, digits, exact, update):
     """Views and shards one by one, gradients by backward, SGD by its formula; the teacher averages before, or after."""
+    # Fails when the update after a step uses the next step's momentum.
     values = {"train.precision": "fp64", "train.exact": exact, "optim.lr.warmup": 0.5, "optim.weight_decay": 0.01}
     learner = learner_of(tiny({**values, "teacher.update": update}))
     student, teacher = copy.deepcopy(learner.student), copy.deepcopy(learner.teacher.parts)
@@ -127,6 +128,7 @@ def test_bf16_starts_as_fp32_does_and_keeps_its_state_in_fp32(tiny, digits):
 )
 def test_invariant_22_state_goes_through_a_file_and_on(tiny, digits, tmp_path: Path, values):
     """Nothing else is needed: the other Learner begins with other weights, and with another global generator."""
+    # Fails when the step is forgotten.
     config = tiny(values)
     learner, other = learner_of(config), learner_of(config)
     take_steps(learner, digits, 0, 3)

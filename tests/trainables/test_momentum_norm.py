@@ -60,6 +60,7 @@ def test_both_views_are_normalised_with_the_same_history(alpha):
 
 
 def test_invariant_10_alpha_1_is_plain_batch_norm():
+    """Fails when batches are blended with 0.99 alpha."""
     norm = fresh().float()
     a, b = view(1).float(), view(2).float()
     for x, found in zip((a, b), step(norm, 1.0, a, b), strict=True):
@@ -67,6 +68,7 @@ def test_invariant_10_alpha_1_is_plain_batch_norm():
 
 
 def test_invariant_11_alpha_0_is_the_history_alone():
+    """Fails when alpha is at least 0.001."""
     norm = fresh()
     mean, var = norm.history[0].clone()
     a, other = view(1), view(2)
@@ -78,6 +80,7 @@ def test_invariant_11_alpha_0_is_the_history_alone():
 
 
 def test_invariant_12_the_order_of_the_views_does_not_matter():
+    """Fails when the last view alone is committed."""
     forth, back = fresh(), fresh()
     a, b = step(forth, 0.3, view(1), view(2))
     b_first, a_second = step(back, 0.3, view(2), view(1))
@@ -86,6 +89,7 @@ def test_invariant_12_the_order_of_the_views_does_not_matter():
 
 
 def test_invariant_13_a_view_does_not_depend_on_the_other():
+    """Fails when views are normalised with their mean statistics."""
     _, with_one = step(fresh(), 0.3, view(1), view(2))
     _, with_other = step(fresh(), 0.3, view(7), view(2))
     assert torch.equal(with_one, with_other)
@@ -93,6 +97,7 @@ def test_invariant_13_a_view_does_not_depend_on_the_other():
 
 def test_invariant_14_eager_updates_would_make_it_depend():
     """The control of invariant 13: a commit after the first view is seen by the second."""
+    # Fails when a commit does nothing.
     outputs = []
     for first in (view(1), view(7)):
         norm = fresh()
@@ -103,6 +108,7 @@ def test_invariant_14_eager_updates_would_make_it_depend():
 
 @pytest.mark.parametrize("alpha", [0.0, 0.2, 1.0])
 def test_invariant_15_commit_is_the_mean_of_what_the_views_were_normalised_with(alpha):
+    """Fails when views are summed instead of averaged."""
     norm = fresh()
     history, s_a, s_b = norm.history[0].clone(), statistics(view(1)), statistics(view(2))
     step(norm, alpha, view(1), view(2))
@@ -112,6 +118,7 @@ def test_invariant_15_commit_is_the_mean_of_what_the_views_were_normalised_with(
 
 
 def test_invariant_16_two_equal_views_make_a_plain_average():
+    """Fails when each view moves the history in its turn."""
     norm = fresh()
     history = norm.history[0].clone()
     step(norm, 0.3, view(1), view(1))
@@ -119,6 +126,7 @@ def test_invariant_16_two_equal_views_make_a_plain_average():
 
 
 def test_invariant_17_a_constant_batch_is_approached_at_a_fixed_rate():
+    """Fails when alpha is read as the history's share."""
     norm, target = fresh(), statistics(view(1))
     gap = norm.history[0] - target
     for count in range(1, 21):
@@ -127,6 +135,7 @@ def test_invariant_17_a_constant_batch_is_approached_at_a_fixed_rate():
 
 
 def test_invariant_18_a_first_step_with_alpha_1_erases_the_initial_statistics():
+    """Fails when a commit moves by 0.9 at most."""
     norm = MomentumNorm(CHANNELS, Shards(SIZE, 1, range(1))).double()
     close(norm.history[0], torch.tensor([[0.0] * CHANNELS, [1.0] * CHANNELS]).double())
     step(norm, 1.0, view(1), view(2))
@@ -135,6 +144,7 @@ def test_invariant_18_a_first_step_with_alpha_1_erases_the_initial_statistics():
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_invariant_19_any_number_of_views(count):
+    """Fails when two views are taken for granted."""
     norm = fresh()
     history = norm.history[0].clone()
     views = [view(seed) for seed in range(count)]
@@ -145,6 +155,7 @@ def test_invariant_19_any_number_of_views(count):
 @pytest.mark.parametrize(("variance", "factor"), [("biased", 1.0), ("unbiased", 32 / 31), ("released", (32 / 31) ** 2)])
 def test_invariant_20_conventions_of_the_variance(variance, factor):
     """At 32 samples and alpha 1, for what is normalised with and for what is stored; the released code's ratio is 1.06556."""
+    # Fails when the released variance is corrected once.
     norm = MomentumNorm(CHANNELS, Shards(32, 1, range(1))).double()
     norm.variance = variance
     x = torch.randn(32, CHANNELS, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 2 + 1
@@ -158,6 +169,7 @@ def test_invariant_20_conventions_of_the_variance(variance, factor):
 @pytest.mark.parametrize("variance", ["biased", "unbiased", "released"])
 def test_invariant_20_a_map_counts_all_its_positions(variance):
     """And each of several shards its own samples; through the teacher's configuration."""
+    # Fails when n counts images instead of positions.
     parts = nn.ModuleDict({"conv1": nn.Sequential(Norm(CHANNELS, Shards(SIZE, 2, range(2)))).double()})
     config = {"norm": {"kind": "momentum", "variance": variance, "history": "shared"}, "placement": ["conv1"]}
     teacher = Teacher(c.Teacher.model_validate(config), parts, seed=0).train()
@@ -177,6 +189,7 @@ def test_invariant_20_a_map_counts_all_its_positions(variance):
 @pytest.mark.parametrize("shared", [True, False])
 def test_invariant_23_histories_differ_but_for_a_shared_one(together, workers, passes, shared):
     """A shared history moves to the statistics of the whole batch: mean of means; mean of variances plus variance of means."""
+    # Fails when the variance of means is left out, or histories are always shared.
     views, alpha = torch.stack([torch.stack([view(10 * v + shard) for shard in range(3)]) for v in range(2)]), 0.4
     norms = [fresh(3, Group(rank, workers).share(3)) for rank in range(workers)]
     whole = [statistics(one.flatten(0, 1)) for one in views]
@@ -218,6 +231,7 @@ def test_invariant_23_histories_differ_but_for_a_shared_one(together, workers, p
 
 
 def test_invariant_21_an_evaluation_alters_neither_history_nor_what_is_pending():
+    """Fails when an evaluation goes the way of a training batch."""
     norm, control = fresh(), fresh()
     begin([norm, control], 0.3)
     for one in (norm, control):
@@ -263,6 +277,7 @@ def test_a_worker_writes_the_rows_of_its_own_shards():
 
 
 def test_invariant_24_the_exported_network_equals_momentum_norm_at_alpha_0(rng):
+    """Fails when means are exported 10 % too large."""
     config = c.Encoder(width=64, stem="standard", projector=c.Head(hidden=8, out=4))
     plain = build_parts(config, 3, Shards(2, 1, range(1)))
     parts = nn.ModuleDict({name: convert(part, "momentum") for name, part in plain.items()}).train()

@@ -12,6 +12,7 @@ from trainables import schedules
 @pytest.mark.parametrize(("base", "final"), [(0.99, 1.0), (0.0, 1.0), (1.0, 0.0), (0.996, 0.9995)])
 @pytest.mark.parametrize("kind", ["cosine", "linear"])
 def test_invariant_06_base_middle_final_and_monotone(kind, base, final):
+    """Fails when the cosine is laid over total + 1 steps."""
     total = 1000
     values = [schedules.value(kind, base, final, step, total) for step in range(total + 1)]
     assert values[0] == base
@@ -23,6 +24,7 @@ def test_invariant_06_base_middle_final_and_monotone(kind, base, final):
 
 @pytest.mark.parametrize(("base", "final"), [(0.99, 1.0), (1.0, 1e-3), (0.5, 0.01)])
 def test_invariant_06_an_exponential_schedule_has_the_geometric_mean_in_its_middle(base, final):
+    """Fails when a parabola stands in its place."""
     total = 1000
     values = [schedules.value("exponential", base, final, step, total) for step in range(total + 1)]
     assert values[0] == pytest.approx(base, rel=1e-12) and values[total] == pytest.approx(final, rel=1e-12)
@@ -31,6 +33,7 @@ def test_invariant_06_an_exponential_schedule_has_the_geometric_mean_in_its_midd
 
 
 def test_invariant_06_the_teachers_momentum_through_its_configuration():
+    """Fails when the schedule ends an epoch early."""
     teacher, run = c.Teacher(), schedules.Length(400, 40)
     values = [schedules.at(teacher.momentum, step, run) for step in (0, 200, 400)]
     assert values == pytest.approx([0.99, 0.995, 1.0], abs=1e-12)

@@ -55,6 +55,7 @@ def mask(teacher: Teacher, units: dict[str, Any], step: int, rank: int = 0) -> T
 @at_every_granularity
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_invariant_30_and_32_p_0_is_plain_averaging(parts, units, momentum):
+    """Fails when p is read as the chance of an update."""
     plain, ensemble = teacher_of(parts, momentum=momentum), teacher_of(parts, kind="sts", p=0.0, momentum=momentum, **units)
     for step in range(3):
         disturb(parts, step)
@@ -67,6 +68,7 @@ def test_invariant_30_and_32_p_0_is_plain_averaging(parts, units, momentum):
 @pytest.mark.parametrize("kind", ["se", "sts"])
 @pytest.mark.parametrize("norm", ["batch", "eman"])
 def test_invariant_31_p_1_freezes(parts, units, kind, norm):
+    """Fails when p is read as the chance of an update, and at each granularity when p is 1 % or 0.1 % smaller."""
     teacher = teacher_of(parts, kind=kind, p=1.0, momentum=0.5, norm=norm, **units)
     before = parameters(teacher.parts) | buffers(teacher.parts)
     for step in range(5):
@@ -78,6 +80,7 @@ def test_invariant_31_p_1_freezes(parts, units, kind, norm):
 @at_every_granularity
 @pytest.mark.parametrize(("kind", "kept_share"), [("se", 0.0), ("sts", 0.9)])
 def test_invariant_33_each_unit_is_old_or_averaged_as_a_whole(parts, units, kind, kept_share):
+    """Fails when a layer's first channel alone is averaged, a channel moves by half, a neuron is copied."""
     teacher = teacher_of(parts, kind=kind, p=0.5, momentum=0.9, **units)
     old = parameters(teacher.parts)
     disturb(parts, 1)
@@ -92,6 +95,7 @@ def test_invariant_33_each_unit_is_old_or_averaged_as_a_whole(parts, units, kind
 
 @at_every_granularity
 def test_invariant_33_a_unit_is_no_larger_than_its_name_says(parts, units):
+    """Fails when neurons are drawn as channels."""
     teacher = teacher_of(parts, kind="sts", p=0.5, **units)
     old = parameters(teacher.parts)
     disturb(parts, 1)
@@ -124,6 +128,7 @@ def test_coupled_channels_of_a_layer_take_its_bias_and_its_norm_along(parts, cou
 @at_every_granularity
 @pytest.mark.parametrize("p", [0.3, 0.7])
 def test_invariant_34_a_share_of_1_minus_p_is_updated(parts, units, p):
+    """Fails when p is raised to the power 1.2, at each granularity."""
     steps = 40
     teacher = teacher_of(parts, kind="sts", p=p, **units)
     disturb(parts, 1)
@@ -134,6 +139,7 @@ def test_invariant_34_a_share_of_1_minus_p_is_updated(parts, units, p):
 
 @at_every_granularity
 def test_invariant_35_the_mean_over_masks_is_averaging_with_an_effective_momentum(parts, units):
+    """Fails when p and 1 - p are swapped, or what is updated moves by (1 - p) as well."""
     p, beta, masks = 0.4, 0.9, 150
     teacher = teacher_of(parts, kind="sts", p=p, momentum=beta, **units)
     own = [p.data for p in teacher.parts.parameters()]
@@ -154,6 +160,7 @@ def test_invariant_35_the_mean_over_masks_is_averaging_with_an_effective_momentu
 @at_every_granularity
 @pytest.mark.parametrize("norm", ["batch", "momentum"])
 def test_invariant_36_masks_leave_buffers_alone(parts, units, norm):
+    """Fails when an update touches the history, or averages plain running statistics."""
     teacher = teacher_of(parts, kind="sts", p=0.5, norm=norm, **units)
     before = buffers(teacher.parts)
     disturb(parts, 1)
@@ -163,6 +170,7 @@ def test_invariant_36_masks_leave_buffers_alone(parts, units, norm):
 
 @at_every_granularity
 def test_invariant_37_the_mask_is_a_function_of_seed_and_step(parts, units):
+    """Fails when the step is left out of the key, or the rank put in."""
     first, again, other = (teacher_of(parts, seed=seed, kind="sts", p=0.5, **units) for seed in (3, 3, 4))
     disturb(parts, 1)
     torch.manual_seed(0)
@@ -176,6 +184,7 @@ def test_invariant_37_the_mask_is_a_function_of_seed_and_step(parts, units):
 
 @at_every_granularity
 def test_invariant_37_masks_per_worker_differ_and_teachers_diverge(parts, units):
+    """Fails when the rank is not in the key."""
     p = 0.5
     ranks = (0, 1, 1)
     teachers = [teacher_of(parts, kind="sts", p=p, masks="per_worker", **units) for _ in ranks]
@@ -195,6 +204,7 @@ def test_invariant_37_masks_per_worker_differ_and_teachers_diverge(parts, units)
 @pytest.mark.parametrize(("granularity", "draws"), [("layer", 165), ("channel", None), ("neuron", None)])
 def test_invariant_38_draws_of_a_resnet50_with_projector(monkeypatch, granularity, draws):
     """165 a step at layer granularity; otherwise one for each channel, or for each number."""
+    # Fails when the predictor's six tensors draw as well.
     parts = build_parts(c.Encoder(name="resnet50", width=4, projector=c.Head(hidden=4, out=4)), 3, Shards(4, 1, range(1)))
     teacher = teacher_of(parts, kind="sts", p=0.5, granularity=granularity)
     counts, uniform, bernoulli = [], keyed.uniform, Tensor.bernoulli_
@@ -218,6 +228,7 @@ def test_invariant_38_draws_of_a_resnet50_with_projector(monkeypatch, granularit
 @at_every_granularity
 def test_invariant_39_spatial_ensemble_never_mixes(parts, units):
     """Also with a momentum in the configuration, which "se" does not use."""
+    # Fails when "se" follows the configured momentum.
     teacher = teacher_of(parts, kind="se", p=0.6, momentum=0.9, **units)
     past = [parameters(parts)]
     for step in range(6):

@@ -62,6 +62,7 @@ def take_step(learner: Learner, digits: Images, at: int = 0) -> None:
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_invariant_40_reuse_equals_a_separate_forward_with_copied_weights(placement):
     """Averaged parts have weights of their own, all others the student's; loss and gradients are those of a whole second network."""
+    # Fails when the tap is a part too early, or shared parts are copies.
     parts, predictor = network()
     teacher = teacher_of(parts, placement)
     disturb(parts)
@@ -83,6 +84,7 @@ def test_invariant_40_reuse_equals_a_separate_forward_with_copied_weights(placem
 @pytest.mark.parametrize(("placement", "forwards"), [("projector", 2), ("fc2", 2), ("none", 2), ("whole", 4), ("backbone", 4)])
 @pytest.mark.parametrize("exact", [True, False])
 def test_invariant_41_backbone_forwards_of_an_image(tiny, digits, placement, forwards, exact):
+    """Fails when every part is run again."""
     learner = learner_of(tiny, placement, digits, train__exact=exact)
     seen = []
     encoder = learner.teacher.encoder(learner.student.parts)
@@ -94,6 +96,7 @@ def test_invariant_41_backbone_forwards_of_an_image(tiny, digits, placement, for
 
 @pytest.mark.parametrize(("placement", "own"), [("projector", ["fc1", "fc2"]), (["fc1", "fc2"], ["fc1", "fc2"]), ("fc2", ["fc2"])])
 def test_invariant_41_a_projector_teacher_owns_the_projector_alone(placement, own):
+    """Fails when every part is run again."""
     parts, _ = network()
     teacher = teacher_of(parts, placement)
     assert list(teacher.parts) == own and teacher.tap == {"fc1": "block4", "fc2": "fc1"}[own[0]]
@@ -111,6 +114,7 @@ def test_a_teacher_of_fc1_runs_the_students_fc2():
 
 @pytest.mark.parametrize("placement", ["projector", "fc1", "fc2"])
 def test_invariant_42_projector_with_momentum_0_is_a_siamese_network(placement):
+    """Fails when the last part is copied by nine tenths."""
     parts, predictor = network()
     teacher = teacher_of(parts, placement, momentum=0.0)
     disturb(parts)
@@ -123,6 +127,7 @@ def test_invariant_42_projector_with_momentum_0_is_a_siamese_network(placement):
 
 
 def test_invariant_43_whole_is_the_union_of_all_parts():
+    """Fails when parts keep the order in which they were named."""
     parts, _ = network()
     union = teacher_of(parts, list(reversed(c.PARTS)))
     whole, *singles = [teacher_of(parts, placement) for placement in ("whole", *c.PARTS)]
@@ -140,6 +145,7 @@ def test_invariant_43_whole_is_the_union_of_all_parts():
 
 @pytest.mark.parametrize("placement", ["projector", "fc1", "fc2"])
 def test_invariant_44_a_frozen_projector_keeps_its_initial_weights(tiny, digits, placement):
+    """Fails when the student's share is at least 0.0001."""
     learner = learner_of(tiny, placement, digits, teacher__momentum__base=1.0)
     owned = learner.teacher.config.placement
     initial = [p.clone() for part in owned for p in learner.student.parts[part].parameters()]
@@ -153,6 +159,7 @@ def test_invariant_44_a_frozen_projector_keeps_its_initial_weights(tiny, digits,
 
 @pytest.mark.parametrize("norm", ["batch", "momentum", "eman"])
 def test_invariant_45_a_shared_suffix_leaves_the_students_statistics_alone(norm):
+    """Fails when the suffix is the student's own modules."""
     x, states = two_views(), []
     for placement in ("none", "backbone", ["block1"], ["block1", "fc1"]):
         parts, predictor = network()
@@ -174,6 +181,7 @@ def test_invariant_45_a_shared_suffix_leaves_the_students_statistics_alone(norm)
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_invariant_46_and_08_no_gradient_goes_through_the_teacher(tiny, digits, placement):
+    """Fails when what is tapped keeps its graph, the optimiser holds the teacher, or the teacher's forward records one."""
     parts, predictor = network()
     teacher = teacher_of(parts, placement)
     output = Student(parts, predictor, teacher.tap)(two_views())

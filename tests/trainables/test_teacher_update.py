@@ -24,6 +24,7 @@ def test_a_teacher_starts_as_an_exact_copy_of_its_own(parts):
 
 
 def test_invariant_01_momentum_0_copies(parts):
+    """Fails when the student's share is halved."""
     teacher = teacher_of(parts, momentum=0.0)
     disturb(parts, 1)
     assert not same(parameters(teacher.parts), parameters(parts))
@@ -32,6 +33,7 @@ def test_invariant_01_momentum_0_copies(parts):
 
 
 def test_invariant_02_momentum_1_freezes(parts):
+    """Fails when the student's share is at least 0.001."""
     teacher = teacher_of(parts, momentum=1.0)
     before = parameters(teacher.parts)
     for step in range(5):
@@ -44,6 +46,7 @@ def test_invariant_02_momentum_1_freezes(parts):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_invariant_03_and_07_an_equal_student_changes_nothing(parts, momentum, dtype):
     """So the update before the very first step does nothing."""
+    # Fails when shares sum to 1.001.
     parts = parts.to(dtype)
     teacher = teacher_of(parts, momentum=momentum, norm="eman")
     before = teacher.parts.state_dict()
@@ -54,6 +57,7 @@ def test_invariant_03_and_07_an_equal_student_changes_nothing(parts, momentum, d
 
 
 def test_invariant_04_a_constant_student_is_approached_geometrically(parts):
+    """Fails when the share shrinks with the step, as in a running mean."""
     teacher = teacher_of(parts, momentum=0.9)
     for p in teacher.parts.parameters():
         p.zero_()
@@ -65,6 +69,7 @@ def test_invariant_04_a_constant_student_is_approached_geometrically(parts):
 
 
 def test_invariant_05_the_update_is_linear(parts):
+    """Fails when the student's absolute values are averaged."""
     students = [student_parts(1), student_parts(2), student_parts(3)]
     for p, first, second in zip(*(s.parameters() for s in (students[2], students[0], students[1])), strict=True):
         p.data = 2.5 * first.data - 0.75 * second.data
@@ -109,6 +114,7 @@ def test_each_part_follows_the_momentum_schedule_of_its_own(parts):
 
 @pytest.mark.parametrize("smoothing", [{}, {"kind": "sts", "p": 0.5}, {"kind": "sts", "p": 0.5, "granularity": "neuron"}])
 def test_invariant_43_equal_momenta_of_all_parts_are_one_global_momentum(parts, smoothing):
+    """Fails when momenta of parts are not looked at."""
     momenta = {part: {"kind": "constant", "base": 0.7} for part in c.PARTS}
     single, each = teacher_of(parts, momentum=0.7, **smoothing), teacher_of(parts, momentum=0.2, momenta=momenta, **smoothing)
     for step in range(3):
@@ -131,19 +137,23 @@ def test_masks_and_momenta_of_parts_go_together(parts):
 @pytest.mark.parametrize("update", ["before", "after"])
 def test_invariant_07_the_first_update_does_nothing_before_the_forward_and_something_after_the_step(tiny, digits, learner_of, update):
     """Before: the initial student enters. After: what the optimiser made of it, at the momentum of the step just done."""
+    # Fails when the early update is made for "after" instead of "before".
     learner = learner_of(tiny({"teacher.update": update, "train.precision": "fp64"}))
-    initial = parameters(learner.student.parts)
-    learner.step(train.batches(learner, digits, torch.arange(64), 0, 0))
-    student, beta = parameters(learner.student.parts), 0.9 if update == "after" else 1.0
-    for name, p in learner.teacher.parts.named_parameters():
-        torch.testing.assert_close(p.data, beta * initial[name] + (1 - beta) * student[name], rtol=1e-12, atol=1e-14)
-        assert torch.equal(p, initial[name]) == (update == "before")
-    learner.step(train.batches(learner, digits, torch.arange(64), 1, 0))
-    assert learner.teacher.distance() > 0
+    students = [parameters(learner.student.parts)]
+    expected = students[0]
+    for step in range(3):
+        learner.step(train.batches(learner, digits, torch.arange(64), step, 0))
+        students.append(parameters(learner.student.parts))
+        beta, enters = learner.teacher.momentum(step, learner.run), students[step if update == "before" else step + 1]
+        expected = {name: beta * tensor + (1 - beta) * enters[name] for name, tensor in expected.items()}
+        for name, p in learner.teacher.parts.named_parameters():
+            torch.testing.assert_close(p.data, expected[name], rtol=1e-12, atol=1e-14)
+            assert step > 0 or torch.equal(p, students[0][name]) == (update == "before")
 
 
 @pytest.mark.parametrize("granularity", ["layer", "channel", "neuron"])
 def test_invariant_26_eman_averages_the_students_running_statistics(parts, granularity):
+    """Fails when p is left out of the share."""
     beta, p = 0.9, 0.5
     masked = {"p": p, "granularity": granularity}
     for smoothing, keep in (({}, beta), ({"kind": "sts", **masked}, 1 - (1 - p) * (1 - beta)), ({"kind": "se", **masked}, p)):
@@ -158,6 +168,7 @@ def test_invariant_26_eman_averages_the_students_running_statistics(parts, granu
 
 
 def test_invariant_26_statistics_follow_the_momentum_of_their_part_and_shared_parts_have_the_students(parts):
+    """Fails when all parts move with the largest share."""
     teacher = teacher_of(parts, norm="eman", momentum=0.9, momenta={"block2": 0.6}, placement=["block1", "block2"])
     old = buffers(teacher.parts)
     disturb(parts, 1)
@@ -183,6 +194,7 @@ def test_eman_follows_the_student_during_its_warm_start(parts, duration, steps):
 
 
 def test_invariant_27_eman_with_momentum_0_is_the_student_in_evaluation(parts, rng):
+    """Fails when variances are not averaged."""
     teacher = teacher_of(parts, norm="eman", momentum=0.0)
     disturb(parts, 1)
     teacher.update(0, TOTAL)
@@ -192,6 +204,7 @@ def test_invariant_27_eman_with_momentum_0_is_the_student_in_evaluation(parts, r
 
 
 def test_invariant_25_an_eman_teacher_sees_samples_one_by_one(parts, rng):
+    """Fails when EMAN is plain batch norm."""
     x, other = (torch.randn(4, 1, 8, 8, generator=rng, dtype=torch.float64) for _ in range(2))
     other[1] = x[1]
     eman, plain = teacher_of(parts, norm="eman"), teacher_of(parts, norm="batch")

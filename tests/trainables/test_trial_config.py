@@ -217,6 +217,7 @@ def test_bad_files(tmp_path: Path, content, rule):
 
 
 def test_invariant_09_equivalence_rule():
+    """Fails when momentum is raised to the power k."""
     config = c.parse({"optim": {"lr": {"base": 0.1, "final": 0.01}}, "teacher": {"momentum": {"base": 0.99, "final": 0.999}}})
     scaled = c.scaled_batch(config, 4 * config.train.batch_size)
     assert scaled.train.batch_size == 4 * config.train.batch_size
@@ -231,6 +232,7 @@ def test_invariant_09_equivalence_rule():
 
 def test_invariant_09_a_base_batch_makes_the_rates_follow_the_batch():
     """Learning rate and momentum are written for 256, and run at 64: k = 1/4. Parts with a momentum of their own follow too."""
+    # Fails when k is inverted.
     momenta = {"block4": {"base": 0.9, "final": 0.98}, "conv1": {"kind": "constant", "base": 0.8, "final": 0.3}}
     given = {
         "optim": {"lr": {"base": 0.8, "final": 0.04}},
@@ -249,6 +251,7 @@ def test_invariant_09_a_base_batch_makes_the_rates_follow_the_batch():
 
 
 def test_invariant_09_a_base_batch_of_the_same_size_or_none_changes_nothing():
+    """Fails when a base batch of the same size is scaled as well."""
     for base in (None, 64):
         config = c.parse({"train": {"batch_size": 64, "base_batch": base}})
         assert c.scaled(config) == config
@@ -257,6 +260,7 @@ def test_invariant_09_a_base_batch_of_the_same_size_or_none_changes_nothing():
 @pytest.mark.parametrize("batch", [32, 128])
 def test_invariant_09_a_trial_with_a_base_batch_follows_when_its_batch_is_changed(batch):
     """As one without does, whose rates are then rewritten."""
+    # Fails when its rates are rewritten all the same.
     rates = {"optim": {"lr": 0.1}, "teacher": {"momentum": 0.9}}
     following, rewritten = c.parse({**rates, "train": {"base_batch": 64}}), c.parse(rates)
     changed = c.scaled_batch(following, batch)
@@ -270,6 +274,7 @@ def test_a_base_batch_that_cannot_be_followed_is_refused_at_once():
 
 
 def test_invariant_09_a_learner_runs_at_the_scaled_rates(tiny, digits, learner_of):
+    """Fails when the teacher is built from the configuration before it was scaled."""
     learner = learner_of(tiny({"train.base_batch": 32, "optim.lr.base": 0.4, "teacher.momentum.base": 0.8}))
     assert learner.teacher.momentum(0, learner.run) == pytest.approx(0.9)
     learner.step(train.batches(learner, digits, torch.arange(64), 0, 0))

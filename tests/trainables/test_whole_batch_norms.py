@@ -47,6 +47,7 @@ def part_of(x: Tensor, norm: Norm) -> Tensor:
 @any_shape
 def test_invariant_23_merged_statistics_are_those_of_all_samples(shape):
     """mean = mean of means; var = mean of vars + var of means."""
+    # Fails when the variance of means is left out.
     (shards,) = batch(1, shape)
     found = merge(torch.stack([torch.stack(batch_statistics(shard)) for shard in shards]))
     every = shards.flatten(0, 1).transpose(0, 1).reshape(CHANNELS, -1)
@@ -59,6 +60,7 @@ def test_invariant_23_merged_statistics_are_those_of_all_samples(shape):
 @pytest.mark.parametrize("views", [1, 2, 3])
 def test_invariant_23_sync_is_batch_norm_of_the_whole_batch_with_its_gradient(together, shape, workers, views):
     """And so are its running statistics, over two steps."""
+    # Fails when the backward's sums stay on their worker, or no gradient passes through the variance.
     norms = [sync_norm(shards_of(rank, workers)) for rank in range(workers)]
     twin = (nn.BatchNorm2d if shape else nn.BatchNorm1d)(CHANNELS).double()
     twin.load_state_dict({**norms[0].state_dict(), "num_batches_tracked": torch.tensor(0)})

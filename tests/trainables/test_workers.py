@@ -48,6 +48,7 @@ def test_loss_curves_on_one_and_two_workers(tiny):
 @pytest.mark.long
 def test_invariant_23_whole_batch_norms_on_one_and_two_processes(tiny):
     """Statistics, gradients and orders that cross processes: 3 shards, of which one worker has 2."""
+    # Fails when a shared history is each worker's own.
     uneven = {"train.precision": "fp64", "train.batch_size": 12, "train.shard_size": 4}
     norms = [{"kind": "sync"}, {"kind": "shuffle"}, {"kind": "momentum", "history": "shared"}]
     configs = [tiny({**uneven, "encoder.norm": student, "teacher.norm": norm}) for student in ("batch", "sync") for norm in norms]
@@ -68,6 +69,7 @@ def steps(learner: Learner, digits: Images, first: int, last: int) -> None:
 @pytest.mark.parametrize("granularity", ["layer", "channel", "neuron"])
 def test_invariant_37_and_22_teachers_with_masks_per_worker_diverge_and_are_all_kept(tiny, digits, together, granularity):
     """One student, a teacher for each worker; a checkpoint holds them all, and each worker goes on with its own."""
+    # Fails when a state holds rank 0's teacher alone.
     config = per_worker(tiny, granularity)
     learners = [Learner(config, 1, 64, Group(rank, 2)) for rank in range(2)]
     resumed = [Learner(config, 1, 64, Group(rank, 2)) for rank in range(2)]
@@ -107,6 +109,7 @@ def test_a_trial_with_masks_per_worker_keeps_its_number_of_workers(tiny, digits,
 @pytest.mark.parametrize("kind", ["batch", "momentum", "eman"])
 def test_invariant_37_shared_masks_keep_the_teachers_of_all_workers_alike(tiny, digits, together, kind):
     """And with them the whole trial is one worker's, to the last bit."""
+    # Fails when the rank is always in the key.
     config = tiny(
         {"teacher.smoothing": {"kind": "sts", "p": 0.5, "granularity": "channel"}, "teacher.norm.kind": kind, "train.batch_size": 24}
     )
