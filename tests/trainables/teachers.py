@@ -22,12 +22,12 @@ def student_parts(seed: int = 0) -> nn.ModuleDict:
 
 
 def disturb(parts: nn.Module, seed: int) -> None:
-    """Other weights and running statistics, as if the student had learned."""
+    """Other weights and running statistics, as if the student had learned; means around 0, or no channel would outlive its ReLU."""
     generator = torch.Generator().manual_seed(seed)
     for p in parts.parameters():
         p.data += 0.2 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
-    for b in parts.buffers():
-        b += torch.rand(b.shape, generator=generator, dtype=b.dtype)
+    for name, b in parts.named_buffers():
+        b += torch.rand(b.shape, generator=generator, dtype=b.dtype) - (0.5 if name.endswith("mean") else 0.0)
 
 
 def teacher_of(parts: nn.ModuleDict, seed: int = 0, norm: object = "batch", placement: object = "whole", **smoothing: object) -> Teacher:

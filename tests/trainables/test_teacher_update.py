@@ -200,7 +200,7 @@ def test_invariant_27_eman_with_momentum_0_is_the_student_in_evaluation(parts, r
     teacher.update(0, TOTAL)
     x = torch.randn(3, 1, 8, 8, generator=rng, dtype=torch.float64)
     parts.eval()
-    assert torch.equal(teacher(x), run_parts(parts, x))
+    assert torch.equal(teacher(x), run_parts(parts, x)) and (teacher(x).std(0) > 0.01).all()
 
 
 def test_invariant_25_an_eman_teacher_sees_samples_one_by_one(parts, rng):
@@ -209,6 +209,7 @@ def test_invariant_25_an_eman_teacher_sees_samples_one_by_one(parts, rng):
     other[1] = x[1]
     eman, plain = teacher_of(parts, norm="eman"), teacher_of(parts, norm="batch")
     torch.testing.assert_close(eman(x)[1], eman(other)[1], rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(eman(x)[0], eman(other)[0], rtol=1e-3)
     assert not torch.allclose(plain(x)[1], plain(other)[1], rtol=1e-3)
 
 
