@@ -127,7 +127,7 @@ def test_invariant_42_projector_with_momentum_0_is_a_siamese_network(placement):
 
 
 def test_invariant_43_whole_is_the_union_of_all_parts():
-    """Fails when parts keep the order in which they were named."""
+    """Fails when the last of several parts is left out of the average."""
     parts, _ = network()
     union = teacher_of(parts, list(reversed(c.PARTS)))
     whole, *singles = [teacher_of(parts, placement) for placement in ("whole", *c.PARTS)]
@@ -181,7 +181,7 @@ def test_invariant_45_a_shared_suffix_leaves_the_students_statistics_alone(norm)
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_invariant_46_and_08_no_gradient_goes_through_the_teacher(tiny, digits, placement):
-    """Fails when what is tapped keeps its graph, the optimiser holds the teacher, or the teacher's forward records one."""
+    """Fails when what is tapped keeps its graph, or the optimiser holds the teacher."""
     parts, predictor = network()
     teacher = teacher_of(parts, placement)
     output = Student(parts, predictor, teacher.tap)(two_views())
