@@ -29,7 +29,8 @@ class Learner:
     """
 
     def __init__(self, config: c.TrialConfig, channels: int, images: int, group: Group):
-        self.config, self.group = c.scaled(config), group
+        config = c.scaled(config)
+        self.config, self.group = config, group
         self.dtype = DTYPES[config.train.precision]
         self.run = c.length(config, images)
         num_shards = config.train.num_shards

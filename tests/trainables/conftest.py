@@ -1,14 +1,18 @@
 """What the tests of `trainables` share: tiny configurations, and a cache of decoded images of their own."""
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from trainables import config as c
-from trainables import data
+from trainables import data, group
+from trainables.learner import Learner
 
 TINY: dict[str, Any] = {
     "encoder.width": 4,
@@ -54,6 +58,58 @@ def digits(tiny: Callable[..., c.TrialConfig]) -> data.Images:
     return data.load(tiny().data, "train")
 
 
+@pytest.fixture(scope="session")
+def learner_of() -> Callable[[c.TrialConfig], Learner]:
+    """Makes a configuration's Learner for the digits, alone in its group."""
+    return lambda config: Learner(config, 1, 64, group.Group())
+
+
 @pytest.fixture
 def rng() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+class Threads:
+    """Stands for torch.distributed in `trainables.group`: workers are threads, and meet wherever they call a collective."""
+
+    ReduceOp = dist.ReduceOp
+
+    def __init__(self, size: int):
+        self.local, self.barrier = threading.local(), threading.Barrier(size, timeout=60)
+        self.given: list[Any] = [None] * size
+
+    def run(self, rank: int, act: Callable[[], Any]) -> Any:
+        torch.set_num_threads(1)
+        self.local.rank = rank
+        try:
+            return act()
+        except BaseException:
+            self.barrier.abort()
+            raise
+
+    def exchange(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        self.barrier.wait()  # until all have taken what was there before
+        self.given[self.local.rank] = tensor.clone()
+        self.barrier.wait()
+        return list(self.given)
+
+    def all_reduce(self, tensor: torch.Tensor, op: Any = dist.ReduceOp.SUM) -> None:
+        every = torch.stack(self.exchange(tensor))
+        tensor.copy_(every.amax(0) if op == dist.ReduceOp.MAX else every.sum(0))
+
+    def all_gather(self, places: list[torch.Tensor], tensor: torch.Tensor) -> None:
+        for place, one in zip(places, self.exchange(tensor), strict=True):
+            place.copy_(one)
+
+
+@pytest.fixture
+def together(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[Callable[[], Any]]], list[Any]]:
+    """Does what each rank of a group has to do, all at once: `together([act_of_rank_0, act_of_rank_1])` gives what they return."""
+
+    def run(acts: Sequence[Callable[[], Any]]) -> list[Any]:
+        threads = Threads(len(acts))
+        monkeypatch.setattr(group, "dist", threads)
+        with ThreadPoolExecutor(len(acts)) as pool:
+            return list(pool.map(threads.run, range(len(acts)), acts))
+
+    return run

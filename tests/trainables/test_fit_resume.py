@@ -69,12 +69,20 @@ COMBINATIONS = {
         "teacher.placement": "block3",
         "train.channels_last": False,
     },
+    "shared-momentum-sts-neuron-watched": {
+        "teacher.norm": {"kind": "momentum", "history": "shared"},
+        "teacher.smoothing": {"kind": "sts", "granularity": "neuron"},
+        "teacher.update": "after",
+        "encoder.projector.hidden": 2,
+        "monitors": ["drift", "gradients", "filters"],
+    },
 }
 
 
 @pytest.mark.parametrize("values", COMBINATIONS.values(), ids=COMBINATIONS)
 def test_invariant_22_a_killed_trial_ends_as_one_that_was_left_alone(tiny, tmp_path: Path, values):
     """Epochs of 3 steps, checkpoints after steps 2, 3, 4 and 6; killed before the first, in the second epoch, and with a lost last file."""
+    # Fails when the sum of losses, or what drift is measured against, is forgotten.
     config = tiny({"train.checkpoint_steps": 2, "data.train_images": 48, "optim.lr.warmup": 0.5, **values})
     whole = train.fit(config, tmp_path / "whole", go_on)
     for step in (1, 5):

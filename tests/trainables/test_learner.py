@@ -35,10 +35,19 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@torch.no_grad()
+def average(own: list[torch.nn.Parameter], students: list[torch.nn.Parameter], beta: float) -> None:
+    for q, p in zip(own, students, strict=True):
+        q.copy_(beta * q + (1 - beta) * p)
+
+
 @pytest.mark.parametrize("exact", [True, False])
-def test_steps_equal_plain_byol(tiny, digits, exact):
-    """Views and shards one by one, gradients by backward, SGD by its formula; the teacher averages before the forward."""
-    learner = learner_of(tiny({"train.precision": "fp64", "train.exact": exact, "optim.lr.warmup": 0.5, "optim.weight_decay": 0.01}))
+@pytest.mark.parametrize("update", ["before", "after"])
+def test_invariant_07_steps_equal_plain_byol(tiny, digits, exact, update):
+    """Views and shards one by one, gradients by backward, SGD by its formula; the teacher averages before, or after."""
+    # Fails when the update after a step uses the next step's momentum.
+    values = {"train.precision": "fp64", "train.exact": exact, "optim.lr.warmup": 0.5, "optim.weight_decay": 0.01}
+    learner = learner_of(tiny({**values, "teacher.update": update}))
     student, teacher = copy.deepcopy(learner.student), copy.deepcopy(learner.teacher.parts)
     student.tap = None
     weights, own = list(student.parameters()), list(teacher.parameters())
@@ -48,9 +57,8 @@ def test_steps_equal_plain_byol(tiny, digits, exact):
         beta, lr = learner.teacher.momentum(step, learner.run), schedules.at(learner.config.optim.lr, step, learner.run)
         samples = torch.arange(64).roll(step)[16 * step : 16 * step + 16]
         views = augment.views(digits.batch(samples, torch.device("cpu"), torch.float64), samples, 2, learner.config.views, 0, 0)
-        with torch.no_grad():
-            for q, p in zip(own, averaged, strict=True):
-                q.copy_(beta * q + (1 - beta) * p)
+        if update == "before":
+            average(own, averaged, beta)
         begin(norms_of(student, teacher), 0.0)
         losses = []
         for shard in range(2):
@@ -71,6 +79,8 @@ def test_steps_equal_plain_byol(tiny, digits, exact):
             for p, g, buffer in zip(weights, grads, buffers, strict=True):
                 buffer.mul_(0.9).add_(g + 0.01 * p)
                 p -= lr * buffer
+        if update == "after":
+            average(own, averaged, beta)
         found = take_steps(learner, digits, step, step + 1)[0]
         assert found == pytest.approx(loss.item(), rel=1e-10)
     for name, tensor in learner.student.state_dict().items():
@@ -102,10 +112,23 @@ def test_bf16_starts_as_fp32_does_and_keeps_its_state_in_fp32(tiny, digits):
         {"teacher.norm.kind": "momentum", "teacher.smoothing.kind": "sts", "teacher.placement": "backbone"},
         {"teacher.norm.kind": "eman", "teacher.placement": "projector", "optim.name": "lars"},
         {"teacher.placement": "none", "train.precision": "bf16"},
+        {
+            "teacher.smoothing": {"kind": "se", "granularity": "channel", "coupled": True},
+            "teacher.norm.kind": "sync",
+            "encoder.norm": "sync",
+        },
+        {
+            "teacher.smoothing": {"kind": "sts", "granularity": "neuron", "p": {"kind": "linear", "base": 0.9}},
+            "teacher.norm.kind": "shuffle",
+        },
+        {"teacher.norm": {"kind": "momentum", "history": "shared", "variance": "released"}, "teacher.update": "after"},
+        {"teacher.norm": {"kind": "eman", "warm_start": "4 steps"}, "teacher.momenta": {"fc2": 0.5}, "train.base_batch": 32},
+        {"encoder.name": "wrn28-2", "encoder.feature_norm": "map", "encoder.output_norm": True, "teacher.smoothing.first_copy": "masked"},
     ],
 )
 def test_invariant_22_state_goes_through_a_file_and_on(tiny, digits, tmp_path: Path, values):
     """Nothing else is needed: the other Learner begins with other weights, and with another global generator."""
+    # Fails when the step is forgotten.
     config = tiny(values)
     learner, other = learner_of(config), learner_of(config)
     take_steps(learner, digits, 0, 3)

@@ -176,6 +176,7 @@ def test_channels_last_has_the_same_numbers():
 
 
 def test_invariant_25_an_eman_output_depends_on_its_own_sample_alone():
+    """Fails when EMAN is plain batch norm."""
     first, second = images(1, 1, 8, (3, 3)), images(1, 1, 8, (3, 3), seed=1)
     second[2] = first[2]
     eman, plain = (ready(cls(4, Shards(8, 1, range(1)))) for cls in (EmanNorm, Norm))
@@ -184,6 +185,7 @@ def test_invariant_25_an_eman_output_depends_on_its_own_sample_alone():
 
 
 def test_invariant_28_eman_takes_a_batch_of_one():
+    """Fails when EMAN is plain batch norm."""
     norm = ready(EmanNorm(4, Shards(8, 1, range(1))))
     x = images(1, 1, 1, ())
     expected = (x - norm.running_mean) / (norm.running_var + 1e-5).sqrt() * norm.weight + norm.bias
@@ -191,6 +193,7 @@ def test_invariant_28_eman_takes_a_batch_of_one():
 
 
 def test_invariant_29_an_eman_forward_never_changes_its_buffers():
+    """Fails when the forward is torch's in training mode."""
     norm = ready(EmanNorm(4, Shards(8, 1, range(1))))
     before = {name: tensor.clone() for name, tensor in norm.state_dict().items()}
     begin([norm], 1.0)

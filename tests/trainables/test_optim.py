@@ -63,6 +63,7 @@ def test_lars_scales_matrices_and_leaves_vectors_alone(decay):
 
 @pytest.mark.parametrize("decay", [0.0, 1e-2])
 def test_invariant_57_lars_with_zero_gradient_or_zero_weight_is_finite(decay):
+    """Fails when the local rate is the bare quotient."""
     zero, still, both = (nn.Parameter(t) for t in (torch.zeros(2, 2), torch.ones(2, 2), torch.zeros(2, 2)))
     optimizer = optim.LARS([zero, still, both], lr=0.5, momentum=0.9, weight_decay=decay)
     zero.grad, still.grad, both.grad = torch.ones(2, 2), torch.zeros(2, 2), torch.zeros(2, 2)

@@ -19,7 +19,7 @@ from trainables.teacher import Teacher
 
 SHARDS = Shards(4, 1, range(1))
 RUN = Length(10, 5)
-PLACEMENTS = ["whole", "backbone", "projector", "none", ["block2"], ["conv1", "projector"]]
+PLACEMENTS = ["whole", "backbone", "projector", "none", ["block2"], ["conv1", "projector"], ["fc1"], "fc2", ["block3", "fc2"]]
 
 
 def network(seed: int = 0) -> tuple[nn.ModuleDict, nn.Module]:
@@ -62,6 +62,7 @@ def take_step(learner: Learner, digits: Images, at: int = 0) -> None:
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_invariant_40_reuse_equals_a_separate_forward_with_copied_weights(placement):
     """Averaged parts have weights of their own, all others the student's; loss and gradients are those of a whole second network."""
+    # Fails when the tap is a part too early, or shared parts are copies.
     parts, predictor = network()
     teacher = teacher_of(parts, placement)
     disturb(parts)
@@ -80,9 +81,10 @@ def test_invariant_40_reuse_equals_a_separate_forward_with_copied_weights(placem
     assert loss.item() > 0.1 and (placement == "none" or not torch.allclose(target, output.projection))
 
 
-@pytest.mark.parametrize(("placement", "forwards"), [("projector", 2), ("none", 2), ("whole", 4), ("backbone", 4)])
+@pytest.mark.parametrize(("placement", "forwards"), [("projector", 2), ("fc2", 2), ("none", 2), ("whole", 4), ("backbone", 4)])
 @pytest.mark.parametrize("exact", [True, False])
 def test_invariant_41_backbone_forwards_of_an_image(tiny, digits, placement, forwards, exact):
+    """Fails when every part is run again."""
     learner = learner_of(tiny, placement, digits, train__exact=exact)
     seen = []
     encoder = learner.teacher.encoder(learner.student.parts)
@@ -92,17 +94,29 @@ def test_invariant_41_backbone_forwards_of_an_image(tiny, digits, placement, for
     assert sum(seen) == forwards * learner.config.train.batch_size
 
 
-def test_invariant_41_a_projector_teacher_owns_the_projector_alone():
+@pytest.mark.parametrize(("placement", "own"), [("projector", ["fc1", "fc2"]), (["fc1", "fc2"], ["fc1", "fc2"]), ("fc2", ["fc2"])])
+def test_invariant_41_a_projector_teacher_owns_the_projector_alone(placement, own):
+    """Fails when every part is run again."""
     parts, _ = network()
-    teacher = teacher_of(parts, "projector")
+    teacher = teacher_of(parts, placement)
+    assert list(teacher.parts) == own and teacher.tap == {"fc1": "block4", "fc2": "fc1"}[own[0]]
+    assert sum(p.numel() for p in teacher.parameters()) == sum(p.numel() for part in own for p in parts[part].parameters())
+    assert set(teacher.own_state()) == {f"{part}.{name}" for part in own for name in parts[part].state_dict()}
+
+
+def test_a_teacher_of_fc1_runs_the_students_fc2():
+    parts, _ = network()
+    teacher = teacher_of(parts, "fc1")
     assert list(teacher.parts) == ["fc1", "fc2"] and teacher.tap == "block4"
-    assert sum(p.numel() for p in teacher.parameters()) == sum(p.numel() for part in c.PROJECTOR for p in parts[part].parameters())
-    assert set(teacher.own_state()) == {f"{part}.{name}" for part in c.PROJECTOR for name in parts[part].state_dict()}
+    assert set(teacher.own_state()) == {f"fc1.{name}" for name in parts["fc1"].state_dict()}
+    assert teacher.parts["fc2"][0].weight.data_ptr() == parts["fc2"][0].weight.data_ptr()
 
 
-def test_invariant_42_projector_with_momentum_0_is_a_siamese_network():
+@pytest.mark.parametrize("placement", ["projector", "fc1", "fc2"])
+def test_invariant_42_projector_with_momentum_0_is_a_siamese_network(placement):
+    """Fails when the last part is copied by nine tenths."""
     parts, predictor = network()
-    teacher = teacher_of(parts, "projector", momentum=0.0)
+    teacher = teacher_of(parts, placement, momentum=0.0)
     disturb(parts)
     teacher.update(0, RUN)
     output = Student(parts, predictor, teacher.tap)(two_views())
@@ -113,6 +127,7 @@ def test_invariant_42_projector_with_momentum_0_is_a_siamese_network():
 
 
 def test_invariant_43_whole_is_the_union_of_all_parts():
+    """Fails when the last of several parts is left out of the average."""
     parts, _ = network()
     union = teacher_of(parts, list(reversed(c.PARTS)))
     whole, *singles = [teacher_of(parts, placement) for placement in ("whole", *c.PARTS)]
@@ -128,20 +143,25 @@ def test_invariant_43_whole_is_the_union_of_all_parts():
     assert torch.equal(union(two_views()), whole(two_views()))
 
 
-def test_invariant_44_a_frozen_projector_keeps_its_initial_weights(tiny, digits):
-    learner = learner_of(tiny, "projector", digits, teacher__momentum__base=1.0)
-    initial = [p.clone() for part in c.PROJECTOR for p in learner.student.parts[part].parameters()]
+@pytest.mark.parametrize("placement", ["projector", "fc1", "fc2"])
+def test_invariant_44_a_frozen_projector_keeps_its_initial_weights(tiny, digits, placement):
+    """Fails when the student's share is at least 0.0001."""
+    learner = learner_of(tiny, placement, digits, teacher__momentum__base=1.0)
+    owned = learner.teacher.config.placement
+    initial = [p.clone() for part in owned for p in learner.student.parts[part].parameters()]
     for at in range(3):
         take_step(learner, digits, at)
-    students = [p for part in c.PROJECTOR for p in learner.student.parts[part].parameters()]
-    for own, student, then in zip(learner.teacher.parts.parameters(), students, initial, strict=True):
-        assert torch.equal(own, then) and not torch.equal(student, then)
+    students = [p for part in owned for p in learner.student.parts[part].parameters()]
+    own = [p for part in owned for p in learner.teacher.parts[part].parameters()]
+    for mine, student, then in zip(own, students, initial, strict=True):
+        assert torch.equal(mine, then) and not torch.equal(student, then)
 
 
 @pytest.mark.parametrize("norm", ["batch", "momentum", "eman"])
 def test_invariant_45_a_shared_suffix_leaves_the_students_statistics_alone(norm):
+    """Fails when the suffix is the student's own modules."""
     x, states = two_views(), []
-    for placement in ("none", "backbone", ["block1"]):
+    for placement in ("none", "backbone", ["block1"], ["block1", "fc1"]):
         parts, predictor = network()
         teacher = teacher_of(parts, placement, norm=norm if placement != "none" else "batch")
         disturb(teacher.parts["block1"] if "block1" in teacher.config.placement else nn.Identity())
@@ -161,6 +181,7 @@ def test_invariant_45_a_shared_suffix_leaves_the_students_statistics_alone(norm)
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_invariant_46_and_08_no_gradient_goes_through_the_teacher(tiny, digits, placement):
+    """Fails when what is tapped keeps its graph, or the optimiser holds the teacher."""
     parts, predictor = network()
     teacher = teacher_of(parts, placement)
     output = Student(parts, predictor, teacher.tap)(two_views())

@@ -5,11 +5,12 @@ from itertools import permutations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from pydantic import ValidationError
 
 from trainables import config as c
-from trainables import schedules, settings
+from trainables import schedules, settings, train
 from trainables.errors import UserError
 
 
@@ -216,6 +217,7 @@ def test_bad_files(tmp_path: Path, content, rule):
 
 
 def test_invariant_09_equivalence_rule():
+    """Fails when momentum is raised to the power k."""
     config = c.parse({"optim": {"lr": {"base": 0.1, "final": 0.01}}, "teacher": {"momentum": {"base": 0.99, "final": 0.999}}})
     scaled = c.scaled_batch(config, 4 * config.train.batch_size)
     assert scaled.train.batch_size == 4 * config.train.batch_size
@@ -226,6 +228,58 @@ def test_invariant_09_equivalence_rule():
     assert scaled.model_dump(exclude=untouched) == config.model_dump(exclude=untouched)
     small = 1e-4  # k small shares of the student make one of k times the size, up to its square
     assert 1 - (1 - small) ** 8 == pytest.approx(8 * small, abs=(8 * small) ** 2)
+
+
+def test_invariant_09_a_base_batch_makes_the_rates_follow_the_batch():
+    """Learning rate and momentum are written for 256, and run at 64: k = 1/4. Parts with a momentum of their own follow too."""
+    # Fails when k is inverted.
+    momenta = {"block4": {"base": 0.9, "final": 0.98}, "conv1": {"kind": "constant", "base": 0.8, "final": 0.3}}
+    given = {
+        "optim": {"lr": {"base": 0.8, "final": 0.04}},
+        "teacher": {"momentum": {"base": 0.96, "final": 0.996}, "momenta": momenta},
+        "train": {"batch_size": 64, "base_batch": 256},
+    }
+    config = c.parse(given)
+    run = c.scaled(config)
+    assert (run.optim.lr.base, run.optim.lr.final) == pytest.approx((0.2, 0.01))
+    assert (run.teacher.momentum.base, run.teacher.momentum.final) == pytest.approx((0.99, 0.999))
+    assert (run.teacher.momenta["block4"].base, run.teacher.momenta["block4"].final) == pytest.approx((0.975, 0.995))
+    assert (run.teacher.momenta["conv1"].base, run.teacher.momenta["conv1"].final) == pytest.approx((0.95, 0.3))  # nothing reads the 0.3
+    assert c.scaled(run) == run and run.train.base_batch is None and run.train.batch_size == 64
+    untouched = {"teacher": {"momentum", "momenta"}, "optim": {"lr"}, "train": {"base_batch"}}
+    assert run.model_dump(exclude=untouched) == config.model_dump(exclude=untouched)
+
+
+def test_invariant_09_a_base_batch_of_the_same_size_or_none_changes_nothing():
+    """Fails when a base batch of the same size is scaled as well."""
+    for base in (None, 64):
+        config = c.parse({"train": {"batch_size": 64, "base_batch": base}})
+        assert c.scaled(config) == config
+
+
+@pytest.mark.parametrize("batch", [32, 128])
+def test_invariant_09_a_trial_with_a_base_batch_follows_when_its_batch_is_changed(batch):
+    """As one without does, whose rates are then rewritten."""
+    # Fails when its rates are rewritten all the same.
+    rates = {"optim": {"lr": 0.1}, "teacher": {"momentum": 0.9}}
+    following, rewritten = c.parse({**rates, "train": {"base_batch": 64}}), c.parse(rates)
+    changed = c.scaled_batch(following, batch)
+    assert changed.optim == following.optim and changed.train.batch_size == batch and changed.train.base_batch == 64
+    assert c.scaled(changed) == c.scaled_batch(rewritten, batch)
+
+
+def test_a_base_batch_that_cannot_be_followed_is_refused_at_once():
+    with pytest.raises(UserError, match="its share of the student would exceed 1"):
+        c.parse({"teacher": {"momentum": 0.4}, "train": {"batch_size": 64, "base_batch": 32}})
+
+
+def test_invariant_09_a_learner_runs_at_the_scaled_rates(tiny, digits, learner_of):
+    """Fails when the teacher is built from the configuration before it was scaled."""
+    learner = learner_of(tiny({"train.base_batch": 32, "optim.lr.base": 0.4, "teacher.momentum.base": 0.8}))
+    assert learner.teacher.momentum(0, learner.run) == pytest.approx(0.9)
+    learner.step(train.batches(learner, digits, torch.arange(64), 0, 0))
+    assert learner.close_epoch()["lr"] == pytest.approx(0.2) and learner.optimizer.param_groups[0]["lr"] == pytest.approx(0.2)
+    assert learner.close_epoch()["momentum"] == pytest.approx(0.9)
 
 
 def test_equivalence_rule_for_spatial_ensembles():
@@ -259,3 +313,23 @@ def test_steps_drop_the_last_partial_batch_and_round_the_warm_up_up():
     config = c.parse({"train": {"epochs": 3, "batch_size": 64}, "optim": {"lr": {"warmup": 0.3}}})
     assert c.length(config, 200) == (9, 3) and schedules.steps_in(config.optim.lr.warmup, c.length(config, 200)) == 1
     assert c.length(config, 63) == (0, 0)
+
+
+def test_a_wide_resnet_has_no_block4():
+    wide = {"encoder": {"name": "wrn28-2"}}
+    assert "'wrn28-2' has no block4" in refusal({**wide, "teacher": {"placement": ["block4"]}})
+    assert "is for small images" in refusal({"encoder": {"name": "wrn28-8", "stem": "standard"}})
+    assert c.parse({**wide, "teacher": {"placement": "backbone"}}).teacher.placement == c.BACKBONE
+
+
+def test_a_momentum_of_a_part_needs_an_averaged_copy():
+    assert "block1 has no averaged copy" in refusal({"teacher": {"placement": "projector", "momenta": {"block1": 0.9}}})
+    assert "no part is named 'block5'" in refusal({"teacher": {"momenta": {"block5": 0.9}}})
+    spelt = c.parse({"teacher": {"momenta": {"projector": 0.9}}}).teacher.momenta
+    assert spelt == {"fc1": c.Momentum(base=0.9), "fc2": c.Momentum(base=0.9)}
+
+
+def test_projector_means_both_of_its_parts():
+    for placement in ("projector", ["projector"], ["fc2", "fc1"]):
+        assert c.parse({"teacher": {"placement": placement}}).teacher.placement == ("fc1", "fc2")
+    assert c.parse({"teacher": {"placement": ["projector", "conv1"]}}).teacher.placement == ("conv1", "fc1", "fc2")

@@ -11,7 +11,10 @@ import torch
 import yaml
 
 from trainables import check, checkpoint, train
+from trainables import config as c
+from trainables.data import Images
 from trainables.group import Group
+from trainables.learner import Learner
 
 NORMS = ("batch", "momentum", "eman")
 
@@ -40,6 +43,87 @@ def test_loss_curves_on_one_and_two_workers(tiny):
     assert found[1] == [0.0] * len(names)
     for (case, norm), difference in zip(names, found[2], strict=True):
         assert difference < 1e-9 if "fp64" in case else difference == 0, (case, norm, difference)
+
+
+@pytest.mark.long
+def test_invariant_23_whole_batch_norms_on_one_and_two_processes(tiny):
+    """Statistics, gradients and orders that cross processes: 3 shards, of which one worker has 2."""
+    # Fails when a shared history is each worker's own.
+    uneven = {"train.precision": "fp64", "train.batch_size": 12, "train.shard_size": 4}
+    norms = [{"kind": "sync"}, {"kind": "shuffle"}, {"kind": "momentum", "history": "shared"}]
+    configs = [tiny({**uneven, "encoder.norm": student, "teacher.norm": norm}) for student in ("batch", "sync") for norm in norms]
+    found = check.differences(configs, [1, 2], steps=4)
+    assert found[1] == [0.0] * len(configs) and max(found[2]) < 1e-9
+
+
+def per_worker(tiny, granularity: str = "layer") -> c.TrialConfig:
+    smoothing = {"kind": "sts", "p": 0.5, "masks": "per_worker", "granularity": granularity}
+    return tiny({"teacher.smoothing": smoothing, "teacher.norm.kind": "momentum", "teacher.momentum.base": 0.5})
+
+
+def steps(learner: Learner, digits: Images, first: int, last: int) -> None:
+    for step in range(first, last):
+        learner.step(train.batches(learner, digits, torch.arange(64).roll(step), step % learner.run.per_epoch, 0))
+
+
+@pytest.mark.parametrize("granularity", ["layer", "channel", "neuron"])
+def test_invariant_37_and_22_teachers_with_masks_per_worker_diverge_and_are_all_kept(tiny, digits, together, granularity):
+    """One student, a teacher for each worker; a checkpoint holds them all, and each worker goes on with its own."""
+    # Fails when a state holds rank 0's teacher alone.
+    config = per_worker(tiny, granularity)
+    learners = [Learner(config, 1, 64, Group(rank, 2)) for rank in range(2)]
+    resumed = [Learner(config, 1, 64, Group(rank, 2)) for rank in range(2)]
+
+    def act(rank: int) -> tuple[dict[str, torch.Tensor], ...]:
+        steps(learners[rank], digits, 0, 3)
+        tensors, values = learners[rank].state_dict()
+        middle = {name: tensor.clone() for name, tensor in tensors.items()}
+        resumed[rank].load_state_dict(middle, values)
+        for learner in (learners[rank], resumed[rank]):
+            steps(learner, digits, 3, 6)
+        return middle, learners[rank].state_dict()[0], resumed[rank].state_dict()[0]
+
+    middles, wholes, goings = zip(*together([lambda rank=rank: act(rank) for rank in range(2)]), strict=True)
+    for one, other in (middles, wholes, goings, (wholes[0], goings[0])):
+        odd = [name for name in one if not torch.equal(one[name], other[name])]
+        assert one.keys() == other.keys() and all(name.startswith("teacher.") for name in odd)
+    names = [name for name in middles[0] if name.startswith("teachers.0.") and "history" not in name]
+    apart = [name for name in names if not torch.equal(middles[0][name], middles[0][name.replace("teachers.0.", "teachers.1.")])]
+    assert len(apart) > 0.3 * len(names) > 0
+    for rank in range(2):
+        for name, tensor in learners[rank].teacher.own_state().items():
+            assert torch.equal(tensor, wholes[0][f"teachers.{rank}.{name}"]) and torch.equal(
+                tensor, resumed[rank].teacher.own_state()[name]
+            )
+
+
+def test_a_trial_with_masks_per_worker_keeps_its_number_of_workers(tiny, digits, together):
+    config = per_worker(tiny)
+    learners = [Learner(config, 1, 64, Group(rank, 2)) for rank in range(2)]
+    tensors, values = together([learner.state_dict for learner in learners])[0]
+    assert tensors.keys() > Learner(config, 1, 64, Group()).state_dict()[0].keys()
+    with pytest.raises(ValueError, match="only go on with as many workers as before, 1"):
+        learners[1].load_state_dict(tensors, {**values, "loss_sums": [0.0]})
+
+
+@pytest.mark.parametrize("kind", ["batch", "momentum", "eman"])
+def test_invariant_37_shared_masks_keep_the_teachers_of_all_workers_alike(tiny, digits, together, kind):
+    """And with them the whole trial is one worker's, to the last bit."""
+    # Fails when the rank is always in the key.
+    config = tiny(
+        {"teacher.smoothing": {"kind": "sts", "p": 0.5, "granularity": "channel"}, "teacher.norm.kind": kind, "train.batch_size": 24}
+    )
+    states = []
+    for workers in (1, 2):
+        learners = [Learner(config, 1, 64, Group(rank, workers)) for rank in range(workers)]
+
+        def act(learner: Learner) -> dict[str, torch.Tensor]:
+            steps(learner, digits, 0, 2)
+            return learner.state_dict()[0]
+
+        states += together([lambda learner=learner: act(learner) for learner in learners])
+    assert all(state.keys() == states[0].keys() for state in states)
+    assert [name for state in states for name in state if not torch.equal(state[name], states[0][name])] == []
 
 
 def timeless(history: list[train.Metrics]) -> list[train.Metrics]:
