@@ -69,6 +69,7 @@ class StudySearcher(Searcher):
         return {
             "board": self.groups.name,
             "key": proposal.key,
+            "point": proposal.point,
             "trial": proposal.config.plain(),
             "folder": folder,
             "epochs": proposal.config.train.epochs,
