@@ -58,10 +58,10 @@ def best(spec: SearchSpec, trials: list[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def summary(spec: SearchSpec, trials: list[FrozenTrial]) -> list[dict[str, Any]]:
-    """A row for each point: the scores of its complete trials by seed, their mean and standard deviation (n - 1), and what it gains.
+    """A row for each point: the scores of its complete trials by seed, their mean and standard deviation (n - 1), and its difference.
 
-    The gain over the first point is taken seed by seed: trials of one seed begin with the same student and see the same images in the
-    same order, so most of what a seed does to both cancels out. Numbers that would need more trials are None.
+    The difference from the first point is taken seed by seed, for trials of one seed begin with the same student and see the same images in
+    the same order. Numbers that would need more trials are None.
     """
     scores: dict[str, dict[int, float]] = {label: {} for label in spec.table}
     for trial in sorted(trials, key=lambda trial: trial.number):
@@ -72,11 +72,11 @@ def summary(spec: SearchSpec, trials: list[FrozenTrial]) -> list[dict[str, Any]]
 
 
 def _row(label: str, scores: Mapping[int, float], first: Mapping[int, float]) -> dict[str, Any]:
-    gains = [score - first[seed] for seed, score in scores.items() if seed in first and scores is not first]
+    differences = [score - first[seed] for seed, score in scores.items() if seed in first and scores is not first]
     mean, spread = _mean_and_spread(list(scores.values()))
-    gain, gain_spread = _mean_and_spread(gains)
+    difference, difference_spread = _mean_and_spread(differences)
     by_seed = {str(seed): score for seed, score in scores.items()}
-    return {"point": label, "scores": by_seed, "mean": mean, "sd": spread, "gain": gain, "gain_sd": gain_spread}
+    return {"point": label, "scores": by_seed, "mean": mean, "sd": spread, "difference": difference, "difference_sd": difference_spread}
 
 
 def _mean_and_spread(values: list[float]) -> tuple[float | None, float | None]:
@@ -88,14 +88,14 @@ def table_of(state: dict[str, Any]) -> Table:
     rows, seeds = state["points"], state["seeds"]
     table = Table("point", title=f"{state['objective']} on validation, mean ± standard deviation over seeds", title_justify="left")
     for name in (state["objective"], "seeds", f"over '{rows[0]['point']}'"):
-        table.add_column(name, justify="right")
+        table.add_column(Text(name), justify="right")
     for row in rows:
         best = " *" if row["point"] == state["best_point"] else ""
         table.add_row(
             Text(row["point"]),
             plus_minus(row["mean"], row["sd"]) + best,
             f"{len(row['scores'])}/{seeds}",
-            plus_minus(row["gain"], row["gain_sd"], "+"),
+            plus_minus(row["difference"], row["difference_sd"], "+"),
         )
     if state["untrained"] is not None:
         table.add_row("untrained encoder", f"{state['untrained']:.4f}", "1", "")

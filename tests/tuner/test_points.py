@@ -74,18 +74,18 @@ def test_the_summary_of_a_table(tmp_path: Path) -> None:
         assert row["scores"] == {"5": SCORES[label][0], "6": SCORES[label][1]}
         assert row["mean"] == pytest.approx(statistics.fmean(SCORES[label]))
         assert row["sd"] == pytest.approx(statistics.stdev(SCORES[label]))
-    assert (rows["EMA"]["gain"], rows["EMA"]["gain_sd"]) == (None, None)
-    assert rows["beta = 0"]["gain"] == pytest.approx(-0.25)
-    assert rows["beta = 0"]["gain_sd"] == pytest.approx(statistics.stdev([-0.2, -0.3]))
+    assert (rows["EMA"]["difference"], rows["EMA"]["difference_sd"]) == (None, None)
+    assert rows["beta = 0"]["difference"] == pytest.approx(-0.25)
+    assert rows["beta = 0"]["difference_sd"] == pytest.approx(statistics.stdev([-0.2, -0.3]))
 
 
 def test_a_table_that_was_cut_short_compares_trials_of_one_seed(tmp_path: Path) -> None:
-    """Of the second seed only the first point has ended: the gains are those of the first seed."""
+    """Of the second seed only the first point has ended: the differences are those of the first seed."""
     study = study_of(tmp_path / "journal", 4)
     ema, none, projector = points.summary(study.spec, study.trials())
     assert (ema["mean"], len(ema["scores"])) == (pytest.approx(0.6), 2)
-    assert (none["gain"], none["gain_sd"], none["sd"]) == (pytest.approx(-0.2), None, None)
-    assert projector["gain"] == pytest.approx(0.3)
+    assert (none["difference"], none["difference_sd"], none["sd"]) == (pytest.approx(-0.2), None, None)
+    assert projector["difference"] == pytest.approx(0.3)
 
 
 def test_a_failed_trial_is_no_score(tmp_path: Path) -> None:
