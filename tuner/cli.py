@@ -43,10 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def launch(given: argparse.Namespace) -> int:
     """Starts a search."""
-    from tuner import allocation, runs, space, spec
+    from tuner import allocation, points, runs, space, spec
 
     wanted = spec.read(given.search, [*given.set, *([f"address={given.address}"] if given.address else [])])
-    found = space.load(wanted.space)
+    found = points.load(wanted) if wanted.table else space.load(wanted.space)
     space.rehearse(found, wanted.trial, wanted.resources.workers)
     allocation.check_cluster(wanted)
     run = runs.Run.create(given.run or runs.unused(RUNS, wanted.name), "search", wanted.plain(), wanted.seed)
@@ -70,13 +70,18 @@ def resume(given: argparse.Namespace) -> int:
 
 
 def _search(run: Any, wanted: Any) -> int:
-    from tuner import export, report, search, space
+    from rich.console import Console
+
+    from tuner import export, points, report, search, space
 
     run.hold()
     run.write_spec(wanted.plain())
-    study = search.run_search(run, wanted, space.load(run.space()))
+    study = search.run_search(run, wanted, points.load(wanted) if wanted.table else space.load(run.space()))
+    if wanted.table:
+        Console().print(points.table_of(report.overview(run, study)))
     if not study.best(1):
-        print(f"error: no trial was completed; see: tuner status {run.path}", file=sys.stderr)
+        lacking = "point was completed with all of its seeds" if wanted.table else "trial was completed"
+        print(f"error: no {lacking}; see: tuner status {run.path}", file=sys.stderr)
         return 1
     exported = export.export(run, study, 3, run.best_folder / "best.yaml")
     print("\n".join(report.closing_lines(run, study, exported[0])))
@@ -87,7 +92,7 @@ def status(given: argparse.Namespace) -> int:
     """Prints a run's table, or all of it as JSON."""
     from rich.console import Console
 
-    from tuner import report, runs
+    from tuner import points, report, runs
 
     run = runs.Run(given.run)
     if run.kind == "train":
@@ -97,6 +102,8 @@ def status(given: argparse.Namespace) -> int:
         print(json.dumps(state, indent=2), flush=True)
         return 0
     Console().print(report.table_of(state, "running" if state["held"] else ""))
+    if state["points"]:
+        Console().print(points.table_of(state))
     for row in state["trials"]:
         if row["error"]:
             print(f"trial {row['key']}: {row['error']}\n  log: {row['log']}")
@@ -112,11 +119,12 @@ def export_best(given: argparse.Namespace) -> int:
     run = runs.Run(given.run)
     if run.kind == "train":
         raise UserError(f"{given.run}: is a full run, not a search: its configuration is {run.path / 'spec.yaml'}")
-    paths = export.export(run, _study_of(run), given.top, given.output)
+    study = _study_of(run)
+    paths = export.export(run, study, given.top, given.output)
     for path in paths:
         print(path)
     if len(paths) < given.top:
-        print(f"no more than {len(paths)} trials are complete", file=sys.stderr)
+        print(f"no more than {len(paths)} {'points' if study.spec.table else 'trials'} are complete", file=sys.stderr)
     return 0
 
 

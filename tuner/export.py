@@ -7,19 +7,23 @@ import yaml
 from optuna.trial import FrozenTrial
 
 from trainables.errors import UserError
+from tuner import points
 from tuner.runs import Run
 from tuner.study import Study, key_of
 
 
 def export(run: Run, study: Study, top: int, output: Path) -> list[Path]:
-    """Writes the `top` best complete trials as TrialConfig files: output, output-2, output-3, ...
+    """Writes the `top` best complete trials, or points of a table, as TrialConfig files: output, output-2, output-3, ...
+
+    A point is the best by the mean over its seeds, and is written with the first of them: none is picked for its luck.
 
     Raises:
-        UserError: no trial is complete.
+        UserError: no trial is complete, or no point is with all of its seeds.
     """
     best = study.best(top)
     if not best:
-        raise UserError(f"{run.path}: no trial is complete yet, so there is nothing to export")
+        lacking = "point has all of its seeds" if study.spec.table else "trial is"
+        raise UserError(f"{run.path}: no {lacking} complete yet, so there is nothing to export")
     output.parent.mkdir(parents=True, exist_ok=True)
     paths = [output.with_stem(f"{output.stem}-{rank}") if rank > 1 else output for rank in range(1, len(best) + 1)]
     for rank, (path, trial) in enumerate(zip(paths, best, strict=True), start=1):
@@ -28,12 +32,18 @@ def export(run: Run, study: Study, top: int, output: Path) -> list[Path]:
 
 
 def _header(run: Run, study: Study, rank: int, trial: FrozenTrial) -> str:
-    metric, epochs, untrained = study.spec.objective.metric, study.spec.trial.train.epochs, run.read_baseline() or {}
-    complete = len(study.best(study.spec.trials))
+    spec, untrained = study.spec, run.read_baseline() or {}
+    metric, epochs, complete = spec.objective.metric, spec.trial.train.epochs, len(study.best(spec.trials))
+    who, score = f"trial {key_of(trial)}, number {rank} of {complete} complete trials", f"{trial.values[0]:.4f}"
+    if spec.table:
+        label = points.label_of(spec, trial)
+        row = next(row for row in points.summary(spec, study.trials()) if row["point"] == label)
+        who = f"point '{label}', number {rank} of {complete} complete points"
+        score = f"{points.plus_minus(row['mean'], row['sd'])} over {spec.seeds} seeds"
     facts: dict[str, Any] = {
-        "search": f"{study.spec.name} ({run.path}), trial {key_of(trial)}, number {rank} of {complete} complete trials",
-        "score": f"{metric} {trial.values[0]:.4f} on validation after {epochs} epochs, untrained {untrained.get(metric)}",
-        "network": study.spec.trial.evaluation.network,
+        "search": f"{spec.name} ({run.path}), {who}",
+        "score": f"{metric} {score} on validation after {epochs} epochs, untrained {untrained.get(metric)}",
+        "network": spec.trial.evaluation.network,
         "proposed": ", ".join(f"{key}={value}" for key, value in trial.user_attrs["values"].items()),
         "commit": run.manifest["commit"],
     }

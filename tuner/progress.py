@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from tuner.report import brief, newsworthy, overview, table_of
+from tuner.report import newsworthy, overview, proposed, table_of
 from tuner.runs import Run
 from tuner.study import Study
 
@@ -58,7 +58,7 @@ class Progress(tune.Callback):
         if not self.live:
             row = next(row for row in overview(self.run, self.study)["trials"] if row["key"] == trial.config["key"])
             score = "-" if row["score"] is None else f"{row['score']:.4f}"
-            values = " ".join(f"{key}={brief(value)}" for key, value in row["values"].items())
+            values = proposed(row, row["values"])
             text = f"trial {row['key']}  {row['state']:<8} epoch {row['epoch']}/{self.study.spec.trial.train.epochs}  {score}  {values}"
             if row["error"]:
                 text += f"\n  {row['error']}\n  log: {row['log']}"

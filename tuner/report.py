@@ -4,6 +4,7 @@ import shlex
 import shutil
 import statistics
 import sys
+from collections.abc import Collection
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 from rich.text import Text
 
+from tuner import points
 from tuner.runs import Run
 from tuner.spec import SearchSpec
 from tuner.study import Study, key_of
@@ -34,14 +36,17 @@ def overview(run: Run, study: Study) -> dict[str, Any]:
     return {
         "run": str(run.path),
         "name": spec.name,
-        "space": spec.space,
+        "space": None if spec.table else spec.space,
         "objective": spec.objective.metric,
         "trials_wanted": spec.trials,
         "epochs": spec.trial.train.epochs,
         "held": held,
         "ended": sum(trial.state.is_finished() for trial in trials),
-        "trials": [_row(run, trial, held) for trial in trials],
+        "trials": [_row(run, study, trial, held) for trial in trials],
+        "points": points.summary(spec, trials) if spec.table else None,
+        "seeds": spec.seeds,
         "best": key_of(best[0]) if best else None,
+        "best_point": points.label_of(spec, best[0]) if best else None,
         "untrained": baseline.get(spec.objective.metric) if baseline else None,
         "gap_median_s": statistics.median(gaps) if gaps else None,
         "gaps": len(gaps),
@@ -74,9 +79,16 @@ def table_of(state: dict[str, Any], title: str = "") -> Table:
     for row in state["trials"]:
         score = "" if row["score"] is None else f"{row['score']:.4f}{' *' if row['key'] == state['best'] else ''}"
         text = row["error"] and f"{row['error']} (log: {row['log']})"
-        values = ", ".join(f"{_short(key)} {brief(value)}" for key, value in row["values"].items() if key in telling)
+        values = proposed(row, telling)
         table.add_row(row["key"], row["state"], f"{row['epoch']}/{state['epochs']}", score, Text(text or values))
     return table
+
+
+def proposed(row: dict[str, Any], telling: Collection[str]) -> str:
+    """What makes a trial: its point and its seed, or the proposed values of the keys that tell trials apart."""
+    if row["point"] is not None:
+        return f"{row['point']}, seed {row['values']['seed']}"
+    return ", ".join(f"{_short(key)} {brief(value)}" for key, value in row["values"].items() if key in telling)
 
 
 def newsworthy(state: dict[str, Any], count: int) -> dict[str, Any]:
@@ -88,19 +100,9 @@ def newsworthy(state: dict[str, Any], count: int) -> dict[str, Any]:
 
 
 def closing_lines(run: Run, study: Study, exported: Path) -> list[str]:
-    """What a search ends with: the best score beside the untrained encoder's and the papers' default teacher's, and what to do next."""
-    state, metric = overview(run, study), study.spec.objective.metric
-    best = study.best(1)[0]
-    default = state["trials"][0]
-    rows = [
-        (f"best teacher (trial {key_of(best)})", best.values[0]),
-        (f"{study.space.firsts} (trial 0000)", default["score"]) if study.space and study.space.known_good else None,
-        ("untrained encoder", state["untrained"]),
-    ]
-    lines = [f"{metric} on the validation split"]
-    lines += [f"  {name:<38} {score:.4f}" for row in rows if row for name, score in [row] if score is not None]
+    """What a search ends with, a table below its own: the best score beside the untrained encoder's and the default's, and what is next."""
     return [
-        *lines,
+        *([] if study.spec.table else _scores(run, study)),
         f"best configuration: {shown(exported)}",
         "next:",
         f"  {command('tuner', 'status', run.path)}",
@@ -109,7 +111,20 @@ def closing_lines(run: Run, study: Study, exported: Path) -> list[str]:
     ]
 
 
-def _row(run: Run, trial: FrozenTrial, held: bool) -> dict[str, Any]:
+def _scores(run: Run, study: Study) -> list[str]:
+    """The best trial beside what it has to beat."""
+    state, best = overview(run, study), study.best(1)[0]
+    default = state["trials"][0]
+    rows = [
+        (f"best teacher (trial {key_of(best)})", best.values[0]),
+        (f"{study.space.firsts} (trial 0000)", default["score"]) if study.space and study.space.known_good else None,
+        ("untrained encoder", state["untrained"]),
+    ]
+    lines = [f"{study.spec.objective.metric} on the validation split"]
+    return lines + [f"  {name:<38} {score:.4f}" for row in rows if row for name, score in [row] if score is not None]
+
+
+def _row(run: Run, study: Study, trial: FrozenTrial, held: bool) -> dict[str, Any]:
     curve = trial.intermediate_values
     score = trial.values[0] if trial.values else curve[max(curve)] if curve else None
     error = trial.user_attrs.get("error")
@@ -119,6 +134,7 @@ def _row(run: Run, trial: FrozenTrial, held: bool) -> dict[str, Any]:
         "epoch": max(curve, default=0),
         "score": score,
         "curve": {str(epoch): value for epoch, value in sorted(curve.items())},
+        "point": points.label_of(study.spec, trial),
         "values": trial.user_attrs.get("values", {}),
         "metrics": trial.user_attrs.get("metrics", {}),
         "error": error,

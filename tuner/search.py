@@ -69,6 +69,7 @@ class StudySearcher(Searcher):
         return {
             "board": self.groups.name,
             "key": proposal.key,
+            "point": proposal.point,
             "trial": proposal.config.plain(),
             "folder": folder,
             "epochs": proposal.config.train.epochs,
@@ -171,7 +172,7 @@ def _measure_baseline(run: Run, spec: SearchSpec, groups: Slots, progress: Progr
     """Scores the untrained encoder, once a run: what every trial has to beat."""
     if run.read_baseline() is None:
         progress.say("starting workers")
-        config = c.changed(spec.trial.plain(), {"train.epochs": 0, "optim.warmup_epochs": 0})
+        config = c.changed(spec.trial.plain(), {"train.epochs": 0})
         try:
             run.write_baseline(converse(groups, run, BASELINE, config)[-1])
         except TrialFailure as failure:

@@ -5,7 +5,7 @@ import importlib.util
 import json
 import pkgutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -44,15 +44,29 @@ class Space:
         Raises:
             UserError: the space returned a key that TrialConfig lacks, or values that do not make a valid trial.
         """
-        try:
-            known = settable_keys(c.TrialConfig)
-            if odd := [key for key in values if key not in known]:
-                raise UserError(f"{odd[0]}: unknown key{nearest(str(odd[0]), known)}")
-            if owned := [key for key in values if key in OWNED or key.startswith(("data.", "evaluation."))]:
-                raise UserError(f"{owned[0]}: belongs to the search, so that its trials can be compared; set trial.{owned[0]} instead")
-            return c.changed(base.plain(), values)
-        except UserError as error:
-            raise UserError("\n".join(f"space '{self.name}': {line}" for line in str(error).splitlines())) from None
+        return configured(base, values, f"space '{self.name}'")
+
+
+def configured(base: c.TrialConfig, values: Mapping[str, Any], source: str) -> c.TrialConfig:
+    """The trial of `base` in which each dotted key of `values` is set.
+
+    Args:
+        base: what the trials of a search have in common.
+        values: of one trial.
+        source: who proposed them, for errors.
+
+    Raises:
+        UserError: TrialConfig lacks a key, a key makes trials comparable, or the values do not make a valid trial.
+    """
+    try:
+        known = settable_keys(c.TrialConfig)
+        if odd := [key for key in values if key not in known]:
+            raise UserError(f"{odd[0]}: unknown key{nearest(str(odd[0]), known)}")
+        if owned := [key for key in values if key in OWNED or key.startswith(("data.", "evaluation."))]:
+            raise UserError(f"{owned[0]}: belongs to the search, so that its trials can be compared; set trial.{owned[0]} instead")
+        return c.changed(base.plain(), values)
+    except UserError as error:
+        raise UserError("\n".join(f"{source}: {line}" for line in str(error).splitlines())) from None
 
 
 def load(name: str) -> Space:

@@ -1,16 +1,17 @@
 """SearchSpec: a search's YAML, validated before anything is started."""
 
+import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ModelWrapValidatorHandler, field_validator, model_validator
 
 from trainables import config as c
 from trainables.errors import UserError
 from trainables.settings import read_settings, read_yaml, validated, with_values
 
-CONTINUABLE = ("trials", "address", "resources", "trial.data.root", "trial.data.download")
+CONTINUABLE = ("trials", "seeds", "address", "resources", "trial.data.root", "trial.data.download")
 
 
 class Objective(c.Section):
@@ -55,11 +56,24 @@ class Resources(c.Section):
         return self
 
 
+def _labelled(given: Any) -> Any:
+    """Points as YAML writes them: a number may be a label, and nothing behind it means that nothing differs."""
+    return {str(label): {} if point is None else point for label, point in given.items()} if isinstance(given, Mapping) else given
+
+
 class SearchSpec(c.Section):
-    """A search. `trial` holds what its trials have in common; the space proposes the rest. `address`: "local", "auto" or host:port."""
+    """A search. `trial` holds what its trials have in common; the space proposes the rest. `address`: "local", "auto" or host:port.
+
+    Instead of a space there may be a table of points, each run in full: `points` gives each a label and what differs from `trial`, `grid`
+    combines all values of its keys. Each point is run with `seeds` seeds: `trial.seed`, `trial.seed` + 1, ... So `trials` follows, and
+    nothing is stopped early.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "search"
     space: str = "teacher"
+    points: Annotated[dict[str, dict[str, Any]], BeforeValidator(_labelled), Field(min_length=1)] | None = None
+    grid: Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)] | None = None
+    seeds: c.Count = 1
     trials: c.Count = 20
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     address: str = "local"
@@ -84,9 +98,41 @@ class SearchSpec(c.Section):
             raise ValueError("trial.train.epochs = 0: a search needs at least 1 epoch")
         return self
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _settle_a_table(cls, given: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        """Fills in what follows from a table, and refuses what goes against it."""
+        spec = validate(given)
+        if not spec.table:
+            if spec.seeds > 1:
+                raise ValueError(f"seeds = {spec.seeds}: only a table is run with several seeds; give points or a grid")
+            return spec
+        sources = [key for key in ("space", "points", "grid") if key in spec.model_fields_set and getattr(spec, key) is not None]
+        if len(sources) > 1:
+            raise ValueError(f"{sources[0]}: goes without {sources[1]}; a search has a space, points or a grid")
+        trials = len(spec.table) * spec.seeds
+        if "trials" in spec.model_fields_set and spec.trials != trials:
+            rule = f"{len(spec.table)} points with {spec.seeds} seeds make {trials} trials; set seeds instead"
+            raise ValueError(f"trials = {spec.trials}: {rule}")
+        if "kind" in spec.stopping.model_fields_set and spec.stopping.kind != "none":
+            raise ValueError(
+                f"stopping.kind = {spec.stopping.kind}: must be none, for the points of a table are compared at their last epoch"
+            )
+        return spec.model_copy(update={"trials": trials, "stopping": spec.stopping.model_copy(update={"kind": "none"})})
+
+    @property
+    def table(self) -> dict[str, dict[str, Any]]:
+        """The points of a table by their labels, each with what differs from `trial`; empty where a space proposes."""
+        return self.points or _combined(self.grid or {})
+
     def plain(self) -> dict[str, Any]:
         """Nested plain values, ready for YAML; `parse` gives the spec back."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", exclude={"space", "trials"} if self.table else None)
+
+
+def _combined(grid: Mapping[str, list[Any]]) -> dict[str, dict[str, Any]]:
+    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())] if grid else []
+    return {", ".join(f"{key.removeprefix('teacher.')} {value}" for key, value in point.items()): point for point in points}
 
 
 def check_workers(workers: int, trial: c.TrialConfig) -> None:
@@ -127,8 +173,9 @@ def continued(content: Mapping[str, Any], settings: Iterable[str]) -> SearchSpec
     if odd := [key for key in changes if not key.startswith(CONTINUABLE)]:
         raise UserError(f"--set {odd[0]}: a run that goes on keeps it; can be changed: {', '.join(CONTINUABLE)}")
     after = settled(parse(with_values(before.plain(), changes, SearchSpec)))
-    if after.trials < before.trials:
-        raise UserError(f"trials = {after.trials}: the search was launched with {before.trials}, and can only get more")
+    key = "seeds" if before.table else "trials"
+    if (wanted := getattr(after, key)) < (had := getattr(before, key)):
+        raise UserError(f"{key} = {wanted}: the search was launched with {had}, and can only get more")
     return after
 
 

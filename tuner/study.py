@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from trainables import config as c
 from trainables.errors import UserError
+from tuner import points
 from tuner.space import Space
 from tuner.spec import SearchSpec
 
@@ -25,11 +26,12 @@ NAME = "search"
 
 @dataclass(frozen=True)
 class Proposal:
-    """A trial: its key, the dotted values that were proposed for it, and the configuration that they make."""
+    """A trial: its key, the dotted values that were proposed for it, the configuration that they make, and its point of a table."""
 
     key: str
     values: dict[str, Any]
     config: c.TrialConfig
+    point: str | None = None
 
 
 class Study:
@@ -95,12 +97,15 @@ class Study:
         )
         trial = self.trials()[-1]
         self._ids[key_of(trial)] = trial._trial_id
-        return Proposal(key_of(trial), values, config)
+        return Proposal(key_of(trial), values, config, points.label_of(self.spec, trial))
 
     def interrupted(self) -> list[Proposal]:
         """Trials that were asked and not told: those of a driver that died, when no other one runs."""
         running = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
-        return [Proposal(key_of(trial), trial.user_attrs["values"], self.config_of(trial)) for trial in running]
+        return [
+            Proposal(key_of(trial), trial.user_attrs["values"], self.config_of(trial), points.label_of(self.spec, trial))
+            for trial in running
+        ]
 
     def config_of(self, trial: FrozenTrial) -> c.TrialConfig:
         """The configuration that a trial was run with."""
@@ -135,7 +140,9 @@ class Study:
         self._storage.set_trial_state_values(self._ids[key], state=state, values=None if value is None else [value])
 
     def best(self, count: int) -> list[FrozenTrial]:
-        """The best complete trials, best first."""
+        """The best complete trials, best first; of a table its best points, each as its trial with the first seed."""
+        if self.spec.table:
+            return points.best(self.spec, self.trials())[:count]
         complete = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
         sign = -1 if self.spec.objective.mode == "max" else 1
         return sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))[:count]

@@ -73,7 +73,8 @@ class TensorBoard(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         key = trial.config["key"]
         if key not in self.writers:
-            settings = flat(trial.config["trial"])
+            point = trial.config["point"]
+            settings = ({} if point is None else {"point": point}) | flat(trial.config["trial"])
             self.writers[key] = TrialWriter(self.run.tensorboard_folder / key, settings, self.spec.objective.metric)
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:

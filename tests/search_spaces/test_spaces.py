@@ -10,10 +10,11 @@ import yaml
 
 import search_spaces
 from trainables import config as c
+from tuner import points, spec
 from tuner import space as spaces
-from tuner import spec
 
 NAMES = ["ema_placement", "momentum", "momentum_bn", "spatial_ensemble", "teacher"]
+PAPERS = sorted((Path(search_spaces.__file__).parent / "papers").glob("*.yaml"))
 EXAMPLES = [p for p in sorted((Path(__file__).parents[2] / "examples").glob("*.yaml")) if p.name != "trial.yaml"]
 
 
@@ -73,6 +74,12 @@ def test_the_teacher_space_is_conditional() -> None:
 def test_examples_are_valid_searches(path: Path) -> None:
     found = spec.parse(yaml.safe_load(path.read_text()))
     spaces.rehearse(spaces.load(found.space), found.trial, found.resources.workers)
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.name)
+def test_the_tables_of_the_papers_are_valid(path: Path) -> None:
+    table = spec.parse(yaml.safe_load(path.read_text()))
+    assert len(points.load(table).known_good) == table.trials
 
 
 def test_the_example_of_a_trial_is_valid() -> None:

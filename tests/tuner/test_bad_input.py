@@ -83,6 +83,38 @@ def test_an_unknown_key_in_the_file(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "trails: unknown key; did you mean 'trials'?" in line
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"points": {"a": {"teacher.momentum.bass": 0.9}}}, ["point 'a': teacher.momentum.bass: unknown key", "'teacher.momentum.base'"]),
+        ({"points": {"a": {"teacher.norm": {"alhpa": 1}}}}, ["point 'a': teacher.norm.alhpa: unknown key", "'teacher.norm.alpha'"]),
+        ({"points": {"a": {}, "b": {"teacher.smoothing.p": 2}}}, ["point 'b': teacher.smoothing.p.base = 2", "less than or equal to 1"]),
+        ({"points": {"a": {"seed": 1}}}, ["point 'a': seed: belongs to the search", "set trial.seed instead"]),
+        ({"points": {"a": {"train": {"epochs": 9}}}}, ["point 'a': train.epochs: belongs to the search"]),
+        ({"points": {"a": {"data": {"split_seed": 9}}}}, ["point 'a': data.split_seed: belongs to the search"]),
+        ({"points": {"a": {"evaluation.network": "teacher"}}}, ["point 'a': evaluation.network: belongs to the search"]),
+        ({"points": {"a": {"train.batch_size": 32}}, "resources": {"workers": 2}}, ["resources.workers = 2", "1 shards"]),
+        ({"points": {"a": 3}}, ["points.a = 3", "dictionary"]),
+        ({"points": ["a"]}, ["points = ['a']", "dictionary"]),
+        ({"points": {}}, ["points", "at least 1"]),
+        ({"grid": {"teacher.momentum.base": 0.9}}, ["grid.teacher.momentum.base = 0.9", "list"]),
+        ({"grid": {"teacher.momentum.bass": [0.9]}}, ["point 'momentum.bass 0.9': teacher.momentum.bass: unknown key"]),
+        ({"points": {"a": {}}, "grid": {"optim.lr": [0.1]}}, ["points: goes without grid"]),
+        ({"points": {"a": {}}, "space": "teacher"}, ["space: goes without points"]),
+        ({"points": {"a": {}, "b": {}}, "seeds": 3, "trials": 5}, ["trials = 5: 2 points with 3 seeds make 6 trials"]),
+        ({"points": {"a": {}}, "stopping": {"kind": "asha"}}, ["stopping.kind = asha: must be none"]),
+        ({"points": {"a": {}}, "trial": {"seed": 2**31 - 1}, "seeds": 2}, ["seed = 2147483648", "less than 2147483648"]),
+        ({"seeds": 2}, ["seeds = 2: only a table"]),
+    ],
+)
+def test_a_table_at_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict, words: list[str]) -> None:
+    path = tmp_path / "table.yaml"
+    path.write_text(yaml.safe_dump(changes))
+    line = complaint(capsys, "launch", str(path))
+    for word in words:
+        assert word in line
+
+
 def test_each_fault_gets_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["launch", search_file(tmp_path, trails=3, seed=-1)]) == 2
     lines = capsys.readouterr().err.splitlines()
@@ -142,6 +174,19 @@ def test_an_output_that_cannot_be_written(tmp_path: Path, capsys: pytest.Capture
 )
 def test_what_a_resume_may_not_change(tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str, words: str) -> None:
     runs.Run.create(tmp_path / "run", "search", SEARCH, 0)
+    assert words in complaint(capsys, "resume", "run", "--set", setting)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("trials=9", "trials = 9: 2 points with 2 seeds make 4 trials; set seeds instead"),
+        ("seeds=1", "seeds = 1: the search was launched with 2"),
+        ("points={a: {}}", "--set points: a run that goes on keeps it"),
+    ],
+)
+def test_what_the_resume_of_a_table_may_not_change(tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str, words: str) -> None:
+    runs.Run.create(tmp_path / "run", "search", {"points": {"a": {}, "b": {"optim.lr": 0.1}}, "seeds": 2}, 0)
     assert words in complaint(capsys, "resume", "run", "--set", setting)
 
 
