@@ -83,7 +83,9 @@ def test_tensorboard_has_a_run_for_each_trial(tuner: Tuner, state: dict[str, Any
         assert hparams_of(events)["optim.lr.base"] == row["values"]["optim.lr"]
         if row["state"] == "failed":
             continue
-        assert set(events.Tags()["scalars"]) == set(TAGS.values())
+        tags = set(events.Tags()["scalars"])
+        assert tags >= set(TAGS.values())
+        assert all(tag.startswith("monitor/") for tag in tags - set(TAGS.values()))
         curve = [(event.step, event.value) for event in events.Scalars("score/knn_top1")]
         assert [step for step, _ in curve] == [8 * epoch for epoch in range(1, row["epoch"] + 1)]
         assert [value for _, value in curve] == pytest.approx(list(row["curve"].values()))
