@@ -142,7 +142,7 @@ class SyncNorm(Norm):
     """
 
     def normalise_batch(self, x: Tensor) -> Tensor:
-        shards, total = self.by_shard(x.detach()), self.shards.total  # the gradient through the statistics is _SyncFunction's
+        shards, total = self.by_shard(x), self.shards.total
         if len(self.shards.current) != len(self.shards.mine):
             raise ValueError("sync looks at the whole batch: the shards of a worker go through it in one pass")
         found = torch.stack([torch.stack(batch_statistics(shard)) for shard in shards]).double().unflatten(0, (-1, len(self.shards.mine)))
