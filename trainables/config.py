@@ -8,8 +8,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from trainables import discovery, schedules
 from trainables.errors import UserError, nearest
-from trainables.sections import Count, Duration, Kind, NonNegative, Positive, Schedule, Section, Share
-from trainables.settings import flat, validated, with_values
+from trainables.sections import Count, Duration, Factor, Kind, NonNegative, Positive, Schedule, Section, Share
+from trainables.settings import validated, with_values
 
 BACKBONE = ("conv1", "block1", "block2", "block3", "block4")
 PROJECTOR = ("fc1", "fc2")  # the projector up to its last layer, and that layer
@@ -35,6 +35,12 @@ class Momentum(Schedule):
     kind: Kind = "cosine"
     base: Share = 0.99
     final: Share = 1.0
+    factor: Factor = 0.1
+
+    @classmethod
+    def short(cls, value: Any) -> dict[str, Any]:
+        """A plain number is that momentum throughout: 0 is a copy, and 1 a frozen teacher."""
+        return {"kind": "constant", "base": value}
 
 
 class Alpha(Schedule):
@@ -43,6 +49,7 @@ class Alpha(Schedule):
     kind: Kind = "cosine"
     base: Share = 1.0
     final: Share = 0.0
+    factor: Factor = 0.1
 
 
 class TeacherNorm(Section):
@@ -68,6 +75,7 @@ class Preserving(Schedule):
 
     base: Share = 0.7
     final: Share = 0.0
+    factor: Factor = 0.1
 
 
 class Smoothing(Section):
@@ -102,7 +110,8 @@ def _momentum_of_parts(given: Any) -> Any:
     """Groups of parts, such as "projector", spelt out."""
     if not isinstance(given, Mapping):
         raise ValueError("must give a momentum for parts, such as {block4: 0.9}")
-    return {part: momentum for name, momentum in given.items() for part in _placement(name)}
+    groups = {part: momentum for name, momentum in given.items() for part in _placement(name) if name in PLACEMENTS}
+    return groups | {part: momentum for name, momentum in given.items() for part in _placement(name) if name not in PLACEMENTS}
 
 
 class Teacher(Section):
@@ -249,7 +258,7 @@ class Train(Section):
     are small; so it does where shards look at each other (norms `sync` and `shuffle`).
 
     With `base_batch` the equivalence rule applies: learning rate and teacher momentum are those of a batch of that size, and follow the
-    batch (`scaled`).
+    batch (trainables.equivalence).
     """
 
     epochs: Annotated[int, Field(ge=0)] = 10
@@ -300,6 +309,7 @@ class Evaluation(Section):
 
 
 Monitor = Literal["distance", "statistics", "embedding", "gradients", "drift", "filters"]
+Monitors = Annotated[tuple[Monitor, ...], AfterValidator(lambda names: tuple(dict.fromkeys(names)))]
 
 
 class TrialConfig(Section):
@@ -314,7 +324,11 @@ class TrialConfig(Section):
     optim: Optim = Optim()
     train: Train = Train()
     evaluation: Evaluation = Evaluation()
-    monitors: tuple[Monitor, ...] = ("distance", "statistics", "embedding")
+    monitors: Annotated[tuple[Monitor, ...], AfterValidator(lambda names: tuple(dict.fromkeys(names)))] = (
+        "distance",
+        "statistics",
+        "embedding",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -330,21 +344,46 @@ class TrialConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        epochs = self.train.epochs
-        warmup = self.optim.lr.warmup
-        if epochs and schedules.steps_in(warmup, schedules.Length(1000 * epochs, 1000)) > 1000 * epochs and "step" not in warmup:
-            raise ValueError(f"optim.lr.warmup = {warmup}: must not exceed train.epochs = {epochs}")
-        placement = self.teacher.placement
-        if "block4" not in self.encoder.parts and "block4" in placement and placement not in PLACEMENTS.values():
+        for key, warmup in self._warmups().items():
+            if (
+                self.train.epochs
+                and "step" not in warmup
+                and schedules.steps_in(warmup, schedules.Length(self.train.epochs, 1)) > self.train.epochs
+            ):
+                raise ValueError(f"{key} = {warmup}: must not exceed train.epochs = {self.train.epochs}")
+        placed = (*self.teacher.placement, *self.teacher.momenta)
+        if "block4" not in self.encoder.parts and "block4" in placed and "block3" not in placed:  # groups of parts have both
             raise ValueError(f"teacher.placement: '{self.encoder.name}' has no block4")
+        if self.teacher.smoothing.masks == "per_worker" and self.evaluation.network == "teacher":
+            raise ValueError(
+                "evaluation.network = teacher: with teacher.smoothing.masks = per_worker there is more than one; score the student"
+            )
+        kept = {"smoothing.p": self.teacher.smoothing.p} if self.teacher.smoothing.kind == "se" else {"momentum": self.teacher.momentum}
+        for key, schedule in kept.items():
+            if self.train.base_batch and (schedule.kind in ("step", "exponential") or schedule.warmup[:2] != "0 "):
+                raise ValueError(f"teacher.{key}: with train.base_batch it must be constant, cosine or linear, without a warm-up")
         if self.encoder.stem == "standard" and self.encoder.name in WIDE:
             raise ValueError(f"encoder.stem = standard: '{self.encoder.name}' is for small images")
         if "filters" in self.monitors and self.encoder.projector.hidden != 2:
             raise ValueError(
                 f"monitors: filters are points in a plane, so encoder.projector.hidden = {self.encoder.projector.hidden} must be 2"
             )
-        scaled(self)
         return self
+
+    def _warmups(self) -> dict[str, str]:
+        """Every duration that a run begins with, by key."""
+        teacher = self.teacher
+        followed = {
+            "optim.lr": self.optim.lr,
+            "optim.weight_decay": self.optim.weight_decay,
+            "teacher.momentum": teacher.momentum,
+            "teacher.smoothing.p": teacher.smoothing.p,
+            "teacher.norm.alpha": teacher.norm.alpha,
+            **{f"teacher.momenta.{part}": own for part, own in teacher.momenta.items()},
+        }
+        return {f"{key}.warmup": schedule.warmup for key, schedule in followed.items()} | {
+            "teacher.norm.warm_start": teacher.norm.warm_start
+        }
 
     @property
     def joint(self) -> bool:
@@ -393,56 +432,6 @@ def changed(nested: Mapping[str, Any], values: Mapping[str, Any]) -> TrialConfig
         UserError: a line for each fault, with key, value, rule and the nearest valid name.
     """
     return parse(with_values(nested, values, TrialConfig))
-
-
-def scaled_batch(config: TrialConfig, batch_size: int) -> TrialConfig:
-    """The same training at another batch size: batch x k, learning rate x k, (1 - momentum) x k (Momentum² Teacher, sec. 4.2).
-
-    A trial with a `train.base_batch` follows by itself, so only its batch is changed.
-
-    Raises:
-        UserError: the batch is no multiple of the shard, or the teacher's share of the student would exceed 1.
-    """
-    size = {"train.batch_size": batch_size}
-    return changed(config.plain(), size if config.train.base_batch else _rates(config, batch_size / config.train.batch_size) | size)
-
-
-def scaled(config: TrialConfig) -> TrialConfig:
-    """The trial as it is run: where it has a `train.base_batch`, with the rates that the equivalence rule gives for its batch.
-
-    Raises:
-        UserError: the teacher's share of the student would exceed 1.
-    """
-    if config.train.base_batch in (None, config.train.batch_size):
-        return config
-    rates = _rates(config, config.train.batch_size / config.train.base_batch)
-    return changed(config.plain(), rates | {"train.base_batch": None})
-
-
-def _rates(config: TrialConfig, k: float) -> dict[str, Any]:
-    """What the equivalence rule changes at k times the batch, as dotted values.
-
-    A Spatial Ensemble without momentum ("se") keeps a share p of its units instead, so there (1 - p) is scaled.
-    """
-    teacher = config.teacher
-    rates: dict[str, Any] = {"optim.lr.base": config.optim.lr.base * k, "optim.lr.final": config.optim.lr.final * k}
-    if teacher.smoothing.kind == "se":
-        return rates | flat(_faster(teacher.smoothing.p, k, "p"), "teacher.smoothing.p.")
-    rates |= flat(_faster(teacher.momentum, k, "momentum"), "teacher.momentum.")
-    if teacher.momenta:
-        rates["teacher.momenta"] = {part: own.model_dump() | _faster(own, k, f"momenta.{part}") for part, own in teacher.momenta.items()}
-    return rates
-
-
-def _faster(kept: Schedule, k: float, name: str) -> dict[str, float]:
-    """A keep-rate whose complement is k times as large."""
-    fields = ["base"] if kept.kind in ("constant", "step") else ["base", "final"]
-    shares = {field: round(1 - (1 - getattr(kept, field)) * k, 12) for field in fields}
-    for field, share in shares.items():
-        if share < 0:
-            key = f"teacher.{'smoothing.' if name == 'p' else ''}{name}.{field} = {getattr(kept, field)}"
-            raise UserError(f"{key}: cannot follow to {k:g} times the batch, its share of the student would exceed 1")
-    return shares
 
 
 def length(config: TrialConfig, images: int) -> schedules.Length:

@@ -131,6 +131,13 @@ def _wide_resnet(config: Encoder, channels: int, norm: NormFactory) -> tuple[dic
     return parts, inputs
 
 
+def unlike_torchvision(config: Encoder) -> str | None:
+    """Why an encoder's backbone is none of torchvision's, so that `plain_resnet_state` would fit nothing; None where it is."""
+    if config.name in WIDENINGS:
+        return f"torchvision has no {config.name}"
+    return f"encoder.feature_norm = {config.feature_norm}: torchvision's ResNet has no such norm" if config.feature_norm != "none" else None
+
+
 @torch.no_grad()
 def plain_resnet_state(parts: nn.ModuleDict) -> dict[str, Tensor]:
     """The backbone under torchvision's names, its norms as plain batch norms with the statistics that an evaluation uses.

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables import config as c
-from trainables import discovery, optim, schedules
+from trainables import discovery, equivalence, optim, schedules
 from trainables.encoders import Student, build_parts, mlp
 from trainables.group import Group
 from trainables.norm import Shards, begin, commit, norms_of
@@ -29,7 +29,7 @@ class Learner:
     """
 
     def __init__(self, config: c.TrialConfig, channels: int, images: int, group: Group):
-        config = c.scaled(config)
+        config = equivalence.scaled(config)
         self.config, self.group = config, group
         self.dtype = DTYPES[config.train.precision]
         self.run = c.length(config, images)
@@ -39,7 +39,7 @@ class Learner:
         self.student = self._build_student(channels, config.seed)
         masked = config.teacher.smoothing.first_copy == "masked"
         other = self._build_student(channels, config.seed + 2**31).parts if masked else None
-        self.teacher = Teacher(config.teacher, self.student.parts, config.seed, other).train()
+        self.teacher = Teacher(config.teacher, self.student.parts, config.seed, other, self.run).train()
         self.student.tap = self.teacher.tap
         self.optimizer = optim.build(config.optim, self.student)
         self.step_index = 0
@@ -103,7 +103,7 @@ class Learner:
         loss = self.method.loss(predictions, targets.detach()).unflatten(0, (len(shards), -1)).mean(1).sum()
         self._gradients.add(loss)
         self.projections.append(output.projection.detach().unflatten(0, (len(views), -1)))
-        self.spread_sum += _spread(output.projection.detach()) * len(shards)
+        self.spread_sum += _spread(self.projections[-1].unflatten(1, (len(shards), -1)))
         return loss.detach().double()
 
     def _target(self, tapped: Tensor, views: int) -> Tensor:
@@ -173,9 +173,7 @@ class Learner:
         found = {k: v for k, v in tensors.items() if k.startswith(("student.", "teacher."))}
         sums = values["loss_sums"]
         same_workers = len(sums) == self.group.size
-        if self._teachers_differ:
-            if not same_workers:
-                raise ValueError(f"with masks per_worker it can only go on with as many workers as before, {len(sums)}")
+        if self._teachers_differ and same_workers:
             mine = f"teachers.{self.group.rank}."
             found |= {f"teacher.{k.removeprefix(mine)}": v for k, v in tensors.items() if k.startswith(mine)}
         odd = sorted(k for k in wanted.keys() | found.keys() if k not in wanted or k not in found or wanted[k].shape != found[k].shape)
@@ -187,7 +185,7 @@ class Learner:
             for name, parameter in self.student.named_parameters():
                 prefix = f"optimizer.{name}."
                 slots = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-                # in the parameter's own memory format, so that the fused optimiser rounds as it did before
+                # in the parameter's own memory format, so that the optimiser rounds as it did before
                 self.optimizer.state[parameter] = {slot: torch.empty_like(parameter).copy_(value) for slot, value in slots.items()}
         prefix = "remembered."
         self.remembered = {k.removeprefix(prefix): v.to(self.group.device) for k, v in tensors.items() if k.startswith(prefix)}
@@ -252,7 +250,10 @@ def _in_memory_order(gradient: Tensor, parameter: Tensor) -> Tensor:
     return gradient.as_strided((gradient.numel(),), (1,))
 
 
-def _spread(projection: Tensor) -> Tensor:
-    """Mean standard deviation of unit embeddings, times sqrt(D): about 1 where they fill the sphere, 0 where they collapsed."""
-    unit = F.normalize(projection.float(), dim=1)
-    return unit.std(0).mean() * unit.shape[1] ** 0.5
+def _spread(projections: Tensor) -> Tensor:
+    """Mean standard deviation of unit embeddings, times sqrt(D): about 1 where they fill the sphere, 0 where they collapsed.
+
+    Of each shard of [views, shards, samples, D], and summed over them.
+    """
+    unit = F.normalize(projections.float(), dim=-1)
+    return unit.transpose(0, 1).flatten(1, 2).std(1).mean(-1).sum() * unit.shape[-1] ** 0.5

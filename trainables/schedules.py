@@ -60,7 +60,7 @@ def value(kind: str, base: float, final: float, step: int, total: int) -> float:
         base: value at step 0.
         final: value at step `total`; a constant schedule does not look at it.
         step: index of the step, from 0.
-        total: number of steps of the whole run.
+        total: number of steps that it is laid over.
     """
     if kind == "constant":
         return base

@@ -1,6 +1,6 @@
 """What configurations are made of: frozen groups of keys, and schedules."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -9,6 +9,7 @@ from trainables import schedules
 Kind = Literal["constant", "cosine", "linear", "exponential", "step"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Factor = Annotated[float, Field(gt=0, le=1)]  # of what must stay a share
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -43,8 +44,6 @@ class Schedule(Section):
     `milestones` a "step" schedule is multiplied by `factor`.
     """
 
-    SHORT: ClassVar[str] = "base"
-
     kind: Kind = "constant"
     base: float
     final: float = 0.0
@@ -53,10 +52,15 @@ class Schedule(Section):
     milestones: tuple[Duration, ...] = ()
     factor: Positive = 0.1
 
+    @classmethod
+    def short(cls, value: Any) -> dict[str, Any]:
+        """The keys that a plain value in place of the section sets."""
+        return {"base": value}
+
     @model_validator(mode="before")
     @classmethod
     def _short(cls, given: Any) -> Any:
-        return {cls.SHORT: given} if isinstance(given, int | float) and not isinstance(given, bool) else given
+        return cls.short(given) if isinstance(given, int | float) and not isinstance(given, bool) else given
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> Self:

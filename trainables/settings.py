@@ -1,7 +1,7 @@
 """Nested values as dotted keys: read from YAML and from the command line, set, and laid flat."""
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -88,9 +88,9 @@ def whole_number(text: str) -> int:
     return number
 
 
-def short_keys(model: type[BaseModel], name: str = "") -> dict[str, str]:
-    """Sections that a plain value may stand for, such as a schedule, each with the key that such a value sets."""
-    keys = {name: model.SHORT} if hasattr(model, "SHORT") else {}
+def short_keys(model: type[BaseModel], name: str = "") -> dict[str, Callable[[Any], dict[str, Any]]]:
+    """Sections that a plain value may stand for, such as a schedule, each with a function to the keys that such a value sets."""
+    keys = {name: model.short} if hasattr(model, "short") else {}
     for field, info in model.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
             keys |= short_keys(info.annotation, f"{name}.{field}" if name else field)
@@ -107,19 +107,28 @@ def with_values(nested: Mapping[str, Any], values: Mapping[str, Any], model: typ
     for dotted, value in values.items():
         if dotted not in known:
             raise UserError(f"{dotted}: unknown key{nearest(dotted, known)}")
-        if dotted in short and not isinstance(value, Mapping):
-            dotted += f".{short[dotted]}"
         at, (*path, last) = result, dotted.split(".")
+        if dotted in short and not isinstance(value, Mapping):
+            held = at_path(result, [*path, last])
+            value = {**(short[dotted](held) if held and not isinstance(held, Mapping) else held or {}), **short[dotted](value)}
         for depth, part in enumerate(path, start=1):
             held, section = at.get(part) or {}, ".".join(path[:depth])
             if not isinstance(held, Mapping):
                 if section not in short:
                     raise UserError(f"{section} = {held!r}: must hold keys, for {dotted} is to be set")
-                held = {short[section]: held}
+                held = short[section](held)
             at[part] = {**held}
             at = at[part]
         at[last] = value
     return result
+
+
+def at_path(nested: Mapping[str, Any], path: Iterable[str]) -> Any:
+    """What nested values hold at a path; None where it ends before."""
+    at: Any = nested
+    for part in path:
+        at = at.get(part) if isinstance(at, Mapping) else None
+    return at
 
 
 def settable_keys(model: type[BaseModel]) -> list[str]:
@@ -131,7 +140,7 @@ def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested values by dotted key."""
     values: dict[str, Any] = {}
     for key, value in nested.items():
-        values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
     return values
 
 

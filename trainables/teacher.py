@@ -22,9 +22,12 @@ class Teacher(nn.Module):
         student: the student's parts; the teacher starts as an exact copy, buffers included.
         seed: key of the masks of Spatial Ensemble and of Shuffle BN's order, together with the step.
         other: parts with other random weights, for a `first_copy` that is masked.
+        run: length of the run, which that copy's p depends on.
     """
 
-    def __init__(self, config: c.Teacher, student: nn.ModuleDict, seed: int, other: nn.ModuleDict | None = None):
+    def __init__(
+        self, config: c.Teacher, student: nn.ModuleDict, seed: int, other: nn.ModuleDict | None = None, run: Length = Length(0, 0)
+    ):
         super().__init__()
         self.config, self.seed = config, seed
         names = list(student)
@@ -32,7 +35,8 @@ class Teacher(nn.Module):
         executed = names[names.index(averaged[0]) :] if averaged else []
         self.parts = nn.ModuleDict({name: convert(student[name], config.norm.kind) for name in executed})
         self.parts.requires_grad_(False)
-        self._tap = names[names.index(executed[0]) - 1] if executed and executed[0] != names[0] else None if executed else names[-1]
+        shared = names[: len(names) - len(executed)]
+        self._tap = shared[-1] if shared else None
         self._share(student, averaged)
         self._own: dict[str, list[Tensor]] = {name: list(self.parts[name].parameters()) for name in averaged}
         self._students: dict[str, list[Tensor]] = {name: list(student[name].parameters()) for name in averaged}
@@ -42,7 +46,7 @@ class Teacher(nn.Module):
             if isinstance(norm, MomentumNorm):
                 norm.variance, norm.shared = config.norm.variance, config.norm.history == "shared"
         if other is not None:
-            self._mask_first_copy(other)
+            self._mask_first_copy(other, run)
 
     @property
     def tap(self) -> str | None:
@@ -110,7 +114,8 @@ class Teacher(nn.Module):
         mine = slice(first, first + counts[group.rank])
         orders = [keyed.permutation(batch, self.seed, "shuffle", step, view).to(tapped.device) for view in range(views)]
         everything = [group.join(view, counts) for view in tapped.chunk(views)]
-        output = self(torch.cat([view[order[mine]] for view, order in zip(everything, orders, strict=True)]))
+        moved = torch.cat([view[order[mine]] for view, order in zip(everything, orders, strict=True)])
+        output = self(torch.empty_like(tapped).copy_(moved))  # in its memory format
         outputs = [group.join(view, counts) for view in output.chunk(views)]
         return torch.cat([view[order.argsort()[mine]] for view, order in zip(outputs, orders, strict=True)])
 
@@ -177,12 +182,12 @@ class Teacher(nn.Module):
         return list(zip(norms_of(own), norms_of(student), strict=True))
 
     @torch.no_grad()
-    def _mask_first_copy(self, other: nn.ModuleDict) -> None:
+    def _mask_first_copy(self, other: nn.ModuleDict, run: Length) -> None:
         """The released code's habit: from another initialisation, only what its first mask lets through is copied."""
         for name, tensors in self._own.items():
             for tensor, fresh in zip(tensors, other[name].parameters(), strict=True):
                 tensor.copy_(fresh)
-        self._blend(self.p(0, Length(1, 1)), dict.fromkeys(self._own, 1.0), (self.seed, "first copy"))
+        self._blend(self.p(0, run), dict.fromkeys(self._own, 1.0), (self.seed, "first copy"))
 
     def _share(self, student: nn.ModuleDict, averaged: list[str]) -> None:
         """Parts that run here but are not averaged use the student's tensors themselves, without their gradients."""

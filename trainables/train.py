@@ -18,7 +18,7 @@ import torch.distributed as dist
 import torchvision
 from torch import nn
 
-from trainables import augment, checkpoint, data, evaluation, group, keyed, monitors, settings
+from trainables import augment, checkpoint, data, equivalence, evaluation, group, keyed, monitors, settings
 from trainables import config as c
 from trainables.errors import TrialFailure, UserError
 from trainables.evaluation import knn, linear
@@ -56,6 +56,8 @@ def fit(config: c.TrialConfig, folder: Path, report: Report, workers: Group = Gr
     if len(train) < config.train.batch_size:
         raise UserError(f"train.batch_size = {config.train.batch_size}: there are only {len(train)} training images")
     learner = Learner(config, train.channels, len(train), workers)
+    if rule := equivalence.own_line(config):
+        log.info(rule)
     history = _resume(learner, folder)
     going = _replay(history, report, workers)
     if config.train.epochs == 0 and not history:
@@ -98,6 +100,7 @@ def _make_deterministic(precision: str) -> None:
     """A resumed trial equals one that was not interrupted, also on a GPU; what torch cannot do that way it names in a warning."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a write for every new tensor
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "bf16"
 
@@ -203,6 +206,9 @@ def _resume(learner: Learner, folder: Path) -> list[Metrics]:
     if found is None:
         found = checkpoint.read(folder / f"step-{step:010d}.safetensors")
     _require_same_trial(learner.config, found)
+    before = len(found.values["learner"]["loss_sums"])
+    if learner.config.teacher.smoothing.masks == "per_worker" and before != learner.group.size:
+        raise UserError(f"teacher.smoothing.masks = per_worker: the trial has {before} teachers, and goes on with {before} workers only")
     try:
         learner.load_state_dict(found.tensors, found.values["learner"])
     except ValueError as error:
@@ -219,6 +225,8 @@ def _require_same_trial(config: c.TrialConfig, found: checkpoint.Checkpoint) -> 
             raise UserError(
                 f"{key} = {here[key]}: the checkpoints in {found.path.parent} are of a trial with {there[key]}; use another folder"
             )
+    if config.plain()["teacher"]["momenta"] != found.values["config"]["teacher"].get("momenta", {}):
+        raise UserError(f"teacher.momenta: the checkpoints in {found.path.parent} are of a trial with others; use another folder")
 
 
 def versions() -> dict[str, str]:

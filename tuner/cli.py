@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from trainables import equivalence
 from trainables.errors import TrialFailure, UserError, nearest
 from trainables.settings import described_keys, section_keys, whole_number
 
@@ -49,6 +50,8 @@ def launch(given: argparse.Namespace) -> int:
     found = points.load(wanted) if wanted.table else space.load(wanted.space)
     space.rehearse(found, wanted.trial, wanted.resources.workers)
     allocation.check_cluster(wanted)
+    if rule := equivalence.own_line(wanted.trial):
+        print(rule)
     run = runs.Run.create(given.run or runs.unused(RUNS, wanted.name), "search", wanted.plain(), wanted.seed)
     if found.file is not None:
         run.keep_space(found.file)

@@ -2,12 +2,12 @@
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
 
 from trainables import config as c
+from trainables import equivalence
 from trainables.errors import TrialFailure, UserError
 from trainables.settings import flat, read_settings, read_yaml
 from tuner import runs, spec
@@ -24,10 +24,10 @@ def start(given: argparse.Namespace) -> int:
     values = read_settings(given.set) | ({} if given.epochs is None else {"train.epochs": given.epochs})
     config = c.changed(read_yaml(given.config), values)
     if given.batch_size and given.batch_size != config.train.batch_size:
-        before, config = config, c.scaled_batch(config, given.batch_size)
-        print(equivalence(before, c.scaled(config)))
-    elif c.scaled(config) != config:
-        print(equivalence(config, c.scaled(config)))
+        before, config = config, equivalence.scaled_batch(config, given.batch_size)
+        print(equivalence.line(before, config))
+    elif rule := equivalence.own_line(config):
+        print(rule)
     resources = {"workers": given.workers, "cpus_per_worker": given.cpus_per_worker, "gpus_per_worker": given.gpus_per_worker}
     wanted = spec.parse({"name": "train", "address": given.address, "trial": config.plain(), "resources": resources})
     wanted = spec.settled(wanted)
@@ -79,19 +79,6 @@ def _train(run: runs.Run, wanted: spec.SearchSpec) -> None:
         writer.close()
 
 
-def equivalence(before: c.TrialConfig, after: c.TrialConfig) -> str:
-    """What the equivalence rule changed, as a line."""
-    k = after.train.batch_size / before.train.batch_size
-    changed = {
-        "learning rate": (before.optim.lr.base, after.optim.lr.base),
-        "teacher momentum": (before.teacher.momentum.base, after.teacher.momentum.base),
-        "preserving probability": (before.teacher.smoothing.p.base, after.teacher.smoothing.p.base),
-    }
-    moves = [f"{name} {old:g} -> {new:g}" for name, (old, new) in changed.items() if not math.isclose(old, new)]
-    batch = f"batch {before.train.batch_size} -> {after.train.batch_size}"
-    return f"equivalence rule: {batch} (x{k:g}), {', '.join(moves)}, {after.train.num_shards} shards of {after.train.shard_size}"
-
-
 def _checkpoints_of(path: Path) -> Path:
     """A checkpoint, or the folder that holds some; of a run directory the trial that counts: the full one, or the best of a search."""
     if not (path / "manifest.json").is_file():
@@ -119,7 +106,7 @@ def evaluate(given: argparse.Namespace) -> int:
     from safetensors.torch import save_file
 
     from trainables import checkpoint, train
-    from trainables.encoders import plain_resnet_state
+    from trainables.encoders import plain_resnet_state, unlike_torchvision
     from trainables.group import Group, default_device
 
     if path.is_dir():
@@ -128,6 +115,9 @@ def evaluate(given: argparse.Namespace) -> int:
             raise UserError(f"{path}: holds no valid checkpoint (step-*.safetensors)")
         path = newest.path
     try:
+        found = checkpoint.read(path)
+        if given.save and (reason := unlike_torchvision(c.parse(found.values["config"]).encoder)):
+            raise UserError(f"--save {given.save}: {reason}")
         scores, learner, classifier = train.evaluate(path, given.split, given.network, changes, Group(device=default_device()))
     except checkpoint.Damaged as fault:
         raise UserError(str(fault)) from None

@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from trainables import config as c
-from trainables import schedules, settings, train
+from trainables import equivalence, schedules, settings, train
 from trainables.errors import UserError
 
 
@@ -219,7 +219,7 @@ def test_bad_files(tmp_path: Path, content, rule):
 def test_invariant_09_equivalence_rule():
     """Fails when momentum is raised to the power k."""
     config = c.parse({"optim": {"lr": {"base": 0.1, "final": 0.01}}, "teacher": {"momentum": {"base": 0.99, "final": 0.999}}})
-    scaled = c.scaled_batch(config, 4 * config.train.batch_size)
+    scaled = equivalence.scaled_batch(config, 4 * config.train.batch_size)
     assert scaled.train.batch_size == 4 * config.train.batch_size
     assert scaled.train.shard_size == config.train.shard_size
     assert scaled.optim.lr.base == pytest.approx(0.4) and scaled.optim.lr.final == pytest.approx(0.04)
@@ -240,12 +240,12 @@ def test_invariant_09_a_base_batch_makes_the_rates_follow_the_batch():
         "train": {"batch_size": 64, "base_batch": 256},
     }
     config = c.parse(given)
-    run = c.scaled(config)
+    run = equivalence.scaled(config)
     assert (run.optim.lr.base, run.optim.lr.final) == pytest.approx((0.2, 0.01))
     assert (run.teacher.momentum.base, run.teacher.momentum.final) == pytest.approx((0.99, 0.999))
     assert (run.teacher.momenta["block4"].base, run.teacher.momenta["block4"].final) == pytest.approx((0.975, 0.995))
     assert (run.teacher.momenta["conv1"].base, run.teacher.momenta["conv1"].final) == pytest.approx((0.95, 0.3))  # nothing reads the 0.3
-    assert c.scaled(run) == run and run.train.base_batch is None and run.train.batch_size == 64
+    assert equivalence.scaled(run) == run and run.train.base_batch is None and run.train.batch_size == 64
     untouched = {"teacher": {"momentum", "momenta"}, "optim": {"lr"}, "train": {"base_batch"}}
     assert run.model_dump(exclude=untouched) == config.model_dump(exclude=untouched)
 
@@ -254,7 +254,7 @@ def test_invariant_09_a_base_batch_of_the_same_size_or_none_changes_nothing():
     """Fails when a base batch of the same size is scaled as well."""
     for base in (None, 64):
         config = c.parse({"train": {"batch_size": 64, "base_batch": base}})
-        assert c.scaled(config) == config
+        assert equivalence.scaled(config) == config
 
 
 @pytest.mark.parametrize("batch", [32, 128])
@@ -263,14 +263,48 @@ def test_invariant_09_a_trial_with_a_base_batch_follows_when_its_batch_is_change
     # Fails when its rates are rewritten all the same.
     rates = {"optim": {"lr": 0.1}, "teacher": {"momentum": 0.9}}
     following, rewritten = c.parse({**rates, "train": {"base_batch": 64}}), c.parse(rates)
-    changed = c.scaled_batch(following, batch)
+    changed = equivalence.scaled_batch(following, batch)
     assert changed.optim == following.optim and changed.train.batch_size == batch and changed.train.base_batch == 64
-    assert c.scaled(changed) == c.scaled_batch(rewritten, batch)
+    assert equivalence.scaled(changed) == equivalence.scaled_batch(rewritten, batch)
 
 
-def test_a_base_batch_that_cannot_be_followed_is_refused_at_once():
-    with pytest.raises(UserError, match="its share of the student would exceed 1"):
-        c.parse({"teacher": {"momentum": 0.4}, "train": {"batch_size": 64, "base_batch": 32}})
+def test_a_base_batch_takes_a_teacher_no_further_than_a_copy():
+    """A proposal of a search may be beyond the rule; a copy stays one."""
+    for momentum in (0.4, 0):
+        config = c.parse({"teacher": {"momentum": momentum}, "train": {"batch_size": 64, "base_batch": 32}})
+        assert equivalence.scaled(config).teacher.momentum.base == 0
+
+
+@pytest.mark.parametrize("momentum", [{"kind": "step", "milestones": [1]}, {"kind": "exponential", "base": 0.5}, {"warmup": 1}])
+def test_a_base_batch_needs_a_schedule_that_can_be_scaled(momentum):
+    assert "constant, cosine or linear" in refusal({"teacher": {"momentum": momentum}, "train": {"batch_size": 64, "base_batch": 32}})
+
+
+def test_what_the_rule_did_is_said():
+    config = c.parse({"teacher": {"momentum": 0.9}, "train": {"batch_size": 64, "base_batch": 32}, "optim": {"lr": 0.05}})
+    said = equivalence.own_line(config)
+    assert said == "equivalence rule: batch 32 -> 64 (x2), learning rate 0.05 -> 0.1, teacher momentum 0.9 -> 0.8, 2 shards of 32"
+    assert "batch 64 -> 128 (x2), learning rate 0.1 -> 0.2" in equivalence.line(config, equivalence.scaled_batch(config, 128))
+    assert equivalence.own_line(c.parse({})) is None
+
+
+@pytest.mark.parametrize(
+    ("nested", "rule"),
+    [
+        ({"teacher": {"momentum": {"kind": "step", "milestones": [1], "factor": 3}}}, "teacher.momentum.factor = 3"),
+        ({"teacher": {"momentum": {"warmup": "200 %"}}}, "teacher.momentum.warmup = 200 %: must not exceed train.epochs"),
+        ({"teacher": {"norm": {"warm_start": 11}}}, "teacher.norm.warm_start = 11 epochs: must not exceed"),
+        ({"teacher": {"smoothing": {"masks": "per_worker"}}, "evaluation": {"network": "teacher"}}, "evaluation.network = teacher"),
+        ({"teacher": {"placement": "block4"}, "encoder": {"name": "wrn28-2"}}, "'wrn28-2' has no block4"),
+    ],
+)
+def test_what_cannot_be_is_refused(nested, rule):
+    assert rule in refusal(nested)
+
+
+def test_a_parts_own_momentum_comes_before_its_groups():
+    momenta = c.parse({"teacher": {"momenta": {"fc2": 0.9, "projector": 0.5}}}).teacher.momenta
+    assert (momenta["fc1"].base, momenta["fc2"].base) == (0.5, 0.9)
 
 
 def test_invariant_09_a_learner_runs_at_the_scaled_rates(tiny, digits, learner_of):
@@ -284,29 +318,29 @@ def test_invariant_09_a_learner_runs_at_the_scaled_rates(tiny, digits, learner_o
 
 def test_equivalence_rule_for_spatial_ensembles():
     se = c.parse({"teacher": {"smoothing": {"kind": "se", "p": 0.7}, "momentum": {"base": 0.9}}})
-    assert c.scaled_batch(se, 2 * se.train.batch_size).teacher.smoothing.p.base == pytest.approx(0.4)
-    assert c.scaled_batch(se, 2 * se.train.batch_size).teacher.momentum == se.teacher.momentum
+    assert equivalence.scaled_batch(se, 2 * se.train.batch_size).teacher.smoothing.p.base == pytest.approx(0.4)
+    assert equivalence.scaled_batch(se, 2 * se.train.batch_size).teacher.momentum == se.teacher.momentum
     sts = c.parse({"teacher": {"smoothing": {"kind": "sts", "p": 0.7}, "momentum": {"base": 0.9}}})
-    assert c.scaled_batch(sts, 2 * sts.train.batch_size).teacher.smoothing.p.base == 0.7
-    assert c.scaled_batch(sts, 2 * sts.train.batch_size).teacher.momentum.base == pytest.approx(0.8)
+    assert equivalence.scaled_batch(sts, 2 * sts.train.batch_size).teacher.smoothing.p.base == 0.7
+    assert equivalence.scaled_batch(sts, 2 * sts.train.batch_size).teacher.momentum.base == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize("teacher", [{"momentum": {"base": 0.4}}, {"smoothing": {"kind": "se", "p": 0.4}}])
 def test_equivalence_rule_refuses_a_share_above_1(teacher):
     config = c.parse({"teacher": teacher})
     with pytest.raises(UserError, match="its share of the student would exceed 1"):
-        c.scaled_batch(config, 2 * config.train.batch_size)
-    assert c.scaled_batch(config, config.train.batch_size) == config
+        equivalence.scaled_batch(config, 2 * config.train.batch_size)
+    assert equivalence.scaled_batch(config, config.train.batch_size) == config
 
 
 def test_equivalence_rule_leaves_a_final_momentum_that_nothing_reads():
     config = c.parse({"teacher": {"momentum": {"kind": "constant", "base": 0.99, "final": 0.0}}})
-    assert c.scaled_batch(config, 2 * config.train.batch_size).teacher.momentum.base == pytest.approx(0.98)
+    assert equivalence.scaled_batch(config, 2 * config.train.batch_size).teacher.momentum.base == pytest.approx(0.98)
 
 
 def test_equivalence_rule_keeps_whole_shards():
     with pytest.raises(UserError, match="multiple of train.shard_size"):
-        c.scaled_batch(c.parse({}), 80)
+        equivalence.scaled_batch(c.parse({}), 80)
 
 
 def test_steps_drop_the_last_partial_batch_and_round_the_warm_up_up():
@@ -326,7 +360,7 @@ def test_a_momentum_of_a_part_needs_an_averaged_copy():
     assert "block1 has no averaged copy" in refusal({"teacher": {"placement": "projector", "momenta": {"block1": 0.9}}})
     assert "no part is named 'block5'" in refusal({"teacher": {"momenta": {"block5": 0.9}}})
     spelt = c.parse({"teacher": {"momenta": {"projector": 0.9}}}).teacher.momenta
-    assert spelt == {"fc1": c.Momentum(base=0.9), "fc2": c.Momentum(base=0.9)}
+    assert spelt == dict.fromkeys(c.PROJECTOR, c.Momentum(kind="constant", base=0.9))
 
 
 def test_projector_means_both_of_its_parts():

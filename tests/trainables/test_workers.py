@@ -13,6 +13,7 @@ import yaml
 from trainables import check, checkpoint, train
 from trainables import config as c
 from trainables.data import Images
+from trainables.errors import UserError
 from trainables.group import Group
 from trainables.learner import Learner
 
@@ -97,13 +98,14 @@ def test_invariant_37_and_22_teachers_with_masks_per_worker_diverge_and_are_all_
             )
 
 
-def test_a_trial_with_masks_per_worker_keeps_its_number_of_workers(tiny, digits, together):
+def test_a_trial_with_masks_per_worker_keeps_its_number_of_workers(tiny, digits, together, tmp_path: Path):
     config = per_worker(tiny)
     learners = [Learner(config, 1, 64, Group(rank, 2)) for rank in range(2)]
     tensors, values = together([learner.state_dict for learner in learners])[0]
     assert tensors.keys() > Learner(config, 1, 64, Group()).state_dict()[0].keys()
-    with pytest.raises(ValueError, match="only go on with as many workers as before, 1"):
-        learners[1].load_state_dict(tensors, {**values, "loss_sums": [0.0]})
+    checkpoint.write(tmp_path, 0, tensors, {"learner": values, "history": [], "config": config.plain()}, 2)
+    with pytest.raises(UserError, match="2 teachers, and goes on with 2 workers only"):
+        train.fit(config, tmp_path, lambda metrics: True)
 
 
 @pytest.mark.parametrize("kind", ["batch", "momentum", "eman"])
@@ -124,6 +126,26 @@ def test_invariant_37_shared_masks_keep_the_teachers_of_all_workers_alike(tiny, 
         states += together([lambda learner=learner: act(learner) for learner in learners])
     assert all(state.keys() == states[0].keys() for state in states)
     assert [name for state in states for name in state if not torch.equal(state[name], states[0][name])] == []
+
+
+@pytest.mark.parametrize("values", [{"train.exact": False}, {"encoder.norm": "sync"}, {"teacher.norm.kind": "shuffle"}], ids=str)
+def test_what_an_epoch_says_does_not_depend_on_the_workers(tiny, digits, together, values):
+    """Also where a worker runs all its shards in one pass, and with all the state that is behind it."""
+    config = tiny({"train.precision": "fp64", "train.batch_size": 32, **values})
+    told, states = [], []
+    for workers in (1, 2):
+        learners = [Learner(config, 1, 64, Group(rank, workers)) for rank in range(workers)]
+
+        def act(learner: Learner) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+            steps(learner, digits, 0, 2)
+            return learner.close_epoch(), learner.state_dict()[0]
+
+        found = together([lambda learner=learner: act(learner) for learner in learners])
+        assert all(one[0] == found[0][0] for one in found)
+        told.append(found[0][0])
+        states.append(found[0][1])
+    assert told[1] == pytest.approx(told[0], rel=1e-6)  # the spread of embeddings is taken in float32
+    torch.testing.assert_close(states[1], states[0], rtol=1e-9, atol=1e-12)
 
 
 def timeless(history: list[train.Metrics]) -> list[train.Metrics]:
