@@ -1,6 +1,6 @@
 """What each kind of teacher costs: time of a BYOL step against that of the plain one, side by side: `python -m benchmarks.teacher`.
 
-All variants take turns in one process, so that a drift of the machine's speed meets all of them; printed is the fastest of the rounds, since
+All variants take turns in one process, so that a drift of the machine's speed meets all of them; printed is the fastest of the rounds, for
 what is slower is other work on the machine. The tables of the last runs are in benchmarks/teacher.md.
 """
 
