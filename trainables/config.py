@@ -110,8 +110,8 @@ def _momentum_of_parts(given: Any) -> Any:
     """Groups of parts, such as "projector", spelt out."""
     if not isinstance(given, Mapping):
         raise ValueError("must give a momentum for parts, such as {block4: 0.9}")
-    groups = {part: momentum for name, momentum in given.items() for part in _placement(name) if name in PLACEMENTS}
-    return groups | {part: momentum for name, momentum in given.items() for part in _placement(name) if name not in PLACEMENTS}
+    groups_first = sorted(given, key=lambda name: name not in PLACEMENTS)  # a part's own momentum counts above its group's
+    return {part: given[name] for name in groups_first for part in _placement(name)}
 
 
 class Teacher(Section):
@@ -309,7 +309,7 @@ class Evaluation(Section):
 
 
 Monitor = Literal["distance", "statistics", "embedding", "gradients", "drift", "filters"]
-Monitors = Annotated[tuple[Monitor, ...], AfterValidator(lambda names: tuple(dict.fromkeys(names)))]
+Monitors = Annotated[tuple[Monitor, ...], AfterValidator(lambda names: tuple(dict.fromkeys(names)))]  # each once
 
 
 class TrialConfig(Section):
@@ -324,11 +324,7 @@ class TrialConfig(Section):
     optim: Optim = Optim()
     train: Train = Train()
     evaluation: Evaluation = Evaluation()
-    monitors: Annotated[tuple[Monitor, ...], AfterValidator(lambda names: tuple(dict.fromkeys(names)))] = (
-        "distance",
-        "statistics",
-        "embedding",
-    )
+    monitors: Monitors = ("distance", "statistics", "embedding")
 
     @model_validator(mode="before")
     @classmethod
@@ -360,7 +356,7 @@ class TrialConfig(Section):
             )
         kept = {"smoothing.p": self.teacher.smoothing.p} if self.teacher.smoothing.kind == "se" else {"momentum": self.teacher.momentum}
         for key, schedule in kept.items():
-            if self.train.base_batch and (schedule.kind in ("step", "exponential") or schedule.warmup[:2] != "0 "):
+            if self.train.base_batch and not schedule.scales:
                 raise ValueError(f"teacher.{key}: with train.base_batch it must be constant, cosine or linear, without a warm-up")
         if self.encoder.stem == "standard" and self.encoder.name in WIDE:
             raise ValueError(f"encoder.stem = standard: '{self.encoder.name}' is for small images")
@@ -397,8 +393,11 @@ class TrialConfig(Section):
     def check_data(self) -> None:
         """Raises `UserError` where the data folder is missing or holds too little. Reads names and counts only, so it is quick."""
         reader = discovery.load("datasets", self.data.name)
-        reader.check(self.data)
-        images, _ = split_sizes(self.data, reader.count(self.data))
+        images, _ = split_sizes(self.data, reader.check(self.data))
+        self.require_batch(images)
+
+    def require_batch(self, images: int) -> None:
+        """Raises `UserError` where so many training images are less than one batch."""
         if images < self.train.batch_size:
             raise UserError(f"train.batch_size = {self.train.batch_size}: there are only {images} training images")
 

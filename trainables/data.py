@@ -79,7 +79,6 @@ def cache_folder() -> Path:
 
 def _stored(data: "c.Data", split: str) -> Images:
     reader = discovery.load("datasets", data.name)
-    reader.check(data)
     if data.download and data.root is not None:  # by one worker, while the others wait; then there is a fingerprint to be cached under
         with _locked(data.root / ".teacher-tuner.lock"):
             if reader.source(data, split) is None or not (data.root / MARK).exists():

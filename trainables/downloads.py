@@ -23,6 +23,7 @@ def check(data: "c.Data", folder: str) -> None:
 
 def source(data: "c.Data", folder: str) -> str | None:
     """Fingerprint of the unpacked files; None before a download."""
+    check(data, folder)
     unpacked = (data.root or Path()) / folder
     return files.fingerprint(sorted(file for file in unpacked.rglob("*") if file.is_file())) if unpacked.is_dir() else None
 

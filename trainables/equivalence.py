@@ -60,9 +60,8 @@ def own_line(config: c.TrialConfig) -> str | None:
     base = config.train.base_batch
     if base in (None, config.train.batch_size):
         return None
-    ran = scaled(config)
     there = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": base, "base_batch": None})})
-    return line(there, ran)
+    return line(there, config)
 
 
 def _rates(config: c.TrialConfig, k: float, strict: bool) -> dict[str, Any]:
@@ -89,6 +88,6 @@ def _faster(kept: Schedule, k: float, name: str, strict: bool) -> dict[str, floa
             key = f"teacher.{name}.{field} = {rate}"
             raise UserError(f"{key}: cannot follow to {k:g} times the batch, its share of the student would exceed 1")
         found[field] = max(0.0, found[field])
-    if kept.kind in ("step", "exponential") or kept.warmup[:2] != "0 ":
+    if not kept.scales:
         raise UserError(f"teacher.{name}: the equivalence rule needs a constant, cosine or linear schedule without a warm-up")
     return found

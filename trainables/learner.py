@@ -44,7 +44,6 @@ class Learner:
         self.optimizer = optim.build(config.optim, self.student)
         self.step_index = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=group.device)  # of this worker's shards, since the epoch began
-        self.spread_sum = torch.zeros((), dtype=torch.float64, device=group.device)  # of the embeddings, over this worker's last shards
         self.projections: list[Tensor] = []  # of the last step, for each pass [views, samples, D]
         self.output_gradients: dict[str, Tensor] = {}  # of the last step of an epoch: largest absolute value for each part
         self.remembered: dict[str, Tensor] = {}  # what the drift of the teacher is measured against
@@ -73,7 +72,6 @@ class Learner:
         begin(self._norms, 0.0)
         self.teacher.begin(step, self.run)
         loss_sum = torch.zeros_like(self.loss_sum)
-        self.spread_sum.zero_()
         self.projections.clear()
         last = (step + 1) % self.run.per_epoch == 0
         self.student.watch = self._watch_gradient if last and "gradients" in self.config.monitors else None
@@ -103,7 +101,6 @@ class Learner:
         loss = self.method.loss(predictions, targets.detach()).unflatten(0, (len(shards), -1)).mean(1).sum()
         self._gradients.add(loss)
         self.projections.append(output.projection.detach().unflatten(0, (len(views), -1)))
-        self.spread_sum += _spread(self.projections[-1].unflatten(1, (len(shards), -1)))
         return loss.detach().double()
 
     def _target(self, tapped: Tensor, views: int) -> Tensor:
@@ -124,9 +121,21 @@ class Learner:
         """Mean loss of the batches since the epoch began, `steps` of them. Collective."""
         return self.group.sum(self.loss_sum.clone()).item() / (steps * self.shards.total)
 
+    def spread_sum(self) -> Tensor:
+        """Spread of the last step's embeddings, summed over this worker's shards: a float64 scalar.
+
+        Of a shard it is the mean standard deviation of unit embeddings, times sqrt(D): about 1 where they fill the sphere, 0 where they
+        collapsed.
+        """
+        total = torch.zeros_like(self.loss_sum)
+        for projections in self.projections:
+            unit = F.normalize(projections.float(), dim=-1).unflatten(1, (-1, self.shards.size))  # [views, shards, size, D]
+            total += unit.transpose(0, 1).flatten(1, 2).std(1).mean(-1).sum() * unit.shape[-1] ** 0.5
+        return total
+
     def close_epoch(self) -> dict[str, float]:
         """Mean loss since the epoch began, and what the monitors and schedules say of its last step. Collective; starts the next sum."""
-        loss, spread = self.group.sum(torch.stack([self.loss_sum, self.spread_sum])).tolist()  # divided afterwards, so that sums stay exact
+        loss, spread = self.group.sum(torch.stack([self.loss_sum, self.spread_sum()])).tolist()  # divided later, so that sums stay exact
         self.loss_sum.zero_()
         step, run = self.step_index - 1, self.run
         return {
@@ -248,12 +257,3 @@ def _in_memory_order(gradient: Tensor, parameter: Tensor) -> Tensor:
     if gradient.stride() != parameter.stride():
         gradient = torch.empty_like(parameter).copy_(gradient)
     return gradient.as_strided((gradient.numel(),), (1,))
-
-
-def _spread(projections: Tensor) -> Tensor:
-    """Mean standard deviation of unit embeddings, times sqrt(D): about 1 where they fill the sphere, 0 where they collapsed.
-
-    Of each shard of [views, shards, samples, D], and summed over them.
-    """
-    unit = F.normalize(projections.float(), dim=-1)
-    return unit.transpose(0, 1).flatten(1, 2).std(1).mean(-1).sum() * unit.shape[-1] ** 0.5

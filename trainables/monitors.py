@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables import augment
+from trainables import augment, evaluation
 from trainables.data import Images
 from trainables.encoders import run_parts
 from trainables.norm import EPS
@@ -45,7 +45,7 @@ def statistics(learner: "Learner", validation: Images) -> Numbers:
     """
     learner.teacher.gather(learner.group)
     means, variances = [], []
-    for teacher, student in learner.teacher.norm_pairs:
+    for _, teacher, student in learner.teacher.norm_pairs:
         (mean, var), (student_mean, student_var) = teacher.evaluation_statistics(), student.evaluation_statistics()
         means.append((mean - student_mean).abs() / (student_var + EPS).sqrt())
         variances.append(((var + EPS) / (student_var + EPS)).log().abs())
@@ -107,13 +107,9 @@ def filters(learner: "Learner", validation: Images) -> Numbers:
 def _outputs(parts: nn.ModuleDict, learner: "Learner", validation: Images) -> Tensor:
     """Projections of the first validation images, in evaluation mode."""
     index = torch.arange(min(PROBES, len(validation)))
-    modes = [(module, module.training) for module in parts.modules()]
-    parts.eval()
     images = augment.standardise(validation.batch(index, learner.group.device, learner.dtype))
-    outputs = run_parts(parts, images)
-    for module, mode in modes:
-        module.training = mode
-    return outputs
+    with evaluation.in_evaluation_mode(parts):
+        return run_parts(parts, images)
 
 
 KINDS: dict[str, Callable[["Learner", Images], Numbers]] = {

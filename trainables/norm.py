@@ -59,7 +59,6 @@ class Norm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
         self.pending: list[tuple[range, Tensor]] = []  # of this step's forwards: shards, [views, shards, 2, C]; empty between steps
-        self.share = RUNNING_SHARE
 
     def forward(self, x: Tensor) -> Tensor:
         return self.normalise_batch(x) if self.training else self.affine(x, *self.evaluation_statistics())
@@ -293,7 +292,7 @@ def commit(norms: Sequence[Norm], group: Group) -> None:
         running = [buffer for norm in plain for buffer in (norm.running_mean, norm.running_var)]
         widths = [buffer.numel() for buffer in running]
         for view in flat.to(running[0].dtype):
-            torch._foreach_lerp_(running, list(view.split(widths)), plain[0].share)
+            torch._foreach_lerp_(running, list(view.split(widths)), RUNNING_SHARE)
     for norm in norms:
         norm.pending.clear()
 

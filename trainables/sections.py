@@ -62,6 +62,11 @@ class Schedule(Section):
     def _short(cls, given: Any) -> Any:
         return cls.short(given) if isinstance(given, int | float) and not isinstance(given, bool) else given
 
+    @property
+    def scales(self) -> bool:
+        """Whether base and final say all of it, so that the equivalence rule can scale it: constant, cosine or linear, no warm-up."""
+        return self.kind in ("constant", "cosine", "linear") and schedules.steps_in(self.warmup, schedules.Length(100, 1)) == 0
+
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> Self:
         if self.kind == "exponential" and not (self.base > 0 and self.final > 0):

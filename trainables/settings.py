@@ -108,27 +108,22 @@ def with_values(nested: Mapping[str, Any], values: Mapping[str, Any], model: typ
         if dotted not in known:
             raise UserError(f"{dotted}: unknown key{nearest(dotted, known)}")
         at, (*path, last) = result, dotted.split(".")
-        if dotted in short and not isinstance(value, Mapping):
-            held = at_path(result, [*path, last])
-            value = {**(short[dotted](held) if held and not isinstance(held, Mapping) else held or {}), **short[dotted](value)}
         for depth, part in enumerate(path, start=1):
-            held, section = at.get(part) or {}, ".".join(path[:depth])
-            if not isinstance(held, Mapping):
-                if section not in short:
-                    raise UserError(f"{section} = {held!r}: must hold keys, for {dotted} is to be set")
-                held = short[section](held)
-            at[part] = {**held}
+            at[part] = _held(at.get(part), ".".join(path[:depth]), dotted, short)
             at = at[part]
+        if dotted in short and not isinstance(value, Mapping):
+            value = _held(at.get(last), dotted, dotted, short) | short[dotted](value)
         at[last] = value
     return result
 
 
-def at_path(nested: Mapping[str, Any], path: Iterable[str]) -> Any:
-    """What nested values hold at a path; None where it ends before."""
-    at: Any = nested
-    for part in path:
-        at = at.get(part) if isinstance(at, Mapping) else None
-    return at
+def _held(held: Any, section: str, dotted: str, short: Mapping[str, Callable[[Any], dict[str, Any]]]) -> dict[str, Any]:
+    """A copy of the keys that a section holds, where a plain value may stand for them; `dotted` is to be set in it."""
+    if held is None or isinstance(held, Mapping):
+        return {**(held or {})}
+    if section not in short:
+        raise UserError(f"{section} = {held!r}: must hold keys, for {dotted} is to be set")
+    return short[section](held)
 
 
 def settable_keys(model: type[BaseModel]) -> list[str]:

@@ -17,6 +17,12 @@ class Teacher(nn.Module):
     Parts before the first averaged one are not run again: the student's activations are reused. Parts behind it that are not averaged
     run here with the student's own tensors, but with buffers of the teacher. Nothing here needs a gradient.
 
+    Attributes:
+        parts: those that run here.
+        tap: the last part of the shared prefix, None where the teacher starts from the images.
+        averaged: the averaged parameters by part.
+        norm_pairs: the part's name, each norm that runs here, and the student's in its place.
+
     Args:
         config: momentum, smoothing, placement and norm.
         student: the student's parts; the teacher starts as an exact copy, buffers included.
@@ -36,22 +42,19 @@ class Teacher(nn.Module):
         self.parts = nn.ModuleDict({name: convert(student[name], config.norm.kind) for name in executed})
         self.parts.requires_grad_(False)
         shared = names[: len(names) - len(executed)]
-        self._tap = shared[-1] if shared else None
+        self.tap = shared[-1] if shared else None
         self._share(student, averaged)
-        self._own: dict[str, list[Tensor]] = {name: list(self.parts[name].parameters()) for name in averaged}
+        self.averaged: dict[str, list[Tensor]] = {name: list(self.parts[name].parameters()) for name in averaged}
         self._students: dict[str, list[Tensor]] = {name: list(student[name].parameters()) for name in averaged}
         self._norms = norms_of(self.parts)
-        self._pairs = [(name, pair) for name in executed for pair in self._norm_pairs(self.parts[name], student[name])]
+        self.norm_pairs: list[tuple[str, Norm, Norm]] = [
+            (name, *pair) for name in executed for pair in zip(norms_of(self.parts[name]), norms_of(student[name]), strict=True)
+        ]
         for norm in self._norms:
             if isinstance(norm, MomentumNorm):
                 norm.variance, norm.shared = config.norm.variance, config.norm.history == "shared"
         if other is not None:
             self._mask_first_copy(other, run)
-
-    @property
-    def tap(self) -> str | None:
-        """The last part of the shared prefix, None where the teacher starts from the images."""
-        return self._tap
 
     def momentum(self, step: int, run: Length, part: str | None = None) -> float:
         """Keep-rate at a step, of a part where it is named.
@@ -80,13 +83,13 @@ class Teacher(nn.Module):
             run: length of the run.
             rank: of this worker; matters only where each worker has masks of its own.
         """
-        p, shares = self.p(step, run), {name: 1 - self.momentum(step, run, name) for name in self._own}
+        p, shares = self.p(step, run), {name: 1 - self.momentum(step, run, name) for name in self.averaged}
         self._blend(p, shares, (self.seed, "mask", step, *([rank] if self.config.smoothing.masks == "per_worker" else [])))
         own: list[Tensor] = []
         students: list[Tensor] = []
         moves: list[float] = []
         warm = step < schedules.steps_in(self.config.norm.warm_start, run)
-        for name, (norm, source) in self._pairs:
+        for name, norm, source in self.norm_pairs:
             if isinstance(norm, EmanNorm):  # with the mean keep-rate of the parameters; masks do not touch statistics
                 own += [norm.running_mean, norm.running_var]
                 students += [source.running_mean, source.running_var]
@@ -138,56 +141,42 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def distance(self, part: str | None = None) -> float:
         """|teacher - student| / |student| over the averaged parameters, of one part where it is named; 0 where there are none."""
-        names = [part] if part else list(self._own)
-        own, students = (self._tensors(side, names) for side in (self._own, self._students))
+        names = [part] if part else list(self.averaged)
+        own, students = (self._tensors(side, names) for side in (self.averaged, self._students))
         if not own:
             return 0.0
         apart = torch._foreach_norm(torch._foreach_sub(own, students))
         whole = torch._foreach_norm(students)
         return (torch.stack(apart).norm() / torch.stack(whole).norm()).item()
 
-    @property
-    def averaged(self) -> dict[str, list[Tensor]]:
-        """The averaged parameters by part."""
-        return self._own
-
-    @property
-    def norm_pairs(self) -> list[tuple[Norm, Norm]]:
-        """Each norm of the teacher with the student's in its place."""
-        return [pair for _, pair in self._pairs]
-
     def own_state(self) -> dict[str, Tensor]:
         """Averaged parameters and all buffers, by name: what a checkpoint holds. Shared tensors are the student's to save."""
-        borrowed = [name for name in self.parts if name not in self._own]
+        borrowed = [name for name in self.parts if name not in self.averaged]
         shared = {f"{name}.{key}" for name in borrowed for key, _ in self.parts[name].named_parameters()}
         return {key: tensor for key, tensor in self.parts.state_dict().items() if key not in shared}
 
     def _blend(self, p: float, shares: dict[str, float], key: smoothing.Key) -> None:
-        own, students = (self._tensors(side, list(self._own)) for side in (self._own, self._students))
-        each = [shares[name] for name, tensors in self._own.items() for _ in tensors]
+        own, students = (self._tensors(side, list(self.averaged)) for side in (self.averaged, self._students))
+        each = [shares[name] for name, tensors in self.averaged.items() for _ in tensors]
         if p == 0:
             smoothing.blend(own, students, each)
         elif self.config.smoothing.granularity == "layer":
             smoothing.blend_layers(own, students, each, p, key)
         elif self.config.smoothing.granularity == "channel":
             smoothing.blend_channels(own, students, each, p, key, self.config.smoothing.coupled)
-        elif own:
+        else:
             smoothing.blend_neurons(own, students, each, p, key)
 
     def _tensors(self, side: dict[str, list[Tensor]], names: list[str]) -> list[Tensor]:
         return [tensor for name in names for tensor in side.get(name, [])]
 
-    @staticmethod
-    def _norm_pairs(own: nn.Module, student: nn.Module) -> list[tuple[Norm, Norm]]:
-        return list(zip(norms_of(own), norms_of(student), strict=True))
-
     @torch.no_grad()
     def _mask_first_copy(self, other: nn.ModuleDict, run: Length) -> None:
         """The released code's habit: from another initialisation, only what its first mask lets through is copied."""
-        for name, tensors in self._own.items():
+        for name, tensors in self.averaged.items():
             for tensor, fresh in zip(tensors, other[name].parameters(), strict=True):
                 tensor.copy_(fresh)
-        self._blend(self.p(0, run), dict.fromkeys(self._own, 1.0), (self.seed, "first copy"))
+        self._blend(self.p(0, run), dict.fromkeys(self.averaged, 1.0), (self.seed, "first copy"))
 
     def _share(self, student: nn.ModuleDict, averaged: list[str]) -> None:
         """Parts that run here but are not averaged use the student's tensors themselves, without their gradients."""

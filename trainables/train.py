@@ -53,8 +53,7 @@ def fit(config: c.TrialConfig, folder: Path, report: Report, workers: Group = Gr
     if workers.device.type == "cuda":
         _make_deterministic(config.train.precision)
     train, validation = (_load(config.data, split).to(workers.device) for split in ("train", "validation"))
-    if len(train) < config.train.batch_size:
-        raise UserError(f"train.batch_size = {config.train.batch_size}: there are only {len(train)} training images")
+    config.require_batch(len(train))
     learner = Learner(config, train.channels, len(train), workers)
     if rule := equivalence.own_line(config):
         log.info(rule)
@@ -121,12 +120,16 @@ def features(
 
 
 def evaluate(
-    path: Path, split: str, network: str | None = None, changes: Mapping[str, Any] = MappingProxyType({}), workers: Group = Group()
+    found: checkpoint.Checkpoint,
+    split: str,
+    network: str | None = None,
+    changes: Mapping[str, Any] = MappingProxyType({}),
+    workers: Group = Group(),
 ) -> tuple[Metrics, Learner, nn.Linear]:
     """kNN and the offline linear protocol of a checkpoint, on a split.
 
     Args:
-        path: of the checkpoint file.
+        found: the checkpoint.
         split: "validation" or "test"; features of "train" are what both protocols learn from.
         network: "student" or "teacher"; the trial's own choice where it is None.
         changes: dotted keys that differ from the trial's, such as where its data are now.
@@ -135,7 +138,6 @@ def evaluate(
     Returns:
         The scores, the restored Learner, and the linear classifier.
     """
-    found = checkpoint.read(path)
     config = c.changed(found.values["config"], changes)
     train, other = (data.load(config.data, name).to(workers.device) for name in ("train", split))
     learner = Learner(config, train.channels, len(train), workers)

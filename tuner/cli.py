@@ -46,7 +46,7 @@ def launch(given: argparse.Namespace) -> int:
     """Starts a search."""
     from tuner import allocation, points, runs, space, spec
 
-    wanted = spec.read(given.search, [*given.set, *([f"address={given.address}"] if given.address else [])])
+    wanted = spec.read(given.search, _settings(given))
     found = points.load(wanted) if wanted.table else space.load(wanted.space)
     space.rehearse(found, wanted.trial, wanted.resources.workers)
     allocation.check_cluster(wanted)
@@ -55,6 +55,7 @@ def launch(given: argparse.Namespace) -> int:
     run = runs.Run.create(given.run or runs.unused(RUNS, wanted.name), "search", wanted.plain(), wanted.seed)
     if found.file is not None:
         run.keep_space(found.file)
+    run.hold()
     try:
         return _search(run, wanted)
     except UserError:
@@ -67,9 +68,16 @@ def resume(given: argparse.Namespace) -> int:
     from tuner import allocation, full_run, runs, spec
 
     run = runs.Run(given.run)
-    wanted = spec.continued(run.spec, [*given.set, *([f"address={given.address}"] if given.address else [])])
+    wanted = spec.continued(run.spec, _settings(given))
     allocation.check_cluster(wanted)
+    run.hold()
+    run.write_spec(wanted.plain())
     return full_run.continue_run(run, wanted) if run.kind == "train" else _search(run, wanted)
+
+
+def _settings(given: argparse.Namespace) -> list[str]:
+    """What the command line changes in a search."""
+    return [*given.set, f"address={given.address}"] if given.address else given.set
 
 
 def _search(run: Any, wanted: Any) -> int:
@@ -77,8 +85,6 @@ def _search(run: Any, wanted: Any) -> int:
 
     from tuner import export, points, report, search, space
 
-    run.hold()
-    run.write_spec(wanted.plain())
     study = search.run_search(run, wanted, points.load(wanted) if wanted.table else space.load(run.space()))
     if wanted.table:
         Console().print(points.table_of(report.overview(run, study)))
@@ -197,7 +203,6 @@ def _parser() -> argparse.ArgumentParser:
     added = command("resume", resume, "continue an interrupted search or full run")
     added.add_argument("run", type=Path, help="its run directory")
     added.add_argument("--address", help="another Ray head than at the launch")
-
     settable(added, "trials=40, resources.workers=4 or trial.data.root=/new/place")
 
     added = command("status", status, "show what a search has come to")

@@ -33,6 +33,7 @@ def start(given: argparse.Namespace) -> int:
     wanted = spec.settled(wanted)
     check_cluster(wanted)
     run = runs.Run.create(given.run or runs.unused(Path("runs"), f"train-{given.config.stem}"), "train", wanted.plain(), config.seed)
+    run.hold()
     try:
         return continue_run(run, wanted)
     except UserError:
@@ -44,8 +45,6 @@ def continue_run(run: runs.Run, wanted: spec.SearchSpec) -> int:
     """Trains from the newest checkpoint to the end."""
     from trainables import checkpoint
 
-    run.hold()
-    run.write_spec(wanted.plain())
     print(f"full run -> {run.path}", flush=True)
     newest = checkpoint.newest(run.trial_folder(KEY))
     history = newest.values["history"] if newest else []
@@ -116,11 +115,11 @@ def evaluate(given: argparse.Namespace) -> int:
         path = newest.path
     try:
         found = checkpoint.read(path)
-        if given.save and (reason := unlike_torchvision(c.parse(found.values["config"]).encoder)):
-            raise UserError(f"--save {given.save}: {reason}")
-        scores, learner, classifier = train.evaluate(path, given.split, given.network, changes, Group(device=default_device()))
     except checkpoint.Damaged as fault:
         raise UserError(str(fault)) from None
+    if given.save and (reason := unlike_torchvision(c.parse(found.values["config"]).encoder)):
+        raise UserError(f"--save {given.save}: {reason}")
+    scores, learner, classifier = train.evaluate(found, given.split, given.network, changes, Group(device=default_device()))
     network = given.network or learner.config.evaluation.network
     facts = {"checkpoint": str(path), "step": learner.step_index, "network": network, "split": given.split, **scores}
     if given.save:

@@ -183,8 +183,8 @@ def test_a_checkpoint_says_what_it_is_of_and_is_evaluated(tiny, tmp_path: Path):
     assert found is not None and c.parse(found.values["config"]) == config
     assert found.values["versions"]["torch"] == torch.__version__
     assert len(list(tmp_path.iterdir())) == config.train.keep_checkpoints == 2
-    scores, learner, classifier = train.evaluate(found.path, "validation")
+    scores, learner, classifier = train.evaluate(found, "validation")
     assert scores["knn_top1"] == history[-1]["knn_top1"]
     assert learner.step_index == 8 and classifier.in_features == 32
-    tested, _, _ = train.evaluate(found.path, "test", "teacher")
+    tested, _, _ = train.evaluate(found, "test", "teacher")
     assert set(tested) == {"knn_top1", "linear_top1", "linear_top5"} and all(0 < score <= 1 for score in tested.values())

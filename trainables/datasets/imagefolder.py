@@ -17,11 +17,7 @@ ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 ROWS = 256
 
 
-def check(data: "c.Data") -> None:
-    _files(data, "train")
-
-
-def count(data: "c.Data") -> int:
+def check(data: "c.Data") -> int:
     return len(_files(data, "train"))
 
 

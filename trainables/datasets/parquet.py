@@ -21,11 +21,7 @@ STEMS = {"train": ("train",), "test": ("test", "validation", "valid")}
 ROWS = 1024
 
 
-def check(data: "c.Data") -> None:
-    _files(data, "train")
-
-
-def count(data: "c.Data") -> int:
+def check(data: "c.Data") -> int:
     import pyarrow.parquet
 
     rows = 0

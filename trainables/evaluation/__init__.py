@@ -1,5 +1,7 @@
 """One file a protocol: `evaluate(bank, queries, config) -> dict` on features. `encode` makes the features."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -20,22 +22,31 @@ class Features:
     labels: Tensor
 
 
+@contextmanager
+def in_evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Each part of the module gets back the mode that it had."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
 @torch.no_grad()
 def encode(parts: nn.ModuleDict, images: Images, batch_size: int, group: Group) -> Features:
     """Features of un-augmented images, in evaluation mode. Collective: the workers share the work, and all get the result."""
-    was_training = [(module, module.training) for module in parts.modules()]
-    parts.eval()
     # whole batches are dealt to the workers, so that the shape of a batch, and with it every rounding, does not depend on their number
     starts = range(0, len(images), batch_size)
     sizes = [min(batch_size, len(images) - start) for start in starts]
     dtype, backbone = next(parts.parameters()).dtype, backbone_of(parts)
     rows = []
-    for batch in group.share(len(starts)):
-        index = torch.arange(starts[batch], starts[batch] + sizes[batch])
-        x = augment.standardise(images.batch(index, group.device, dtype))
-        rows.append(run_parts(backbone, x).float())
-    for module, mode in was_training:
-        module.training = mode
+    with in_evaluation_mode(parts):
+        for batch in group.share(len(starts)):
+            index = torch.arange(starts[batch], starts[batch] + sizes[batch])
+            x = augment.standardise(images.batch(index, group.device, dtype))
+            rows.append(run_parts(backbone, x).float())
     width = feature_width(parts)
     mine = torch.cat(rows) if rows else torch.empty(0, width, device=group.device)
     bounds = list(accumulate(group.split(len(starts)), initial=0))
