@@ -299,9 +299,13 @@ class LinearProbe(Section):
 
 
 class Evaluation(Section):
-    """How a trial is scored, and on which network: the `student` or its `teacher`."""
+    """How a trial is scored, and on which network: the `student` or its `teacher`.
+
+    Features are those after the encoder's `feature_norm`, or `before_feature_norm`.
+    """
 
     network: Literal["student", "teacher"] = "student"
+    before_feature_norm: bool = False
     every_epochs: Count = 1
     batch_size: Count = 256
     knn: KNN = KNN()
@@ -340,12 +344,9 @@ class TrialConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        for key, warmup in self._warmups().items():
-            if (
-                self.train.epochs
-                and "step" not in warmup
-                and schedules.steps_in(warmup, schedules.Length(self.train.epochs, 1)) > self.train.epochs
-            ):
+        epochs = schedules.Length(self.train.epochs, 1)
+        for key, warmup in self.warmups().items():  # those in steps wait until the data are known
+            if self.train.epochs and "step" not in warmup and schedules.steps_in(warmup, epochs) > self.train.epochs:
                 raise ValueError(f"{key} = {warmup}: must not exceed train.epochs = {self.train.epochs}")
         placed = (*self.teacher.placement, *self.teacher.momenta)
         if "block4" not in self.encoder.parts and "block4" in placed and "block3" not in placed:  # groups of parts have both
@@ -358,6 +359,8 @@ class TrialConfig(Section):
         for key, schedule in kept.items():
             if self.train.base_batch and not schedule.scales:
                 raise ValueError(f"teacher.{key}: with train.base_batch it must be constant, cosine or linear, without a warm-up")
+        if self.evaluation.before_feature_norm and self.encoder.feature_norm == "none":
+            raise ValueError("evaluation.before_feature_norm: the encoder has none; set encoder.feature_norm to pooled or map")
         if self.encoder.stem == "standard" and self.encoder.name in WIDE:
             raise ValueError(f"encoder.stem = standard: '{self.encoder.name}' is for small images")
         if "filters" in self.monitors and self.encoder.projector.hidden != 2:
@@ -366,7 +369,7 @@ class TrialConfig(Section):
             )
         return self
 
-    def _warmups(self) -> dict[str, str]:
+    def warmups(self) -> dict[str, str]:
         """Every duration that a run begins with, by key."""
         teacher = self.teacher
         followed = {
@@ -395,6 +398,7 @@ class TrialConfig(Section):
         reader = discovery.load("datasets", self.data.name)
         images, _ = split_sizes(self.data, reader.check(self.data))
         self.require_batch(images)
+        length(self, images)
 
     def require_batch(self, images: int) -> None:
         """Raises `UserError` where so many training images are less than one batch."""
@@ -434,6 +438,14 @@ def changed(nested: Mapping[str, Any], values: Mapping[str, Any]) -> TrialConfig
 
 
 def length(config: TrialConfig, images: int) -> schedules.Length:
-    """Length of the run for a train split of `images` images. The last partial batch of an epoch is dropped."""
+    """Length of the run for a train split of `images` images. The last partial batch of an epoch is dropped.
+
+    Raises:
+        UserError: a warm-up is longer.
+    """
     per_epoch = images // config.train.batch_size
-    return schedules.Length(per_epoch * config.train.epochs, per_epoch)
+    run = schedules.Length(per_epoch * config.train.epochs, per_epoch)
+    for key, warmup in config.warmups().items():
+        if run.total and schedules.steps_in(warmup, run) > run.total:
+            raise UserError(f"{key} = {warmup}: must not exceed the run, which has {run.total} steps")
+    return run

@@ -64,9 +64,15 @@ def run_parts(parts: nn.ModuleDict, x: Tensor) -> Tensor:
     return x
 
 
-def backbone_of(parts: nn.ModuleDict) -> nn.ModuleDict:
-    """The parts before the projector."""
-    return nn.ModuleDict({name: part for name, part in parts.items() if name not in PROJECTOR})
+def backbone_of(parts: nn.ModuleDict, feature_norm: bool = True) -> nn.ModuleDict:
+    """The parts before the projector; where they end with a feature norm (BN1), with it or without."""
+    backbone = nn.ModuleDict({name: part for name, part in parts.items() if name not in PROJECTOR})
+    if not feature_norm:
+        *_, last = backbone
+        layers = list(backbone[last].children())
+        layers.remove([layer for layer in layers if isinstance(layer, Norm)][-1])
+        backbone[last] = nn.Sequential(*layers)
+    return backbone
 
 
 class StudentOutput(NamedTuple):

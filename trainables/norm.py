@@ -188,7 +188,7 @@ class MomentumNorm(Norm):
     Any number of views of a step see the same history and alpha: T_v = alpha s_v + (1 - alpha) S. `commit` then moves
     S <- alpha mean_v(s_v) + (1 - alpha) S. Buffer: history [num_shards, 2, C], mean and variance of each shard;
     a worker's rows are true on that worker, `gather_history` makes them true on all. With `shared` history its rows are alike: s is then
-    the mean and the variance of the whole batch of a view.
+    the mean and the variance of the whole batch of a view, whose n the variance is corrected by.
     """
 
     variance = "biased"
@@ -202,6 +202,7 @@ class MomentumNorm(Norm):
         self.register_buffer("history", history.repeat(shards.total, 1, 1))
         del self.running_mean, self.running_var
         self.alpha = 1.0  # set for each step by `begin`
+        self.count = 0  # numbers that a shard has for each channel, in the last forward
 
     def evaluation_statistics(self) -> tuple[Tensor, Tensor]:
         mean, var = self.history.mean(0).unbind()
@@ -211,12 +212,19 @@ class MomentumNorm(Norm):
     def normalise_batch(self, x: Tensor) -> Tensor:
         shards = self.by_shard(x)
         found = torch.stack([torch.stack(batch_statistics(shard)) for shard in shards]).to(self.history.dtype)
-        count = shards[0].numel() // len(self.weight)
-        found[:, 1] *= (count / (count - 1)) ** CORRECTIONS[self.variance]
+        self.count = shards[0].numel() // len(self.weight)
         views = len(shards) // len(self.shards.current)
-        blended = torch.lerp(self.rows(self.shards.current).repeat(views, 1, 1), found, self.alpha)
-        self.leave_pending(found)
+        own = self.corrected(found)
+        blended = torch.lerp(self.rows(self.shards.current).repeat(views, 1, 1), own, self.alpha)
+        self.leave_pending(found if self.shared else own)
         return _normalise(x, self.weight, self.bias, blended)
+
+    def corrected(self, found: Tensor, shards: int = 1) -> Tensor:
+        """Biased statistics [..., 2, C] of so many shards together, with the variance that is configured."""
+        count = shards * self.count
+        own = found.clone()
+        own[..., 1, :] *= (count / (count - 1)) ** CORRECTIONS[self.variance]
+        return own
 
     def rows(self, shards: range) -> Tensor:
         """History [shards, 2, C] of some shards, as a view."""
@@ -305,9 +313,9 @@ def _share_pending(norms: Sequence[MomentumNorm], group: Group) -> None:
     flat = group.sum(torch.cat([s.flatten(1) for s in sums], dim=1)) / norms[0].shards.total
     for norm, piece in zip(norms, flat.split(widths, dim=1), strict=True):
         mean, var, square = piece.unflatten(1, (3, -1)).unbind(1)
-        whole = torch.stack([mean, var + (square - mean**2).clamp(min=0)], dim=1).to(norm.history.dtype)[:, None]
+        whole = torch.stack([mean, var + (square - mean**2).clamp(min=0)], dim=1).to(norm.history.dtype)
         everyone = range(norm.shards.total)
-        norm.pending = [(everyone, whole.expand(-1, len(everyone), -1, -1))]
+        norm.pending = [(everyone, norm.corrected(whole, norm.shards.total)[:, None].expand(-1, len(everyone), -1, -1))]
 
 
 @torch.no_grad()

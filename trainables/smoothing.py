@@ -43,11 +43,9 @@ def blend_channels(
 
 
 def blend_neurons(own: Sequence[Tensor], students: Sequence[Tensor], shares: Sequence[float], p: float, key: Key) -> None:
-    """The same where each number is kept with probability p. The draws depend on the kind of device, as rounding does."""
-    first = own[0]
+    """The same where each number is kept with probability p."""
     sizes = [tensor.numel() for tensor in own]
-    updated = torch.empty(sum(sizes), dtype=first.dtype, device=first.device)
-    updated.bernoulli_(1 - p, generator=keyed.generator(*key, device=first.device))
+    updated = keyed.choices(sum(sizes), p, *key, device=own[0].device).logical_not_().to(own[0].dtype)
     pieces = [piece.as_strided(t.shape, t.stride()) for piece, t in zip(updated.split(sizes), own, strict=True)]
     torch._foreach_mul_(pieces, list(shares))
     torch._foreach_lerp_(list(own), list(students), pieces)

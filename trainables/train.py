@@ -115,8 +115,8 @@ def features(
     parts: nn.ModuleDict, train: data.Images, other: data.Images, config: c.TrialConfig, workers: Group
 ) -> tuple[evaluation.Features, evaluation.Features]:
     """Features of the train split and of another, by the backbone in `parts`. Collective."""
-    size = config.evaluation.batch_size
-    return evaluation.encode(parts, train, size, workers), evaluation.encode(parts, other, size, workers)
+    size, norm = config.evaluation.batch_size, not config.evaluation.before_feature_norm
+    return evaluation.encode(parts, train, size, workers, norm), evaluation.encode(parts, other, size, workers, norm)
 
 
 def evaluate(

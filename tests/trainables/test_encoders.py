@@ -191,6 +191,7 @@ def test_norms_of_the_features_and_of_the_output(rng, name, kind, training):
         maps = nn.Sequential(*(parts[part] for part in before), *blocks)(x)
         features = plain_norm(maps.mean((2, 3)), norm, training) if kind == "pooled" else plain_norm(maps, norm, training).mean((2, 3))
         torch.testing.assert_close(run_parts(backbone_of(parts), x), features, rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(run_parts(backbone_of(parts, False), x), maps.mean((2, 3)), rtol=1e-9, atol=1e-10)
         linear, output_norm = parts["fc2"]
         projection = plain_norm(linear(parts["fc1"](features)), output_norm, training)
         torch.testing.assert_close(run_parts(parts, x), projection, rtol=1e-9, atol=1e-10)

@@ -5,12 +5,13 @@ import math
 import pytest
 import torch
 
-from trainables import augment, evaluation
+from trainables import augment, evaluation, train
 from trainables import config as c
 from trainables.data import Images
 from trainables.encoders import backbone_of, build_parts, run_parts
 from trainables.evaluation import Features, knn, linear
 from trainables.group import Group
+from trainables.learner import Learner
 from trainables.norm import Shards
 
 
@@ -117,3 +118,15 @@ def test_features_are_those_of_evaluation_mode_and_leave_the_network_as_it_was(b
     with torch.no_grad():
         expected = run_parts(backbone_of(parts), augment.standardise(pixels[2:].permute(0, 3, 1, 2) / 255))
     torch.testing.assert_close(found.x, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_trial_may_be_scored_on_features_before_the_feature_norm(tiny, digits):
+    config = tiny({"encoder.feature_norm": "pooled", "evaluation.before_feature_norm": True})
+    learner = Learner(config, 1, 64, Group())
+    with torch.no_grad():
+        norm = learner.student.parts["block4"][-1]
+        norm.running_mean += 1.0
+        norm.running_var *= 4.0
+    before, _ = train.features(learner.student.parts, digits, digits, config, Group())
+    after = evaluation.encode(learner.student.parts, digits, 64, Group())
+    torch.testing.assert_close((before.x - 1) / (4 + 1e-5) ** 0.5, after.x)

@@ -80,3 +80,22 @@ def test_permutations_are_keyed_and_leave_the_global_generator_alone():
     others = [keyed.permutation(100, *key) for key in ((0, 4, "order"), (1, 3, "order"), (0, 3, "linear"))]
     assert not any(torch.equal(first, other) for other in others)
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("chance", [0.0, 2**-17, 0.3, 0.7, 1 - 2**-17, 1.0])
+def test_choices_equal_the_hash_in_plain_integers(chance):
+    """Four of 16 bits a word, the lowest first; more words than are mixed at a time."""
+    count, key = 4 * 40_000 - 1, (5, "choice")
+    golden, state = 0x9E3779B97F4A7C15, 0
+    for part in key:
+        state = mix((state + golden + (zlib.crc32(part.encode()) if isinstance(part, str) else part)) & WORD)
+    found = keyed.choices(count, chance, *key)
+    assert found.dtype == torch.bool and found.shape == (count,)
+    for index in (*range(9), *range(131_070, 131_080), count - 1):
+        word = mix(((index // 4 + 1) * golden + state) & WORD)
+        bits = (word >> 16 * (index % 4)) & 0xFFFF
+        signed = bits - 2**16 if bits >= 2**15 else bits
+        assert bool(found[index]) == (signed + 2**15 < round(chance * 2**16))
+    assert abs(found.double().mean().item() - chance) < 5 * (chance * (1 - chance) / count) ** 0.5 + 2**-16
+    pairs = torch.stack([found[:-1], found[1:]]).double()
+    assert chance in (0.0, 1.0) or min(chance, 1 - chance) < 0.01 or abs(torch.corrcoef(pairs)[0, 1]) < 5 / count**0.5

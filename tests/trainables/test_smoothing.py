@@ -207,18 +207,18 @@ def test_invariant_38_draws_of_a_resnet50_with_projector(monkeypatch, granularit
     # Fails when the predictor's six tensors draw as well.
     parts = build_parts(c.Encoder(name="resnet50", width=4, projector=c.Head(hidden=4, out=4)), 3, Shards(4, 1, range(1)))
     teacher = teacher_of(parts, kind="sts", p=0.5, granularity=granularity)
-    counts, uniform, bernoulli = [], keyed.uniform, Tensor.bernoulli_
+    counts, uniform, choices = [], keyed.uniform, keyed.choices
 
     def counted(samples: Tensor, count: int, *key: int | str) -> Tensor:
         counts.append(len(samples) * count)
         return uniform(samples, count, *key)
 
-    def counted_bits(self: Tensor, *args: Any, **others: Any) -> Tensor:
-        counts.append(self.numel())
-        return bernoulli(self, *args, **others)
+    def counted_bits(count: int, *args: Any, **others: Any) -> Tensor:
+        counts.append(count)
+        return choices(count, *args, **others)
 
     monkeypatch.setattr(keyed, "uniform", counted)
-    monkeypatch.setattr(Tensor, "bernoulli_", counted_bits)
+    monkeypatch.setattr(keyed, "choices", counted_bits)
     for step in range(2):
         teacher.update(step, TOTAL)
     units = sum(len(in_units(p, {"granularity": granularity})) for p in parts.parameters())

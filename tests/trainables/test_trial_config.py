@@ -349,6 +349,23 @@ def test_steps_drop_the_last_partial_batch_and_round_the_warm_up_up():
     assert c.length(config, 63) == (0, 0)
 
 
+@pytest.mark.parametrize("key", ["teacher.momentum.warmup", "teacher.momenta.fc2.warmup", "teacher.norm.warm_start"])
+def test_a_warm_up_in_steps_is_not_longer_than_the_run(key):
+    """Which is known once the images are counted: 10 epochs of 20 steps."""
+    for steps, fits in ((200, True), (201, False)):
+        value = {"teacher.momenta": {"fc2": {"base": 0.9, "warmup": f"{steps} steps"}}} if "fc2" in key else {key: f"{steps} steps"}
+        config = c.changed({"data": {"train_images": 1280}}, value)
+        if fits:
+            config.check_data()
+        else:
+            with pytest.raises(UserError, match=f"{key} = 201 steps: must not exceed the run, which has 200 steps"):
+                config.check_data()
+
+
+def test_features_before_a_feature_norm_need_one():
+    assert "evaluation.before_feature_norm: the encoder has none" in refusal({"evaluation": {"before_feature_norm": True}})
+
+
 def test_a_wide_resnet_has_no_block4():
     wide = {"encoder": {"name": "wrn28-2"}}
     assert "'wrn28-2' has no block4" in refusal({**wide, "teacher": {"placement": ["block4"]}})

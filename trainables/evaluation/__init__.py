@@ -35,12 +35,15 @@ def in_evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def encode(parts: nn.ModuleDict, images: Images, batch_size: int, group: Group) -> Features:
-    """Features of un-augmented images, in evaluation mode. Collective: the workers share the work, and all get the result."""
+def encode(parts: nn.ModuleDict, images: Images, batch_size: int, group: Group, feature_norm: bool = True) -> Features:
+    """Features of un-augmented images, in evaluation mode. Collective: the workers share the work, and all get the result.
+
+    Without `feature_norm` they are those before the encoder's feature norm (BN1).
+    """
     # whole batches are dealt to the workers, so that the shape of a batch, and with it every rounding, does not depend on their number
     starts = range(0, len(images), batch_size)
     sizes = [min(batch_size, len(images) - start) for start in starts]
-    dtype, backbone = next(parts.parameters()).dtype, backbone_of(parts)
+    dtype, backbone = next(parts.parameters()).dtype, backbone_of(parts, feature_norm)
     rows = []
     with in_evaluation_mode(parts):
         for batch in group.share(len(starts)):
