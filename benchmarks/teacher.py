@@ -1,12 +1,15 @@
 """What each kind of teacher costs: time of a BYOL step against that of the plain one, side by side: `python -m benchmarks.teacher`.
 
-All variants take turns in one process, so that a drift of the machine's speed meets all of them; printed is the fastest of the rounds, for
-what is slower is other work on the machine. The tables of the last runs are in benchmarks/teacher.md.
+All variants take turns in one process, so that a drift of the machine's speed meets all of them, and of all rounds the fastest counts, for
+what is slower is other work on the machine. Where variants differ in their teacher alone, its part of the step (update, forward, commit)
+is timed by itself and added to the fastest student's part: the student's noise would hide what teachers differ in. The tables of the last
+runs are in benchmarks/teacher.md.
 """
 
 import argparse
 import platform
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,6 +29,7 @@ BASE: dict[str, Any] = {
     "train.shard_size": 32,
     "train.exact": False,
 }
+TURNS = 3  # of the teachers alone, a round
 FOUR = {"train.batch_size": 128}
 NORMS = ("sync", "shuffle", "momentum", "eman")
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {  # of each the first is what the others are measured against
@@ -60,40 +64,59 @@ class Variant:
         views = augment.views(images, samples, 2, config.views, 0, 0)
         size = config.train.shard_size
         self.batches = [views[:, size * shards.start : size * shards.stop] for shards in self.learner.passes()]
+        with torch.no_grad():
+            self.tapped = self.learner.student(self.batches[0].flatten(0, 1)).tapped
 
-    def seconds(self) -> float:
-        _wait()
-        began = time.perf_counter()
+    def step(self) -> None:
         self.learner.step(self.batches)
-        _wait()
-        return time.perf_counter() - began
+
+    def teacher(self) -> None:
+        """The teacher's part of a step that is made in one pass."""
+        teacher, step, run = self.learner.teacher, self.learner.step_index, self.learner.run
+        teacher.update(step, run)
+        teacher.begin(step, run)
+        self.learner.target(self.tapped, 2)
+        teacher.commit(self.learner.group)
 
 
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def seconds(work: Callable[[], None]) -> float:
+    """Wall-clock time of some work, on a GPU until it is done."""
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait()
+    began = time.perf_counter()
+    work()
+    wait()
+    return time.perf_counter() - began
+
+
+def fastest(works: list[Callable[[], None]], rounds: int) -> list[float]:
+    """Of each work, which take turns; a first round is not counted."""
+    times = [[seconds(work) for work in works] for _ in range(rounds + 1)]
+    return [min(column) for column in zip(*times[1:], strict=True)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.teacher", description=__doc__)
     parser.add_argument("--encoder", choices=list(ENCODERS), default="resnet18")
     parser.add_argument("--group", choices=list(GROUPS), nargs="+", default=list(GROUPS))
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     side = ENCODERS[given.encoder][1]
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {given.threads} thread(s)"
     print(f"{machine}, torch {torch.__version__}; {given.encoder}, {side} x {side}, BYOL, fp32, fastest of {given.rounds} rounds\n")
-    print("| teacher | ms a step | ratio |\n|---|---|---|")
+    print("| teacher | its ms | ms a step | ratio |\n|---|---|---|---|")
     for group in given.group:
         variants = {name: Variant(given.encoder, changes) for name, changes in GROUPS[group].items()}
-        for variant in variants.values():
-            variant.seconds()
-        rounds = [[variant.seconds() for variant in variants.values()] for _ in range(given.rounds)]
-        fastest = [min(times) for times in zip(*rounds, strict=True)]
-        for name, seconds in zip(variants, fastest, strict=True):
-            print(f"| {group}: {name} | {1000 * seconds:.1f} | {seconds / fastest[0]:.3f} |", flush=True)
+        steps = fastest([variant.step for variant in variants.values()], given.rounds)
+        teachers = [""] * len(steps)
+        if group != "shards":
+            own = fastest([variant.teacher for variant in variants.values()], TURNS * given.rounds)
+            student = min(step - part for step, part in zip(steps, own, strict=True))
+            steps, teachers = [student + part for part in own], [f"{1000 * part:.1f}" for part in own]
+        for name, teacher, step in zip(variants, teachers, steps, strict=True):
+            print(f"| {group}: {name} | {teacher} | {1000 * step:.1f} | {step / steps[0]:.3f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -96,14 +96,15 @@ class Learner:
             images = images.contiguous(memory_format=torch.channels_last)
         with self._autocast():
             output = self.student(images)
-            target = self._target(output.tapped, len(views))
+            target = self.target(output.tapped, len(views))
         predictions, targets = (x.to(self.dtype).unflatten(0, (len(views), -1)) for x in (output.prediction, target))
         loss = self.method.loss(predictions, targets.detach()).unflatten(0, (len(shards), -1)).mean(1).sum()
         self._gradients.add(loss)
         self.projections.append(output.projection.detach().unflatten(0, (len(views), -1)))
         return loss.detach().double()
 
-    def _target(self, tapped: Tensor, views: int) -> Tensor:
+    def target(self, tapped: Tensor, views: int) -> Tensor:
+        """The teacher's projections [V * samples, out] of what the student tapped. Collective where the norm is."""
         if self.config.teacher.norm.kind == "shuffle":
             return self.teacher.shuffled(tapped, views, self.step_index, self.shards)
         return self.teacher(tapped)
