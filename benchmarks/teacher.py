@@ -10,6 +10,7 @@ import argparse
 import platform
 import time
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -64,14 +65,18 @@ class Variant:
         views = augment.views(images, samples, 2, config.views, 0, 0)
         size = config.train.shard_size
         self.batches = [views[:, size * shards.start : size * shards.stop] for shards in self.learner.passes()]
-        with torch.no_grad():
-            self.tapped = self.learner.student(self.batches[0].flatten(0, 1)).tapped
+
+    @cached_property
+    @torch.no_grad()
+    def tapped(self) -> torch.Tensor:
+        """What the student hands to the teacher, in a step that is made in one pass."""
+        return self.learner.student(self.batches[0].flatten(0, 1)).tapped
 
     def step(self) -> None:
         self.learner.step(self.batches)
 
     def teacher(self) -> None:
-        """The teacher's part of a step that is made in one pass."""
+        """Its part of such a step."""
         teacher, step, run = self.learner.teacher, self.learner.step_index, self.learner.run
         teacher.update(step, run)
         teacher.begin(step, run)
