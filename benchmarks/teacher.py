@@ -30,7 +30,7 @@ BASE: dict[str, Any] = {
     "train.shard_size": 32,
     "train.exact": False,
 }
-TURNS = 3  # of the teachers alone, a round
+TURNS = 8  # of the teachers alone, a round
 FOUR = {"train.batch_size": 128}
 NORMS = ("sync", "shuffle", "momentum", "eman")
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {  # of each the first is what the others are measured against
