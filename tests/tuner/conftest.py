@@ -1,6 +1,7 @@
 """A search that is small enough for tests, and `tuner` as a user runs it: in a process of its own."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,8 @@ class Tuner:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "tuner.cli", *arguments]
-        return subprocess.Popen(command, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=self.folder, stdout=pipe, stderr=pipe, text=True, preexec_fn=_hear_interrupts)
 
     def run(self, *arguments: str, status: int = 0) -> str:
         process = self.start(*arguments)
@@ -47,6 +49,11 @@ class Tuner:
 
     def state(self, run: str) -> dict[str, Any]:
         return json.loads(self.run("status", run, "--json"))
+
+
+def _hear_interrupts() -> None:
+    """As in a terminal; a shell that runs the tests in the background has its children ignore them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="module")
