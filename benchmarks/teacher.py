@@ -30,7 +30,6 @@ BASE: dict[str, Any] = {
     "train.shard_size": 32,
     "train.exact": False,
 }
-TURNS = 8  # of the teachers alone, a round
 FOUR = {"train.batch_size": 128}
 NORMS = ("sync", "shuffle", "momentum", "eman")
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {  # of each the first is what the others are measured against
@@ -105,6 +104,7 @@ def main() -> None:
     parser.add_argument("--encoder", choices=list(ENCODERS), default="resnet18")
     parser.add_argument("--group", choices=list(GROUPS), nargs="+", default=list(GROUPS))
     parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--turns", type=int, default=8, help="of the teachers alone, a round")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -117,7 +117,7 @@ def main() -> None:
         steps = fastest([variant.step for variant in variants.values()], given.rounds)
         teachers = [""] * len(steps)
         if group != "shards":
-            own = fastest([variant.teacher for variant in variants.values()], TURNS * given.rounds)
+            own = fastest([variant.teacher for variant in variants.values()], given.turns * given.rounds)
             student = min(step - part for step, part in zip(steps, own, strict=True))
             steps, teachers = [student + part for part in own], [f"{1000 * part:.1f}" for part in own]
         for name, teacher, step in zip(variants, teachers, steps, strict=True):
