@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from trainables.config import PROJECTOR, Encoder, Head
+from trainables.config import Encoder, Head
 from trainables.norm import KINDS, Norm, Shards
+from trainables.teacher_config import PROJECTOR
 
 DEPTHS = {"resnet18": (BasicBlock, (2, 2, 2, 2)), "resnet34": (BasicBlock, (3, 4, 6, 3)), "resnet50": (Bottleneck, (3, 4, 6, 3))}
 WIDENINGS = {"wrn28-2": 2, "wrn28-8": 8}

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from trainables.config import Schedule
+    from trainables.sections import Schedule
 
 DURATION = re.compile(r"(\d+(?:\.\d+)?(?:e-?\d+)?) ?(steps?|epochs?|%)")
 

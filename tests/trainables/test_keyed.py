@@ -7,7 +7,7 @@ import torch
 
 from trainables import keyed
 
-WORD = 2**64 - 1
+WORD, GOLDEN = 2**64 - 1, 0x9E3779B97F4A7C15
 REMEMBERED = [[5305977, 6385552, 10254818], [10673944, 2851110, 366723]]  # of plain_uniform, times 2^24
 
 
@@ -18,12 +18,16 @@ def mix(x: int) -> int:
     return x ^ (x >> 31)
 
 
-def plain_uniform(sample: int, count: int, *key: int | str) -> list[float]:
-    golden, state = 0x9E3779B97F4A7C15, 0
+def plain_seed(*key: int | str) -> int:
+    state = 0
     for part in key:
-        state = mix((state + golden + (zlib.crc32(part.encode()) if isinstance(part, str) else part)) & WORD)
-    row = mix((sample * golden + state) & WORD)
-    return [(mix((row + draw * golden) & WORD) >> 40) / 2**24 for draw in range(1, count + 1)]
+        state = mix((state + GOLDEN + (zlib.crc32(part.encode()) if isinstance(part, str) else part)) & WORD)
+    return state
+
+
+def plain_uniform(sample: int, count: int, *key: int | str) -> list[float]:
+    row = mix((sample * GOLDEN + plain_seed(*key)) & WORD)
+    return [(mix((row + draw * GOLDEN) & WORD) >> 40) / 2**24 for draw in range(1, count + 1)]
 
 
 @pytest.mark.parametrize("key", [(), (0,), (3, 7, "view 1"), (2**31 - 1, "mask"), (-5, 10**12)])
@@ -86,13 +90,10 @@ def test_permutations_are_keyed_and_leave_the_global_generator_alone():
 def test_choices_equal_the_hash_in_plain_integers(chance):
     """Four of 16 bits a word, the lowest first; more words than are mixed at a time."""
     count, key = 4 * 40_000 - 1, (5, "choice")
-    golden, state = 0x9E3779B97F4A7C15, 0
-    for part in key:
-        state = mix((state + golden + (zlib.crc32(part.encode()) if isinstance(part, str) else part)) & WORD)
     found = keyed.choices(count, chance, *key)
     assert found.dtype == torch.bool and found.shape == (count,)
     for index in (*range(9), *range(131_070, 131_080), count - 1):
-        word = mix(((index // 4 + 1) * golden + state) & WORD)
+        word = mix(((index // 4 + 1) * GOLDEN + plain_seed(*key)) & WORD)
         bits = (word >> 16 * (index % 4)) & 0xFFFF
         signed = bits - 2**16 if bits >= 2**15 else bits
         assert bool(found[index]) == (signed + 2**15 < round(chance * 2**16))

@@ -10,6 +10,7 @@ from trainables import train
 from trainables.encoders import run_parts
 from trainables.norm import norms_of
 from trainables.teacher import Teacher
+from trainables.teacher_config import Momentum
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_invariant_05_the_update_is_linear(parts):
 
 
 def test_an_update_follows_the_momentum_schedule(parts):
-    config = c.Teacher(momentum=c.Momentum(kind="cosine", base=0.9, final=1.0))
+    config = c.Teacher(momentum=Momentum(kind="cosine", base=0.9, final=1.0))
     teacher = Teacher(config, parts, seed=0)
     old = parameters(teacher.parts)
     disturb(parts, 1)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from trainables import config as c
 from trainables import equivalence, schedules, settings, train
 from trainables.errors import UserError
+from trainables.teacher_config import BACKBONE, PROJECTOR, Momentum
 
 
 def refusal(nested: object) -> str:
@@ -370,14 +371,14 @@ def test_a_wide_resnet_has_no_block4():
     wide = {"encoder": {"name": "wrn28-2"}}
     assert "'wrn28-2' has no block4" in refusal({**wide, "teacher": {"placement": ["block4"]}})
     assert "is for small images" in refusal({"encoder": {"name": "wrn28-8", "stem": "standard"}})
-    assert c.parse({**wide, "teacher": {"placement": "backbone"}}).teacher.placement == c.BACKBONE
+    assert c.parse({**wide, "teacher": {"placement": "backbone"}}).teacher.placement == BACKBONE
 
 
 def test_a_momentum_of_a_part_needs_an_averaged_copy():
     assert "block1 has no averaged copy" in refusal({"teacher": {"placement": "projector", "momenta": {"block1": 0.9}}})
     assert "no part is named 'block5'" in refusal({"teacher": {"momenta": {"block5": 0.9}}})
     spelt = c.parse({"teacher": {"momenta": {"projector": 0.9}}}).teacher.momenta
-    assert spelt == dict.fromkeys(c.PROJECTOR, c.Momentum(kind="constant", base=0.9))
+    assert spelt == dict.fromkeys(PROJECTOR, Momentum(kind="constant", base=0.9))
 
 
 def test_projector_means_both_of_its_parts():

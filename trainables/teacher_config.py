@@ -1,0 +1,127 @@
+"""Everything that can be chosen of a teacher: the section `teacher` of a TrialConfig. Needs no torch."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from trainables.errors import nearest
+from trainables.sections import Duration, Factor, Kind, Schedule, Section, Share
+
+BACKBONE = ("conv1", "block1", "block2", "block3", "block4")
+PROJECTOR = ("fc1", "fc2")  # the projector up to its last layer, and that layer
+PARTS = BACKBONE + PROJECTOR
+PLACEMENTS = {"whole": PARTS, "backbone": BACKBONE, "projector": PROJECTOR, "none": ()}
+
+
+class Momentum(Schedule):
+    """The teacher's keep-rate: teacher <- momentum * teacher + (1 - momentum) * student."""
+
+    kind: Kind = "cosine"
+    base: Share = 0.99
+    final: Share = 1.0
+    factor: Factor = 0.1
+
+    @classmethod
+    def short(cls, value: Any) -> dict[str, Any]:
+        """A plain number is that momentum throughout: 0 is a copy, and 1 a frozen teacher."""
+        return {"kind": "constant", "base": value}
+
+
+class Alpha(Schedule):
+    """Share of the current batch in Momentum BN's statistics (Momentum² Teacher, eq. 3 and 8)."""
+
+    kind: Kind = "cosine"
+    base: Share = 1.0
+    final: Share = 0.0
+    factor: Factor = 0.1
+
+
+class TeacherNorm(Section):
+    """Whose batch-norm statistics the teacher uses, in training.
+
+    batch: those of a shard. sync: those of the whole batch. shuffle: those of a shard whose samples were drawn from the whole batch
+    (MoCo's Shuffle BN). momentum: those of a shard, blended with their history (Momentum² Teacher). eman: averages of the student's
+    running statistics, which do not depend on the batch.
+
+    Momentum BN: `variance` is biased as in the paper, unbiased, or corrected twice as in the released code; `history` belongs to each
+    shard, or is shared by all. EMAN follows the student's statistics exactly during `warm_start`.
+    """
+
+    kind: Literal["batch", "sync", "shuffle", "momentum", "eman"] = "batch"
+    alpha: Alpha = Alpha()
+    variance: Literal["biased", "unbiased", "released"] = "biased"
+    history: Literal["shard", "shared"] = "shard"
+    warm_start: Duration = "0 steps"
+
+
+class Preserving(Schedule):
+    """Probability that a unit of the teacher is kept unchanged in a step."""
+
+    base: Share = 0.7
+    final: Share = 0.0
+    factor: Factor = 0.1
+
+
+class Smoothing(Section):
+    """How a student enters the average: `tma` averages everything, `sts` a random part of the units, `se` copies a random part.
+
+    A unit is kept unchanged with preserving probability `p` (Spatial Ensemble, alg. 1-2). It is a "layer" (one parameter tensor), a
+    "channel" (one index of a tensor's first dimension; `coupled`: of a layer's weight, its bias and the norm behind it together) or a
+    "neuron" (one number). For the study of the released code's habits: `masks` of its own for each worker, so that teachers drift apart,
+    and a `first_copy` into another random initialisation that is masked as well.
+    """
+
+    kind: Literal["tma", "se", "sts"] = "tma"
+    p: Preserving = Preserving()
+    granularity: Literal["layer", "channel", "neuron"] = "layer"
+    coupled: bool = False
+    masks: Literal["shared", "per_worker"] = "shared"
+    first_copy: Literal["exact", "masked"] = "exact"
+
+
+def _placement(placed: Any) -> tuple[str, ...]:
+    if not isinstance(placed, str | list | tuple):
+        raise ValueError(f"must be one of {', '.join(PLACEMENTS)}, or a list of parts")
+    wanted: list[str] = []
+    for name in map(str, [placed] if isinstance(placed, str) else placed):
+        if name not in PARTS and name not in PLACEMENTS:
+            raise ValueError(f"no part is named '{name}'{nearest(name, (*PLACEMENTS, *PARTS))}")
+        wanted += PLACEMENTS.get(name, (name,))
+    return tuple(part for part in PARTS if part in wanted)
+
+
+def _momentum_of_parts(given: Any) -> Any:
+    """Groups of parts, such as "projector", spelt out."""
+    if not isinstance(given, Mapping):
+        raise ValueError("must give a momentum for parts, such as {block4: 0.9}")
+    groups_first = sorted(given, key=lambda name: name not in PLACEMENTS)  # a part's own momentum counts above its group's
+    return {part: given[name] for name in groups_first for part in _placement(name)}
+
+
+class Teacher(Section):
+    """How the teacher is made from past students.
+
+    `momenta` holds the momentum of parts that have one of their own. The student enters the average `before` the forward, as the last
+    step left it (Momentum² Teacher, alg. 1), or `after` the optimiser's step (BYOL as usually coded, FixMatch, Mean Teacher).
+    """
+
+    momentum: Momentum = Momentum()
+    momenta: Annotated[dict[str, Momentum], BeforeValidator(_momentum_of_parts)] = Field(default_factory=dict)
+    update: Literal["before", "after"] = "before"
+    smoothing: Smoothing = Smoothing()
+    placement: Annotated[tuple[str, ...], BeforeValidator(_placement)] = PARTS
+    norm: TeacherNorm = TeacherNorm()
+
+    def momentum_of(self, part: str) -> Momentum:
+        """The keep-rate's schedule for a part."""
+        return self.momenta.get(part, self.momentum)
+
+    @model_validator(mode="after")
+    def _momenta_are_used(self) -> Self:
+        if idle := [part for part in self.momenta if part not in self.placement]:
+            raise ValueError(f"teacher.momenta: {idle[0]} has no averaged copy; teacher.placement is {', '.join(self.placement) or 'none'}")
+        if not self.placement and (self.norm.kind != "batch" or self.smoothing.kind != "tma"):
+            odd = f"norm.kind = {self.norm.kind}" if self.norm.kind != "batch" else f"smoothing.kind = {self.smoothing.kind}"
+            raise ValueError(f"teacher.{odd}: with teacher.placement none the student is its own teacher, and nothing is averaged")
+        return self
