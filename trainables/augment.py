@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trainables import config as c
 from trainables import keyed
+from trainables.methods import Method
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GREY_WEIGHTS = (0.299, 0.587, 0.114)
@@ -18,17 +19,19 @@ GREY_WEIGHTS = (0.299, 0.587, 0.114)
 YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
 
 
-def views(images: Tensor, samples: Tensor, count: int, config: "c.Views", *key: int) -> Tensor:
-    """Augmented views [count, N, C, H, W], standardised, of images [N, C, H, W] in [0, 1].
+def views(images: Tensor, samples: Tensor, method: Method, config: "c.Views", *key: int) -> Tensor:
+    """Augmented views [V, N, C, H, W], standardised, of images [N, C, H, W] in [0, 1].
 
     Args:
         images: the batch, on the device where the work is to be done.
         samples: int64 [N], each image's index in its split: what its numbers are keyed by, so they do not depend on the batch.
-        count: number of views.
+        method: says how many views, and which of them are weak: only cropped and flipped.
         config: strengths and probabilities.
         key: seed and epoch.
     """
-    return torch.stack([_view(images, samples, view, config, key) for view in range(count)])
+    weak = config.model_copy(update={"turn": 0.0, "jitter": 0.0, "gray": 0.0, "blur": (0.0, 0.0), "solarise": (0.0, 0.0), "noise": 0.0})
+    configs = [weak if view in method.WEAK else config for view in range(method.VIEWS)]
+    return torch.stack([_view(images, samples, view, own, key) for view, own in enumerate(configs)])
 
 
 def standardise(images: Tensor) -> Tensor:

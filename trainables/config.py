@@ -2,17 +2,26 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from trainables import discovery, schedules
 from trainables.errors import UserError, nearest
+from trainables.methods import Method
 from trainables.sections import Count, Kind, NonNegative, Positive, Schedule, Section, Share
-from trainables.settings import validated, with_values
+from trainables.settings import merged, validated, with_values
 from trainables.teacher_config import PARTS, Teacher
 
 WIDE = ("wrn28-2", "wrn28-8")  # Wide ResNets have no block4
+
+
+METHODS = discovery.classes("methods", Method)
+if TYPE_CHECKING:
+    AnyMethod = Method
+else:
+    chosen = tuple(Annotated[kind, Tag(name)] for name, kind in METHODS.items())
+    AnyMethod = Annotated[Union[chosen], Discriminator(lambda section: _name(section, "byol"))]  # noqa: UP007
 
 
 def one_of(package: str) -> AfterValidator:
@@ -27,10 +36,23 @@ def one_of(package: str) -> AfterValidator:
 
 
 class Head(Section):
-    """Linear, norm, ReLU, Linear."""
+    """Linear layers with a norm and an activation between them.
 
+    norm: behind the "hidden" layers, behind "all" (SimSiam: the last without weights), or "none". With `prototypes` their output is put to
+    unit length and compared with so many unit vectors (DINO); these are then the last layer.
+    """
+
+    layers: Count = 2
     hidden: Count = 4096
     out: Count = 256
+    norm: Literal["hidden", "all", "none"] = "hidden"
+    activation: Literal["relu", "gelu"] = "relu"
+    prototypes: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def width(self) -> int:
+        """Of what it returns."""
+        return self.prototypes or self.out
 
 
 class Encoder(Section):
@@ -53,13 +75,6 @@ class Encoder(Section):
     def parts(self) -> tuple[str, ...]:
         """Names of its parts, in order."""
         return tuple(part for part in PARTS if part != "block4" or self.name not in WIDE)
-
-
-class Method(Section):
-    """The method of self-supervision and the predictor that some of them put on the student."""
-
-    name: Annotated[str, one_of("methods")] = "byol"
-    predictor_hidden: Count = 4096
 
 
 class Data(Section):
@@ -204,7 +219,7 @@ class TrialConfig(Section):
     """Everything that a trial is a function of, besides its data."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    method: Method = Method()
+    method: AnyMethod = METHODS["byol"](name="byol")
     data: Data = Data()
     views: Views = Views()
     encoder: Encoder = Encoder()
@@ -216,18 +231,22 @@ class TrialConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _views_of_the_data(cls, given: Any) -> Any:
-        """Fills in the views that suit the data set (no flip for digits) where the user gave none."""
+    def _defaults(cls, given: Any) -> Any:
+        """Fills in what belongs to the method, such as its head, and the views that suit the data set, where the user gave nothing."""
         if not isinstance(given, Mapping):
             return given
-        data, views = given.get("data") or {}, given.get("views") or {}
-        name = data.get("name", "digits") if isinstance(data, Mapping) else getattr(data, "name", None)
-        if name not in discovery.names("datasets") or not isinstance(views, Mapping):
-            return given
-        return {**given, "views": {**discovery.load("datasets", name).VIEWS, **views}}
+        data, method = _name(given.get("data"), "digits"), _name(given.get("method"), "byol")
+        under: dict[str, Any] = {"method": {"name": method}}
+        if method in METHODS:
+            own = METHODS[method](name=method)
+            under = with_values({"method": own.model_dump(mode="json")}, own.DEFAULTS, cls)
+        if data in discovery.names("datasets"):
+            under["views"] = discovery.load("datasets", data).VIEWS
+        return merged(under, given, cls)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        self.method.check(self)
         epochs = schedules.Length(self.train.epochs, 1)
         for key, warmup in self.warmups().items():  # those in steps wait until the data are known
             if self.train.epochs and "step" not in warmup and schedules.steps_in(warmup, epochs) > self.train.epochs:
@@ -262,6 +281,7 @@ class TrialConfig(Section):
             "teacher.momentum": teacher.momentum,
             "teacher.smoothing.p": teacher.smoothing.p,
             "teacher.norm.alpha": teacher.norm.alpha,
+            **{f"method.{name}": schedule for name, schedule in self.method.schedules().items()},
             **{f"teacher.momenta.{part}": own for part, own in teacher.momenta.items()},
         }
         return {f"{key}.warmup": schedule.warmup for key, schedule in followed.items()} | {
@@ -271,7 +291,12 @@ class TrialConfig(Section):
     @property
     def joint(self) -> bool:
         """Whether a worker runs all its shards in one pass."""
-        return not self.train.exact or self.encoder.norm == "sync" or self.teacher.norm.kind in ("sync", "shuffle")
+        return (
+            not self.train.exact
+            or self.method.looks_at_the_batch
+            or self.encoder.norm == "sync"
+            or self.teacher.norm.kind in ("sync", "shuffle")
+        )
 
     def plain(self) -> dict[str, Any]:
         """The configuration as nested plain values, ready for YAML and JSON; `parse` gives it back."""
@@ -288,6 +313,11 @@ class TrialConfig(Section):
         """Raises `UserError` where so many training images are less than one batch."""
         if images < self.train.batch_size:
             raise UserError(f"train.batch_size = {self.train.batch_size}: there are only {images} training images")
+
+
+def _name(section: Any, default: str) -> Any:
+    """The name that a section is given, as nested values or as itself."""
+    return section.get("name", default) if isinstance(section, Mapping) else getattr(section, "name", default)
 
 
 def split_sizes(data: Data, count: int) -> tuple[int, int]:

@@ -6,11 +6,12 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from trainables.config import Encoder, Head
-from trainables.norm import KINDS, Norm, Shards
+from trainables.norm import KINDS, Norm, Shards, norms_of
 from trainables.teacher_config import PROJECTOR
 
 DEPTHS = {"resnet18": (BasicBlock, (2, 2, 2, 2)), "resnet34": (BasicBlock, (3, 4, 6, 3)), "resnet50": (Bottleneck, (3, 4, 6, 3))}
@@ -34,28 +35,53 @@ def build_parts(config: Encoder, channels: int, shards: Shards) -> nn.ModuleDict
     backbone[last].extend(pool)
     fc1, fc2 = _split(mlp(features, config.projector, norm))
     if config.output_norm:
-        fc2.append(norm(config.projector.out))
+        fc2.append(norm(config.projector.width))
     parts = nn.ModuleDict({**backbone, "fc1": fc1, "fc2": fc2})
     _initialise(parts)
     return parts
 
 
 def mlp(inputs: int, head: Head, norm: NormFactory) -> nn.Sequential:
-    """Linear, norm, ReLU, Linear: the projector and the predictor of BYOL."""
-    return nn.Sequential(nn.Linear(inputs, head.hidden), norm(head.hidden), nn.ReLU(inplace=True), nn.Linear(head.hidden, head.out))
+    """Linear layers, between them a norm and an activation: projectors and predictors."""
+    widths = [inputs, *[head.hidden] * (head.layers - 1), head.out]
+    layers: list[nn.Module] = []
+    for index, (before, after) in enumerate(pairwise(widths), start=1):
+        last = index == head.layers
+        layers.append(nn.Linear(before, after, bias=not (last and head.norm == "all")))
+        if head.norm == "all" or (head.norm == "hidden" and not last):
+            layers.append(norm(after))
+        if not last:
+            layers.append(nn.GELU() if head.activation == "gelu" else nn.ReLU(inplace=True))
+    if head.norm == "all":
+        layers[-1].requires_grad_(False)  # the last norm has no weights to learn
+    if head.prototypes:
+        layers.append(Prototypes(head.out, head.prototypes))
+    return nn.Sequential(*layers)
+
+
+class Prototypes(nn.Module):
+    """Cosines with unit vectors: a linear layer with weight norm whose gains are 1 (DINO)."""
+
+    def __init__(self, inputs: int, count: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(count, inputs))
+        nn.init.trunc_normal_(self.weight, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.normalize(x, dim=-1), F.normalize(self.weight, dim=-1))
 
 
 def _split(projector: nn.Sequential) -> tuple[nn.Sequential, nn.Sequential]:
     """A projector up to its last layer, and that layer: the two parts that may have averaged copies of their own."""
-    *first, last = projector
-    return nn.Sequential(*first), nn.Sequential(last)
+    layers = list(projector)
+    last = max(index for index, layer in enumerate(layers) if isinstance(layer, nn.Linear | Prototypes))
+    return nn.Sequential(*layers[:last]), nn.Sequential(*layers[last:])
 
 
 def feature_width(parts: nn.ModuleDict) -> int:
     """Width F of the features that the backbone returns and the projector takes."""
-    first = parts["fc1"].get_submodule("0")
-    assert isinstance(first, nn.Linear)
-    return first.in_features
+    layers = (layer for name in PROJECTOR for layer in parts[name].modules() if isinstance(layer, nn.Linear))
+    return next(layers).in_features
 
 
 def run_parts(parts: nn.ModuleDict, x: Tensor) -> Tensor:
@@ -95,6 +121,19 @@ class Student(nn.Module):
         super().__init__()
         self.parts, self.predictor, self.tap = parts, predictor, tap
         self.watch: Callable[[str, Tensor], None] | None = None  # is shown what each part returns
+
+    @torch.no_grad()
+    def shared(self, x: Tensor) -> Tensor:
+        """What the teacher takes for images that the student does not learn from: the shared prefix, which leaves no trace in its norms."""
+        if self.tap is None:
+            return x
+        for name, part in self.parts.items():
+            x = part(x)
+            for norm in norms_of(part):
+                norm.pending.pop()
+            if name == self.tap:
+                break
+        return x
 
     def forward(self, x: Tensor) -> StudentOutput:
         tapped = x

@@ -35,7 +35,12 @@ def choices(count: int, chance: float, *key: int | str, device: torch.device | s
 
 def permutation(count: int, *key: int | str) -> Tensor:
     """A random order of range(count): int64 [count]."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(_seed(key) & (2**63 - 1)))
+    return torch.randperm(count, generator=generator(*key))
+
+
+def generator(*key: int | str) -> torch.Generator:
+    """A fresh generator, seeded by the key."""
+    return torch.Generator().manual_seed(_seed(key) & (2**63 - 1))
 
 
 def _seed(key: tuple[int | str, ...]) -> int:

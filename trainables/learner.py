@@ -1,7 +1,8 @@
 """Learner: student, teacher, method, optimiser and schedules, as one thing that makes a step and has a state."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables import config as c
-from trainables import discovery, equivalence, optim, schedules
+from trainables import equivalence, optim, schedules
 from trainables.encoders import Student, build_parts, mlp
 from trainables.group import Group
-from trainables.norm import Shards, begin, commit, norms_of
+from trainables.methods import Pass
+from trainables.norm import KINDS, Shards, begin, commit, norms_of
 from trainables.teacher import Teacher
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
@@ -35,7 +37,10 @@ class Learner:
         self.run = c.length(config, images)
         num_shards = config.train.num_shards
         self.shards = Shards(config.train.shard_size, num_shards, group.share(num_shards), group)
-        self.method = discovery.load("methods", config.method.name)
+        self.method = config.method
+        self.method_state = {
+            name: tensor.to(group.device) for name, tensor in self.method.initial_state(config.encoder.projector.width, config.seed).items()
+        }
         self.student = self._build_student(channels, config.seed)
         masked = config.teacher.smoothing.first_copy == "masked"
         other = self._build_student(channels, config.seed + 2**31).parts if masked else None
@@ -48,7 +53,8 @@ class Learner:
         self.output_gradients: dict[str, Tensor] = {}  # of the last step of an epoch: largest absolute value for each part
         self.remembered: dict[str, Tensor] = {}  # what the drift of the teacher is measured against
         self._norms = norms_of(self.student)
-        self._gradients = GradientSum(list(self.student.parameters()), exact=config.train.exact)
+        self._targets: list[Tensor] = []  # of this step's passes, where the method's state depends on them
+        self._gradients = GradientSum([p for p in self.student.parameters() if p.requires_grad], exact=config.train.exact)
 
     def passes(self) -> list[range]:
         """The shards of this worker as they go through the networks: one after another where the arithmetic is exact, else all at once."""
@@ -79,9 +85,12 @@ class Learner:
         for shards, views in zip(self.passes(), batches, strict=True):
             loss_sum += self._learn_from(shards, views)
         self._gradients.close(self.group, self.shards.total)
+        for part in self.method.frozen(step, self.run):
+            self.student.parts[part].zero_grad()  # to None, which optimisers pass over
         self.optimizer.step()
         commit(self._norms, self.group)
         self.teacher.commit(self.group)
+        self._close_method()
         if not early:
             self.teacher.update(step, self.run, self.group.rank)
         self.loss_sum += loss_sum
@@ -91,17 +100,54 @@ class Learner:
     def _learn_from(self, shards: range, views: Tensor) -> Tensor:
         """Forward and backward of some shards; returns their sum of losses, in float64."""
         self.shards.current = shards
-        images = views.flatten(0, 1)
-        if self.config.train.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+        learnt, taught = self.method.student_views, self.method.teacher_views
         with self._autocast():
-            output = self.student(images)
-            target = self.target(output.tapped, len(views))
-        predictions, targets = (x.to(self.dtype).unflatten(0, (len(views), -1)) for x in (output.prediction, target))
-        loss = self.method.loss(predictions, targets.detach()).unflatten(0, (len(shards), -1)).mean(1).sum()
+            output = self.student(self._images(views, learnt))
+            tapped = output.tapped if taught == learnt else self.student.shared(self._images(views, taught))
+            target = self.target(tapped, len(taught))
+        predictions, projections = (x.to(self.dtype).unflatten(0, (len(learnt), -1)) for x in (output.prediction, output.projection))
+        targets = target.detach().to(self.dtype).unflatten(0, (len(taught), -1))
+        first = shards.start * self.shards.size
+        given = Pass(
+            predictions,
+            projections,
+            targets,
+            bool(self.teacher.averaged),
+            self.method_state,
+            self.step_index,
+            self.run,
+            len(shards),
+            first,
+            self._gather,
+        )
+        loss = self.method.loss(given).unflatten(0, (len(shards), -1)).mean(1).sum()
         self._gradients.add(loss)
-        self.projections.append(output.projection.detach().unflatten(0, (len(views), -1)))
+        self.projections.append(projections.detach())
+        if self.method_state:
+            self._targets.append(targets)
         return loss.detach().double()
+
+    def _images(self, views: Tensor, which: Sequence[int]) -> Tensor:
+        """Chosen views of [V, N, C, H, W] as one batch."""
+        images = (views if len(which) == len(views) else views[list(which)]).flatten(0, 1)
+        return images.contiguous(memory_format=torch.channels_last) if self.config.train.channels_last else images
+
+    @property
+    def counts(self) -> list[int]:
+        """Samples of each worker."""
+        return [count * self.shards.size for count in self.shards.counts]
+
+    def _gather(self, rows: Tensor) -> Tensor:
+        """[V, samples, D] of a pass over all of this worker's shards -> [V, batch, D], with gradient. Collective."""
+        return self.group.gather(rows.transpose(0, 1), self.counts).transpose(0, 1)
+
+    def _close_method(self) -> None:
+        """Brings the teacher's outputs of the whole batch into the method's state. Collective."""
+        if self.method_state:
+            mine = torch.cat(self._targets, dim=1).transpose(0, 1).contiguous()
+            everyone = self.group.join(mine, self.counts).transpose(0, 1)
+            self.method.close(self.method_state, everyone, self.step_index, self.run)
+            self._targets.clear()
 
     def target(self, tapped: Tensor, views: int) -> Tensor:
         """The teacher's projections [V * samples, out] of what the student tapped. Collective where the norm is."""
@@ -162,6 +208,7 @@ class Learner:
         self.teacher.gather(self.group)
         tensors = {f"student.{name}": tensor for name, tensor in self.student.state_dict().items()}
         tensors |= {f"teacher.{name}": tensor for name, tensor in self.teacher.own_state().items()}
+        tensors |= {f"method.{name}": tensor for name, tensor in self.method_state.items()}
         for name, parameter in self.student.named_parameters():
             tensors |= {f"optimizer.{name}.{slot}": value for slot, value in self.optimizer.state[parameter].items() if value is not None}
         tensors |= {f"remembered.{name}": tensor for name, tensor in self.remembered.items()}
@@ -180,7 +227,8 @@ class Learner:
         """
         wanted = {f"student.{k}": v for k, v in self.student.state_dict().items()}
         wanted |= {f"teacher.{k}": v for k, v in self.teacher.own_state().items()}
-        found = {k: v for k, v in tensors.items() if k.startswith(("student.", "teacher."))}
+        wanted |= {f"method.{k}": v for k, v in self.method_state.items()}
+        found = {k: v for k, v in tensors.items() if k.startswith(("student.", "teacher.", "method."))}
         sums = values["loss_sums"]
         same_workers = len(sums) == self.group.size
         if self._teachers_differ and same_workers:
@@ -212,10 +260,8 @@ class Learner:
             torch.manual_seed(seed)
             parts = build_parts(encoder, channels, self.shards)
             predictor = None
-            if self.method.PREDICTOR:
-                shape = c.Head(hidden=self.config.method.predictor_hidden, out=head.out)
-                norm = type(norms_of(parts)[0])
-                predictor = mlp(head.out, shape, lambda width: norm(width, self.shards))
+            if hidden := self.config.method.predictor:
+                predictor = mlp(head.width, c.Head(hidden=hidden, out=head.width), partial(KINDS[encoder.norm], shards=self.shards))
         layout = torch.channels_last if self.config.train.channels_last else torch.contiguous_format
         return Student(parts, predictor, None).to(device=self.group.device, dtype=self.dtype).to(memory_format=layout).train()
 

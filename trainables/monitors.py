@@ -61,8 +61,7 @@ def embedding(learner: "Learner", validation: Images) -> Numbers:
     uniformity: log of the mean of exp(-2 squared distance) over pairs of samples (Wang and Isola 2020).
     """
     projections = torch.cat([p.double() for p in learner.projections], dim=1)  # [views, my samples, D]
-    counts = [count * learner.shards.size for count in learner.shards.counts]
-    rows = learner.group.join(projections.transpose(0, 1).contiguous(), counts).transpose(0, 1)
+    rows = learner.group.join(projections.transpose(0, 1).contiguous(), learner.counts).transpose(0, 1)
     unit = F.normalize(rows, dim=-1)
     values = torch.linalg.svdvals(rows[0])
     shares = values / values.sum().clamp(min=1e-300)

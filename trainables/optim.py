@@ -13,7 +13,7 @@ def build(config: "c.Optim", module: nn.Module) -> torch.optim.Optimizer:
 
     SGD decays every parameter; LARS neither scales nor decays those of one dimension.
     """
-    parameters = list(module.parameters())
+    parameters = [p for p in module.parameters() if p.requires_grad]
     if config.name == "sgd":
         return torch.optim.SGD([{"params": parameters, "decays": True}], lr=config.lr.base, momentum=config.momentum)
     matrices = {"params": [p for p in parameters if p.ndim > 1], "decays": True, "adapt": True}

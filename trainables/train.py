@@ -170,7 +170,7 @@ def batches(learner: Learner, train: data.Images, order: torch.Tensor, at: int, 
     for shards in learner.passes():
         samples = order[start + shards.start * size : start + shards.stop * size]
         images = train.batch(samples, learner.group.device, learner.dtype)
-        yield augment.views(images, samples, learner.method.VIEWS, config.views, config.seed, epoch)
+        yield augment.views(images, samples, learner.method, config.views, config.seed, epoch)
 
 
 def _require_finite(loss: float, epoch: int) -> None:
