@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from trainables import discovery, schedules
+from trainables import discovery, presets, schedules
 from trainables.errors import UserError, nearest
 from trainables.methods import Method
 from trainables.sections import Count, Kind, NonNegative, Positive, Schedule, Section, Share
@@ -140,13 +140,18 @@ class WeightDecay(Schedule):
 
 
 class Optim(Section):
-    """Optimiser. LARS scales by `trust` and leaves norm parameters and biases unscaled and undecayed."""
+    """Optimiser. LARS scales by `trust`, to no more than the learning rate with `clip`, and leaves norm parameters and biases unscaled and
+
+    undecayed. With `constant_predictor` the predictor's learning rate is `lr.base` throughout (SimSiam).
+    """
 
     name: Literal["sgd", "lars"] = "sgd"
     lr: LearningRate = LearningRate()
     momentum: Share = 0.9
     weight_decay: WeightDecay = WeightDecay()
     trust: Positive = 1e-3
+    clip: bool = False
+    constant_predictor: bool = False
 
 
 class Train(Section):
@@ -216,8 +221,9 @@ Monitors = Annotated[tuple[Monitor, ...], AfterValidator(lambda names: tuple(dic
 
 
 class TrialConfig(Section):
-    """Everything that a trial is a function of, besides its data."""
+    """Everything that a trial is a function of, besides its data. A `preset` fills in a paper's recipe for the method."""
 
+    preset: Annotated[str, AfterValidator(presets.known)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     method: AnyMethod = METHODS["byol"](name="byol")
     data: Data = Data()
@@ -240,12 +246,16 @@ class TrialConfig(Section):
         if method in METHODS:
             own = METHODS[method](name=method)
             under = with_values({"method": own.model_dump(mode="json")}, own.DEFAULTS, cls)
+            for recipe in presets.recipe(given.get("preset"), method):
+                under = merged(under, recipe, cls)
         if data in discovery.names("datasets"):
-            under["views"] = discovery.load("datasets", data).VIEWS
+            under["views"] = {**under.get("views", {}), **discovery.load("datasets", data).VIEWS}
         return merged(under, given, cls)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.preset and self.method.name not in (own := presets.methods(self.preset)):
+            raise ValueError(f"preset.{self.preset}: has no recipe for method.name = {self.method.name}; it has {', '.join(own)}")
         self.method.check(self)
         epochs = schedules.Length(self.train.epochs, 1)
         for key, warmup in self.warmups().items():  # those in steps wait until the data are known

@@ -1,6 +1,7 @@
 """Optimisers: torch's SGD, and LARS with its exclusions as parameter groups."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +14,30 @@ def build(config: "c.Optim", module: nn.Module) -> torch.optim.Optimizer:
 
     SGD decays every parameter; LARS neither scales nor decays those of one dimension.
     """
-    parameters = [p for p in module.parameters() if p.requires_grad]
+    every = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    constant = [p for name, p in every if config.constant_predictor and name.startswith("predictor.")]
+    apart = {id(p) for p in constant}
+    moving = [p for _, p in every if id(p) not in apart]
+    groups: list[dict[str, Any]] = []
+    for parameters, scheduled in ((moving, True), (constant, False)):
+        if config.name == "sgd":
+            groups.append({"params": parameters, "decays": True, "scheduled": scheduled})
+        else:
+            for adapt in (True, False):
+                chosen = [p for p in parameters if (p.ndim > 1) == adapt]
+                groups.append({"params": chosen, "decays": adapt, "adapt": adapt, "scheduled": scheduled})
+    groups = [group for group in groups if group["params"]]
     if config.name == "sgd":
-        return torch.optim.SGD([{"params": parameters, "decays": True}], lr=config.lr.base, momentum=config.momentum)
-    matrices = {"params": [p for p in parameters if p.ndim > 1], "decays": True, "adapt": True}
-    vectors = {"params": [p for p in parameters if p.ndim <= 1], "decays": False, "adapt": False}
-    return LARS([matrices, vectors], lr=config.lr.base, momentum=config.momentum, trust=config.trust)
+        return torch.optim.SGD(groups, lr=config.lr.base, momentum=config.momentum)
+    return LARS(groups, lr=config.lr.base, momentum=config.momentum, trust=config.trust, clip=config.clip)
 
 
 def schedule(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
     """Sets the rates of a step."""
     for group in optimizer.param_groups:
-        group["lr"], group["weight_decay"] = lr, weight_decay if group["decays"] else 0.0
+        group["weight_decay"] = weight_decay if group["decays"] else 0.0
+        if group["scheduled"]:
+            group["lr"] = lr
 
 
 class LARS(torch.optim.Optimizer):
@@ -40,12 +53,21 @@ class LARS(torch.optim.Optimizer):
         weight_decay: L2 decay, before the scaling.
         trust: the coefficient eta.
         adapt: whether the local rate applies.
+        clip: whether a local rate is at most 1 / lr, so that no parameter moves faster than by plain gradients.
     """
 
     def __init__(
-        self, params: Iterable, lr: float, momentum: float = 0.9, weight_decay: float = 0.0, trust: float = 1e-3, adapt: bool = True
+        self,
+        params: Iterable,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = 1e-3,
+        adapt: bool = True,
+        clip: bool = False,
     ):
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapt": adapt})
+        rates = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust}
+        super().__init__(params, {**rates, "adapt": adapt, "clip": clip})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -71,4 +93,6 @@ def _local_rates(parameters: list[Tensor], group: dict) -> list[Tensor]:
     gradients = torch.stack(torch._foreach_norm([p.grad for p in parameters if p.grad is not None]))
     below = gradients + group["weight_decay"] * weights
     rates = torch.where((weights > 0) & (below > 0), group["trust"] * weights / below, torch.ones_like(weights))
+    if group["clip"]:
+        rates = (rates / group["lr"]).clamp(max=1.0) if group["lr"] > 0 else torch.ones_like(rates)
     return list(rates.unbind())
