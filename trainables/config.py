@@ -77,6 +77,25 @@ class Encoder(Section):
         return tuple(part for part in PARTS if part != "block4" or self.name not in WIDE)
 
 
+class Labels(Section):
+    """Which training images have labels, for methods that learn from some: so many of each class, or a share of each, by `seed` alone.
+
+    Or those that a `file` names: an index into the stored train split on each line. All of them, where nothing is given.
+    """
+
+    per_class: Count | None = None
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+    file: Annotated[Path, AfterValidator(Path.expanduser)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        given = [key for key in ("per_class", "share", "file") if getattr(self, key) is not None]
+        if len(given) > 1:
+            raise ValueError(f"labels.{given[0]}: goes without {given[1]}; labels are chosen in one way")
+        return self
+
+
 class Data(Section):
     """Images and their splits. Scores come from `validation`, carved out of train; test images are for `evaluate` only."""
 
@@ -87,6 +106,7 @@ class Data(Section):
     validation_images: Count | None = None
     image_size: Annotated[int, Field(ge=4)] | None = None
     split_seed: Annotated[int, Field(ge=0)] = 0
+    labels: Labels = Labels()
 
     @model_validator(mode="after")
     def _needs_root(self) -> Self:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from trainables import config as c
-from trainables import discovery
+from trainables import discovery, keyed
 from trainables.datasets import Chunks
 from trainables.errors import UserError
 
@@ -69,6 +69,37 @@ def load(data: "c.Data", split: str) -> Images:
     chosen = order[:held_out] if split == "validation" else order[held_out : held_out + wanted]
     index = torch.from_numpy(np.sort(chosen))
     return Images(stored.pixels, index, stored.labels[index])
+
+
+def labelled(images: Images, wanted: c.Labels) -> Tensor:
+    """The training images that have labels: sorted indices int64 [n] in their split.
+
+    Raises:
+        UserError: a class has fewer images than asked for, or a file does not hold indices of training images.
+    """
+    if wanted.file is not None:
+        return _listed(images, wanted.file)
+    chosen = []
+    for label in images.labels.unique().tolist():
+        own = (images.labels == label).nonzero()[:, 0]
+        count = wanted.per_class or max(1, round((wanted.share or 1.0) * len(own)))
+        if count > len(own):
+            raise UserError(f"data.labels.per_class = {count}: class {label} has only {len(own)} training images")
+        chosen.append(own[keyed.permutation(len(own), wanted.seed, label, "labels")[:count]])
+    return torch.cat(chosen).sort().values
+
+
+def _listed(images: Images, file: Path) -> Tensor:
+    try:
+        wanted = torch.tensor([int(line) for line in file.read_text().split()], dtype=torch.int64)
+    except OSError as error:
+        raise UserError(f"data.labels.file = '{file}': cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise UserError(f"data.labels.file = '{file}': must hold an index on each line") from None
+    found = torch.isin(images.rows, wanted).nonzero()[:, 0]
+    if len(found) < len(wanted) or not len(found):
+        raise UserError(f"data.labels.file = '{file}': {len(wanted) - len(found)} of {len(wanted)} indices are no training images")
+    return found
 
 
 def cache_folder() -> Path:
