@@ -118,11 +118,26 @@ class Data(Section):
         return self
 
 
+class RandAugment(Section):
+    """Of strong views: so many operations, each at a level of 1, 2, ... below `magnitude` tenths of its range; then a grey square."""
+
+    ops: Count = 2
+    magnitude: Annotated[int, Field(ge=2, le=10)] = 10
+    cutout: Share = 0.5
+
+
 class Views(Section):
-    """Augmentation of a view. `blur` and `solarise` have one probability a view; each data set has its own defaults."""
+    """Augmentation of a view. `blur` and `solarise` have one probability for even views and one for odd ones; each data set has its own
+
+    defaults. A crop is moved by up to a `shift` of the side, beyond the border too. Local views (multi-crop) are crops of `local_scale`,
+    `local_size` pixels wide, or 96 of 224.
+    """
 
     crop_scale: tuple[Share, Share] = (0.2, 1.0)
     crop_ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    shift: Share = 0.0
+    local_scale: tuple[Share, Share] = (0.05, 0.4)
+    local_size: Annotated[int, Field(ge=4)] | None = None
     turn: Annotated[float, Field(ge=0, le=180)] = 0.0
     flip: Share = 0.5
     jitter: Share = 0.8
@@ -134,10 +149,15 @@ class Views(Section):
     blur: tuple[Share, Share] = (0.0, 0.0)
     solarise: tuple[Share, Share] = (0.0, 0.2)
     noise: Annotated[float, Field(ge=0)] = 0.0
+    randaugment: RandAugment = RandAugment()
+
+    def local_side(self, side: int) -> int:
+        """Width of the local views of images of a width."""
+        return self.local_size or max(4, round(side * 96 / 224))
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        for key in ("crop_scale", "crop_ratio"):
+        for key in ("crop_scale", "crop_ratio", "local_scale"):
             low, high = getattr(self, key)
             if not 0 < low <= high:
                 raise ValueError(f"views.{key} = [{low}, {high}]: must be two rising numbers above 0")
@@ -160,9 +180,10 @@ class WeightDecay(Schedule):
 
 
 class Optim(Section):
-    """Optimiser. LARS scales by `trust`, to no more than the learning rate with `clip`, and leaves norm parameters and biases unscaled and
+    """Optimiser; SGD may be `nesterov`.
 
-    undecayed. With `constant_predictor` the predictor's learning rate is `lr.base` throughout (SimSiam).
+    LARS scales by `trust`, to no more than the learning rate with `clip`, and leaves norm parameters and biases unscaled and undecayed.
+    With `constant_predictor` the predictor's learning rate is `lr.base` throughout (SimSiam).
     """
 
     name: Literal["sgd", "lars"] = "sgd"
@@ -171,7 +192,16 @@ class Optim(Section):
     weight_decay: WeightDecay = WeightDecay()
     trust: Positive = 1e-3
     clip: bool = False
+    nesterov: bool = False
     constant_predictor: bool = False
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Self:
+        if self.nesterov and (self.name != "sgd" or not self.momentum):
+            raise ValueError(
+                f"optim.nesterov = true: is SGD's, with a momentum above 0; optim.name = {self.name}, optim.momentum = {self.momentum}"
+            )
+        return self
 
 
 class Train(Section):

@@ -40,6 +40,10 @@ class Images:
     def channels(self) -> int:
         return self.pixels.shape[-1]
 
+    @property
+    def classes(self) -> int:
+        return int(self.labels.max()) + 1
+
     def batch(self, indices: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Images [n, C, H, W] in [0, 1], channels_last in memory, for indices in the split."""
         chosen = self.pixels[self.rows[indices].to(self.pixels.device)].to(device, non_blocking=True)
@@ -87,6 +91,21 @@ def labelled(images: Images, wanted: c.Labels) -> Tensor:
             raise UserError(f"data.labels.per_class = {count}: class {label} has only {len(own)} training images")
         chosen.append(own[keyed.permutation(len(own), wanted.seed, label, "labels")[:count]])
     return torch.cat(chosen).sort().values
+
+
+def cycled(indices: Tensor, places: range, *key: int | str) -> tuple[Tensor, Tensor]:
+    """What lies at some places of an endless stream, which goes round by round through `indices` [n], each time in a keyed order.
+
+    Returns:
+        The indices there, and their rounds: int64 [len(places)] each.
+    """
+    at = torch.arange(places.start, places.stop)
+    rounds, within = at // len(indices), at % len(indices)
+    chosen = torch.empty_like(at)
+    for number in rounds.unique().tolist():
+        order = keyed.permutation(len(indices), *key, number)
+        chosen[rounds == number] = indices[order[within[rounds == number]]]
+    return chosen, rounds
 
 
 def _listed(images: Images, file: Path) -> Tensor:

@@ -55,6 +55,11 @@ def mlp(inputs: int, head: Head, norm: NormFactory) -> nn.Sequential:
     if head.norm == "all":
         layers[-1].requires_grad_(False)  # the last norm has no weights to learn
     if head.prototypes:
+        for layer in layers:
+            if isinstance(layer, nn.Linear):  # so small that an image's place is its own from the start, as in DINO
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
         layers.append(Prototypes(head.out, head.prototypes))
     return nn.Sequential(*layers)
 
@@ -128,9 +133,11 @@ class Student(nn.Module):
         if self.tap is None:
             return x
         for name, part in self.parts.items():
+            norms = norms_of(part)
+            pending = [list(norm.pending) for norm in norms]
             x = part(x)
-            for norm in norms_of(part):
-                norm.pending.pop()
+            for norm, before in zip(norms, pending, strict=True):
+                norm.pending = before
             if name == self.tap:
                 break
         return x

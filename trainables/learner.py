@@ -1,9 +1,10 @@
 """Learner: student, teacher, method, optimiser and schedules, as one thing that makes a step and has a state."""
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,13 +12,23 @@ from torch import Tensor, nn
 
 from trainables import config as c
 from trainables import equivalence, optim, schedules
-from trainables.encoders import Student, build_parts, mlp
+from trainables.encoders import Student, StudentOutput, build_parts, mlp
 from trainables.group import Group
-from trainables.methods import Pass
+from trainables.methods import Pass, Piece, Sight
 from trainables.norm import KINDS, Shards, begin, commit, norms_of
 from trainables.teacher import Teacher
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
+
+
+class Batch(NamedTuple):
+    """Pictures of some shards: [samples, C, H, W] of each piece that the method looks at, ordered by shard.
+
+    labels: of the labelled ones, int64 [labelled]; None where the method does not look at labels.
+    """
+
+    pictures: Mapping[Piece, Tensor]
+    labels: Tensor | None = None
 
 
 class Learner:
@@ -28,10 +39,13 @@ class Learner:
         channels: of the images.
         images: number of training images, which fixes the length of every schedule.
         group: the workers of the trial; methods that say so are collective.
+        classes: of the data, for methods that classify.
     """
 
-    def __init__(self, config: c.TrialConfig, channels: int, images: int, group: Group):
+    def __init__(self, config: c.TrialConfig, channels: int, images: int, group: Group, classes: int = 0):
         config = equivalence.scaled(config)
+        if config.method.CLASSIFIES:
+            config = c.changed(config.plain(), {"encoder.projector.out": classes})
         self.config, self.group = config, group
         self.dtype = DTYPES[config.train.precision]
         self.run = c.length(config, images)
@@ -49,7 +63,7 @@ class Learner:
         self.optimizer = optim.build(config.optim, self.student)
         self.step_index = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=group.device)  # of this worker's shards, since the epoch began
-        self.projections: list[Tensor] = []  # of the last step, for each pass [views, samples, D]
+        self.projections: list[Tensor] = []  # of the last step, for each pass [sights, shards, samples, D]
         self.output_gradients: dict[str, Tensor] = {}  # of the last step of an epoch: largest absolute value for each part
         self.remembered: dict[str, Tensor] = {}  # what the drift of the teacher is measured against
         self._norms = norms_of(self.student)
@@ -61,11 +75,11 @@ class Learner:
         mine = self.shards.mine
         return [mine] if self.config.joint else [range(shard, shard + 1) for shard in mine]
 
-    def step(self, batches: Iterable[Tensor]) -> Tensor:
+    def step(self, batches: Iterable[Batch]) -> Tensor:
         """One optimiser step on this worker's shards. Collective.
 
         Args:
-            batches: for each of `passes()`, its views [V, shards * size, C, H, W].
+            batches: one for each of `passes()`.
 
         Returns:
             The sum of this worker's losses over its shards, each the mean of its samples: a float64 scalar without gradient. Divided by
@@ -82,8 +96,8 @@ class Learner:
         last = (step + 1) % self.run.per_epoch == 0
         self.student.watch = self._watch_gradient if last and "gradients" in self.config.monitors else None
         self.output_gradients.clear()
-        for shards, views in zip(self.passes(), batches, strict=True):
-            loss_sum += self._learn_from(shards, views)
+        for shards, batch in zip(self.passes(), batches, strict=True):
+            loss_sum += self._learn_from(shards, batch)
         self._gradients.close(self.group, self.shards.total)
         for part in self.method.frozen(step, self.run):
             self.student.parts[part].zero_grad()  # to None, which optimisers pass over
@@ -97,62 +111,74 @@ class Learner:
         self.step_index += 1
         return loss_sum
 
-    def _learn_from(self, shards: range, views: Tensor) -> Tensor:
+    def _learn_from(self, shards: range, batch: Batch) -> Tensor:
         """Forward and backward of some shards; returns their sum of losses, in float64."""
         self.shards.current = shards
-        learnt, taught = self.method.student_views, self.method.teacher_views
+        learnt, taught = self.method.student_sights, self.method.teacher_sights
         with self._autocast():
-            output = self.student(self._images(views, learnt))
-            tapped = output.tapped if taught == learnt else self.student.shared(self._images(views, taught))
-            target = self.target(tapped, len(taught))
-        predictions, projections = (x.to(self.dtype).unflatten(0, (len(learnt), -1)) for x in (output.prediction, output.projection))
-        targets = target.detach().to(self.dtype).unflatten(0, (len(taught), -1))
-        first = shards.start * self.shards.size
+            outputs = [self.student(pictures) for pictures in self._forwards(batch, learnt)]
+            target = self.target(self._tapped(batch, outputs), len(taught)) if taught else None
+        predictions, projections = (
+            torch.cat(rows).to(self.dtype).unflatten(0, (len(learnt), -1)) for rows in zip(*(o[:2] for o in outputs), strict=True)
+        )
         given = Pass(
             predictions,
             projections,
-            targets,
+            projections[:0].detach() if target is None else target.detach().to(self.dtype).unflatten(0, (len(taught), -1)),
             bool(self.teacher.averaged),
             self.method_state,
             self.step_index,
             self.run,
             len(shards),
-            first,
-            self._gather,
+            shards.start * self.shards.size,
+            batch.labels,
+            self.everyone,
         )
         loss = self.method.loss(given).unflatten(0, (len(shards), -1)).mean(1).sum()
         self._gradients.add(loss)
-        self.projections.append(projections.detach())
+        self.projections.append(projections.detach().unflatten(1, (len(shards), -1)))
         if self.method_state:
-            self._targets.append(targets)
+            self._targets.append(given.targets)
         return loss.detach().double()
 
-    def _images(self, views: Tensor, which: Sequence[int]) -> Tensor:
-        """Chosen views of [V, N, C, H, W] as one batch."""
-        images = (views if len(which) == len(views) else views[list(which)]).flatten(0, 1)
-        return images.contiguous(memory_format=torch.channels_last) if self.config.train.channels_last else images
+    def _forwards(self, batch: Batch, sights: Sequence[Sight]) -> Iterator[Tensor]:
+        """Pictures [sights * shards * samples, C, H, W] of some sights, those of one size together."""
+        count = len(self.shards.current)
+        layout = torch.channels_last if self.config.train.channels_last else torch.contiguous_format
+        joined = [torch.cat([batch.pictures[piece].unflatten(0, (count, -1)) for piece in sight], dim=1) for sight in sights]
+        for shape, alike in groupby(joined, key=lambda pictures: pictures.shape):
+            self.shards.samples = shape[1]
+            yield torch.cat(list(alike)).flatten(0, 1).contiguous(memory_format=layout)
 
-    @property
-    def counts(self) -> list[int]:
-        """Samples of each worker."""
-        return [count * self.shards.size for count in self.shards.counts]
+    def _tapped(self, batch: Batch, outputs: Sequence[StudentOutput]) -> Tensor:
+        """What the teacher takes, [its sights * shards * samples, ...]; what the student saw too is not computed again."""
+        learnt, taught = self.method.student_sights, self.method.teacher_sights
+        if learnt == taught and len(outputs) == 1:
+            return outputs[0].tapped
+        if set(taught) <= set(learnt):
+            samples = sum(len(output.tapped) for output in outputs) // len(learnt)
+            seen = dict(zip(learnt, (tapped for output in outputs for tapped in output.tapped.split(samples)), strict=True))
+            return torch.cat([seen[sight] for sight in taught])
+        (pictures,) = self._forwards(batch, taught)
+        return self.student.shared(pictures)
 
-    def _gather(self, rows: Tensor) -> Tensor:
-        """[V, samples, D] of a pass over all of this worker's shards -> [V, batch, D], with gradient. Collective."""
-        return self.group.gather(rows.transpose(0, 1), self.counts).transpose(0, 1)
+    def everyone(self, rows: Tensor) -> Tensor:
+        """[V, samples of this worker, D], ordered by shard -> [V, samples of all workers, D], with gradient. Collective."""
+        of_a_shard = rows.shape[1] // len(self.shards.mine)
+        counts = [shards * of_a_shard for shards in self.shards.counts]
+        return self.group.gather(rows.transpose(0, 1), counts).transpose(0, 1)
 
     def _close_method(self) -> None:
         """Brings the teacher's outputs of the whole batch into the method's state. Collective."""
         if self.method_state:
-            mine = torch.cat(self._targets, dim=1).transpose(0, 1).contiguous()
-            everyone = self.group.join(mine, self.counts).transpose(0, 1)
-            self.method.close(self.method_state, everyone, self.step_index, self.run)
+            self.method.close(self.method_state, self.everyone(torch.cat(self._targets, dim=1)), self.step_index, self.run)
             self._targets.clear()
 
-    def target(self, tapped: Tensor, views: int) -> Tensor:
-        """The teacher's projections [V * samples, out] of what the student tapped. Collective where the norm is."""
+    def target(self, tapped: Tensor, sights: int) -> Tensor:
+        """The teacher's projections [sights * samples, out] of what the student tapped. Collective where the norm is."""
+        self.shards.samples = len(tapped) // (sights * len(self.shards.current))
         if self.config.teacher.norm.kind == "shuffle":
-            return self.teacher.shuffled(tapped, views, self.step_index, self.shards)
+            return self.teacher.shuffled(tapped, sights, self.step_index, self.shards)
         return self.teacher(tapped)
 
     def _watch_gradient(self, part: str, output: Tensor) -> None:
@@ -176,7 +202,7 @@ class Learner:
         """
         total = torch.zeros_like(self.loss_sum)
         for projections in self.projections:
-            unit = F.normalize(projections.float(), dim=-1).unflatten(1, (-1, self.shards.size))  # [views, shards, size, D]
+            unit = F.normalize(projections.float(), dim=-1)
             total += unit.transpose(0, 1).flatten(1, 2).std(1).mean(-1).sum() * unit.shape[-1] ** 0.5
         return total
 

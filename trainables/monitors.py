@@ -60,8 +60,7 @@ def embedding(learner: "Learner", validation: Images) -> Numbers:
     effective_rank: exp of the entropy of the singular values' shares (RankMe). alignment: mean squared distance of two views of a sample;
     uniformity: log of the mean of exp(-2 squared distance) over pairs of samples (Wang and Isola 2020).
     """
-    projections = torch.cat([p.double() for p in learner.projections], dim=1)  # [views, my samples, D]
-    rows = learner.group.join(projections.transpose(0, 1).contiguous(), learner.counts).transpose(0, 1)
+    rows = learner.everyone(torch.cat([p.double().flatten(1, 2) for p in learner.projections], dim=1))  # [views, samples, D]
     unit = F.normalize(rows, dim=-1)
     values = torch.linalg.svdvals(rows[0])
     shares = values / values.sum().clamp(min=1e-300)

@@ -28,7 +28,7 @@ def build(config: "c.Optim", module: nn.Module) -> torch.optim.Optimizer:
                 groups.append({"params": chosen, "decays": adapt, "adapt": adapt, "scheduled": scheduled})
     groups = [group for group in groups if group["params"]]
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr.base, momentum=config.momentum)
+        return torch.optim.SGD(groups, lr=config.lr.base, momentum=config.momentum, nesterov=config.nesterov)
     return LARS(groups, lr=config.lr.base, momentum=config.momentum, trust=config.trust, clip=config.clip)
 
 

@@ -23,7 +23,8 @@ from trainables import config as c
 from trainables.errors import TrialFailure, UserError
 from trainables.evaluation import knn, linear
 from trainables.group import Group
-from trainables.learner import Learner
+from trainables.learner import Batch, Learner
+from trainables.methods import Piece
 
 log = logging.getLogger(__name__)
 Metrics = dict[str, float]
@@ -54,7 +55,7 @@ def fit(config: c.TrialConfig, folder: Path, report: Report, workers: Group = Gr
         _make_deterministic(config.train.precision)
     train, validation = (_load(config.data, split).to(workers.device) for split in ("train", "validation"))
     config.require_batch(len(train))
-    learner = Learner(config, train.channels, len(train), workers)
+    learner, labelled = Learner(config, train.channels, len(train), workers, train.classes), labelled_images(config, train)
     if rule := equivalence.own_line(config):
         log.info(rule)
     history = _resume(learner, folder)
@@ -69,7 +70,7 @@ def fit(config: c.TrialConfig, folder: Path, report: Report, workers: Group = Gr
         order = keyed.permutation(len(train), config.seed, epoch, "order")
         clock.start(learner.step_index)
         for at in range(position, learner.run.per_epoch):
-            learner.step(batches(learner, train, order, at, epoch))
+            learner.step(batches(learner, train, order, at, epoch, labelled))
             every = config.train.checkpoint_steps
             if every and learner.step_index % every == 0 and at + 1 < learner.run.per_epoch:
                 _require_finite(learner.mean_loss(at + 1), epoch + 1)
@@ -140,7 +141,7 @@ def evaluate(
     """
     config = c.changed(found.values["config"], changes)
     train, other = (data.load(config.data, name).to(workers.device) for name in ("train", split))
-    learner = Learner(config, train.channels, len(train), workers)
+    learner = Learner(config, train.channels, len(train), workers, train.classes)
     learner.load_state_dict(found.tensors, found.values["learner"])
     bank, queries = features(learner.network(network or config.evaluation.network), train, other, config, workers)
     classifier = linear.train(bank, config.evaluation.linear)
@@ -163,14 +164,36 @@ class _Clock:
         return (step - self.step) * batch_size / (time.time() - self.since)
 
 
-def batches(learner: Learner, train: data.Images, order: torch.Tensor, at: int, epoch: int) -> Iterator[torch.Tensor]:
-    """The views of batch `at` of an epoch, for each of this worker's passes."""
-    config, size = learner.config, learner.shards.size
-    start = at * config.train.batch_size
+def batches(
+    learner: Learner, train: data.Images, order: torch.Tensor, at: int, epoch: int, labelled: torch.Tensor | None = None
+) -> Iterator[Batch]:
+    """The pictures of batch `at` of an epoch, for each of this worker's passes.
+
+    Labelled images come besides, where the method asks for them: a stream of its own through `labelled`, the indices of those that have
+    labels, whose place is a function of the step.
+    """
+    config, method, size = learner.config, learner.method, learner.shards.size
+    start, own = at * config.train.batch_size, method.labelled_in(size)
     for shards in learner.passes():
         samples = order[start + shards.start * size : start + shards.stop * size]
         images = train.batch(samples, learner.group.device, learner.dtype)
-        yield augment.views(images, samples, learner.method, config.views, config.seed, epoch)
+        views = augment.views(images, samples, method.views, config.views, config.seed, epoch)
+        pictures = {Piece("images", view): x for view, x in enumerate(views)}
+        if labelled is None:
+            yield Batch(pictures)
+            continue
+        first = learner.step_index * own * learner.shards.total
+        chosen, rounds = data.cycled(labelled, range(first + shards.start * own, first + shards.stop * own), config.seed, "labelled")
+        images = train.batch(chosen, learner.group.device, learner.dtype)
+        keys = chosen + rounds * len(train)  # an image that comes back within a step comes in another view
+        views = augment.views(images, keys, method.LABELLED_VIEWS, config.views, config.seed, "labelled")
+        pictures |= {Piece("labelled", view): x for view, x in enumerate(views)}
+        yield Batch(pictures, train.labels[chosen].to(learner.group.device))
+
+
+def labelled_images(config: c.TrialConfig, train: data.Images) -> torch.Tensor | None:
+    """Which images have labels, where the method learns from labels."""
+    return data.labelled(train, config.data.labels) if config.method.LABELLED_VIEWS else None
 
 
 def _require_finite(loss: float, epoch: int) -> None:

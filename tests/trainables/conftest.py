@@ -61,7 +61,7 @@ def digits(tiny: Callable[..., c.TrialConfig]) -> data.Images:
 @pytest.fixture(scope="session")
 def learner_of() -> Callable[[c.TrialConfig], Learner]:
     """Makes a configuration's Learner for the digits, alone in its group."""
-    return lambda config: Learner(config, 1, 64, group.Group())
+    return lambda config: Learner(config, 1, 64, group.Group(), 10)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ def given(predictions: Tensor, targets: Tensor, **others: Any) -> Pass:
         "run": Length(100, 10),
         "shards": 1,
         "first": 0,
+        "labels": None,
         "gather": lambda rows: rows,
     }
     return Pass(predictions=predictions, targets=targets, **{**plain, **others})

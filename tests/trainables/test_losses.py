@@ -61,7 +61,7 @@ def test_invariant_49_a_queue_is_first_in_first_out(rng, method):
     state = double(method.initial_state(5, 0))
     before = state["queue"].clone()
     torch.testing.assert_close(before.norm(dim=-1), torch.ones(before.shape[:2], dtype=torch.float64), rtol=1e-6, atol=0)
-    views = len(method.teacher_views)
+    views = len(method.teacher_sights)
     steps = [torch.randn(views, 4, 5, generator=rng, dtype=torch.float64) for _ in range(6)]
     for step, keys in enumerate(steps):
         held = state["queue"].clone()

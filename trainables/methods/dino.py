@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from trainables import schedules
-from trainables.methods import Method, Pass, State, Temperature
+from trainables.methods import Method, Pass, Sight, State, Temperature, ViewKind, sights
 from trainables.schedules import Length
 from trainables.sections import Duration, Share
 
@@ -19,13 +21,14 @@ class DINO(Method):
     """Mean over ordered pairs of different views of the cross entropy between teacher and student.
 
     Center: `center_momentum` of itself and the rest of the mean of all the teacher's logits of the batch, used from the next step on.
-    The last layer, the prototypes, stays as it is at first.
+    The last layer, the prototypes, stays as it is at first. Multi-crop: the student sees so many `local_views` too, the teacher does not.
     """
 
     name: Literal["dino"] = "dino"
     temperature: Temperature = Temperature(base=0.1)
     teacher_temperature: Temperature = Temperature(base=0.07, warmup_factor=4 / 7)
     center_momentum: Share = 0.9
+    local_views: Annotated[int, Field(ge=0)] = 0
     frozen_prototypes: Duration = "1 epochs"
 
     DEFAULTS: ClassVar[dict[str, Any]] = {
@@ -38,6 +41,14 @@ class DINO(Method):
             "prototypes": 4096,
         }
     }
+
+    @property
+    def views(self) -> tuple[ViewKind, ...]:
+        return self.VIEWS + ("local",) * self.local_views
+
+    @property
+    def teacher_sights(self) -> tuple[Sight, ...]:
+        return sights(range(len(self.VIEWS)))
 
     def check(self, trial: TrialConfig) -> None:
         if not trial.encoder.projector.prototypes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from trainables.methods import Method, Pass, State, Temperature
+from trainables.methods import Method, Pass, Sight, State, Temperature, sights
 from trainables.schedules import Length
 from trainables.sections import Count
 
@@ -28,12 +28,12 @@ class MoCo(Method):
     DEFAULTS: ClassVar[dict[str, Any]] = {"encoder.projector": {"hidden": 2048, "out": 128, "norm": "none"}}
 
     @property
-    def student_views(self) -> tuple[int, ...]:
-        return (0, 1) if self.symmetric else (0,)
+    def student_sights(self) -> tuple[Sight, ...]:
+        return sights((0, 1) if self.symmetric else (0,))
 
     @property
-    def teacher_views(self) -> tuple[int, ...]:
-        return (0, 1) if self.symmetric else (1,)
+    def teacher_sights(self) -> tuple[Sight, ...]:
+        return sights((0, 1) if self.symmetric else (1,))
 
     def check(self, trial: TrialConfig) -> None:
         if self.queue < trial.train.batch_size:
@@ -42,7 +42,7 @@ class MoCo(Method):
     def initial_state(self, width: int, seed: int) -> State:
         from trainables import queue
 
-        return queue.initial(len(self.teacher_views), self.queue, width, seed)
+        return queue.initial(len(self.teacher_sights), self.queue, width, seed)
 
     def loss(self, given: Pass) -> Tensor:
         import torch

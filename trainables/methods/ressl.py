@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from trainables.methods import Method, Pass, State, Temperature
+from trainables.methods import Method, Pass, Sight, State, Temperature, ViewKind, sights
 from trainables.schedules import Length
 from trainables.sections import Count
 
@@ -25,16 +25,16 @@ class ReSSL(Method):
     teacher_temperature: Temperature = Temperature(base=0.04)
     queue: Count = 65_536
 
-    WEAK: ClassVar[tuple[int, ...]] = (1,)
+    VIEWS: ClassVar[tuple[ViewKind, ...]] = ("full", "weak")
     DEFAULTS: ClassVar[dict[str, Any]] = {"encoder.projector": {"hidden": 4096, "out": 256, "norm": "none"}}
 
     @property
-    def student_views(self) -> tuple[int, ...]:
-        return (0,)
+    def student_sights(self) -> tuple[Sight, ...]:
+        return sights((0,))
 
     @property
-    def teacher_views(self) -> tuple[int, ...]:
-        return (1,)
+    def teacher_sights(self) -> tuple[Sight, ...]:
+        return sights((1,))
 
     def check(self, trial: TrialConfig) -> None:
         if self.queue < trial.train.batch_size:
