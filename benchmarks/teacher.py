@@ -65,7 +65,7 @@ class Variant:
         views = augment.views(images, samples, config.method.views, config.views, 0, 0)
         size = config.train.shard_size
         self.batches = [
-            Batch({Piece("images", v): view[size * shards.start : size * shards.stop] for v, view in enumerate(views)})
+            Batch({Piece("images", v): view[size * shards.start : size * shards.stop] for v, view in enumerate(views)}, {})
             for shards in self.learner.passes()
         ]
 

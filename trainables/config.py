@@ -204,6 +204,15 @@ class Optim(Section):
         return self
 
 
+class OnlineProbe(Section):
+    """A linear classifier of the student's features, trained beside it without touching it, by its optimiser; with `lr` 0 there is none.
+
+    `lr` is absolute, and follows the schedule of `optim.lr`. Its score is `online_top1`.
+    """
+
+    lr: NonNegative = 0.0
+
+
 class Train(Section):
     """Length, batch and arithmetic. The batch is `num_shards` shards of `shard_size` samples that share batch-norm statistics.
 
@@ -281,6 +290,7 @@ class TrialConfig(Section):
     encoder: Encoder = Encoder()
     teacher: Teacher = Teacher()
     optim: Optim = Optim()
+    online_probe: OnlineProbe = OnlineProbe()
     train: Train = Train()
     evaluation: Evaluation = Evaluation()
     monitors: Monitors = ("distance", "statistics", "embedding")

@@ -108,23 +108,27 @@ def backbone_of(parts: nn.ModuleDict, feature_norm: bool = True) -> nn.ModuleDic
 
 
 class StudentOutput(NamedTuple):
-    """What a student returns for a batch of N images: `prediction` and `projection` [N, out], and the detached input of the teacher."""
+    """What a student returns for a batch of N images: `prediction` and `projection` [N, out], and, without their gradient, the input of the
+
+    teacher and the backbone's `features` [N, F].
+    """
 
     prediction: Tensor
     projection: Tensor
     tapped: Tensor
+    features: Tensor
 
 
 class Student(nn.Module):
-    """The trained network: the encoder's parts, and the predictor where the method has one.
+    """The trained network: the encoder's parts, the predictor where the method has one, and an online probe where one is wanted.
 
     `tap` names the last part that the teacher shares with the student, from the input on: what it returns is handed to the teacher, so
     that a shared prefix is computed once. None hands over the images.
     """
 
-    def __init__(self, parts: nn.ModuleDict, predictor: nn.Module | None, tap: str | None):
+    def __init__(self, parts: nn.ModuleDict, predictor: nn.Module | None, tap: str | None, probe: nn.Module | None = None):
         super().__init__()
-        self.parts, self.predictor, self.tap = parts, predictor, tap
+        self.parts, self.predictor, self.tap, self.probe = parts, predictor, tap, probe
         self.watch: Callable[[str, Tensor], None] | None = None  # is shown what each part returns
 
     @torch.no_grad()
@@ -143,14 +147,16 @@ class Student(nn.Module):
         return x
 
     def forward(self, x: Tensor) -> StudentOutput:
-        tapped = x
+        tapped = features = x
         for name, part in self.parts.items():
+            if name == PROJECTOR[0]:
+                features = x.detach()
             x = part(x)
             if self.watch is not None:
                 self.watch(name, x)
             if name == self.tap:
                 tapped = x.detach()
-        return StudentOutput(x if self.predictor is None else self.predictor(x), x, tapped)
+        return StudentOutput(x if self.predictor is None else self.predictor(x), x, tapped, features)
 
 
 class WideBlock(nn.Module):

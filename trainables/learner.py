@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trainables import config as c
 from trainables import equivalence, optim, schedules
-from trainables.encoders import Student, StudentOutput, build_parts, mlp
+from trainables.encoders import Student, StudentOutput, build_parts, feature_width, mlp
 from trainables.group import Group
 from trainables.methods import Pass, Piece, Sight
 from trainables.norm import KINDS, Shards, begin, commit, norms_of
@@ -24,11 +24,11 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
 class Batch(NamedTuple):
     """Pictures of some shards: [samples, C, H, W] of each piece that the method looks at, ordered by shard.
 
-    labels: of the labelled ones, int64 [labelled]; None where the method does not look at labels.
+    labels: int64 [samples] of each stream; -1 where there is none.
     """
 
     pictures: Mapping[Piece, Tensor]
-    labels: Tensor | None = None
+    labels: Mapping[str, Tensor]
 
 
 class Learner:
@@ -39,7 +39,7 @@ class Learner:
         channels: of the images.
         images: number of training images, which fixes the length of every schedule.
         group: the workers of the trial; methods that say so are collective.
-        classes: of the data, for methods that classify.
+        classes: of the data, for methods that classify and for an online probe.
     """
 
     def __init__(self, config: c.TrialConfig, channels: int, images: int, group: Group, classes: int = 0):
@@ -55,12 +55,12 @@ class Learner:
         self.method_state = {
             name: tensor.to(group.device) for name, tensor in self.method.initial_state(config.encoder.projector.width, config.seed).items()
         }
-        self.student = self._build_student(channels, config.seed)
+        self.student = self._build_student(channels, config.seed, classes)
         masked = config.teacher.smoothing.first_copy == "masked"
-        other = self._build_student(channels, config.seed + 2**31).parts if masked else None
+        other = self._build_student(channels, config.seed + 2**31, classes).parts if masked else None
         self.teacher = Teacher(config.teacher, self.student.parts, config.seed, other, self.run).train()
         self.student.tap = self.teacher.tap
-        self.optimizer = optim.build(config.optim, self.student)
+        self.optimizer = optim.build(config.optim, self.student, config.online_probe.lr)
         self.step_index = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=group.device)  # of this worker's shards, since the epoch began
         self.projections: list[Tensor] = []  # of the last step, for each pass [sights, shards, samples, D]
@@ -131,21 +131,34 @@ class Learner:
             self.run,
             len(shards),
             shards.start * self.shards.size,
-            batch.labels,
+            batch.labels.get("labelled"),
             self.everyone,
         )
         loss = self.method.loss(given).unflatten(0, (len(shards), -1)).mean(1).sum()
-        self._gradients.add(loss)
+        self._gradients.add(loss if self.student.probe is None else loss + self._probe_loss(batch, outputs))
         self.projections.append(projections.detach().unflatten(1, (len(shards), -1)))
         if self.method_state:
             self._targets.append(given.targets)
         return loss.detach().double()
 
+    def _probe_loss(self, batch: Batch, outputs: Sequence[StudentOutput]) -> Tensor:
+        """Cross entropy of the online probe over all that the student saw, a sum over the shards; pictures without a label add nothing."""
+        assert self.student.probe is not None
+        sights = self.method.student_sights
+        labels = torch.cat([self._joined(batch.labels[piece.stream] for piece in sight).flatten() for sight in sights])
+        with self._autocast():
+            logits = self.student.probe(torch.cat([output.features for output in outputs]))
+        each = F.cross_entropy(logits.to(self.dtype), labels, ignore_index=-1, reduction="none")
+        return each.sum() * len(self.shards.current) / len(labels)
+
+    def _joined(self, pieces: Iterable[Tensor]) -> Tensor:
+        """Samples of several pieces [n, ...] that share a sight: [shards, samples, ...]."""
+        return torch.cat([piece.unflatten(0, (len(self.shards.current), -1)) for piece in pieces], dim=1)
+
     def _forwards(self, batch: Batch, sights: Sequence[Sight]) -> Iterator[Tensor]:
         """Pictures [sights * shards * samples, C, H, W] of some sights, those of one size together."""
-        count = len(self.shards.current)
         layout = torch.channels_last if self.config.train.channels_last else torch.contiguous_format
-        joined = [torch.cat([batch.pictures[piece].unflatten(0, (count, -1)) for piece in sight], dim=1) for sight in sights]
+        joined = [self._joined(batch.pictures[piece] for piece in sight) for sight in sights]
         for shape, alike in groupby(joined, key=lambda pictures: pictures.shape):
             self.shards.samples = shape[1]
             yield torch.cat(list(alike)).flatten(0, 1).contiguous(memory_format=layout)
@@ -280,7 +293,7 @@ class Learner:
     def _teachers_differ(self) -> bool:
         return self.config.teacher.smoothing.masks == "per_worker" and self.group.size > 1
 
-    def _build_student(self, channels: int, seed: int) -> Student:
+    def _build_student(self, channels: int, seed: int, classes: int) -> Student:
         encoder, head = self.config.encoder, self.config.encoder.projector
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -288,8 +301,9 @@ class Learner:
             predictor = None
             if hidden := self.config.method.predictor:
                 predictor = mlp(head.width, c.Head(hidden=hidden, out=head.width), partial(KINDS[encoder.norm], shards=self.shards))
+            probe = nn.Linear(feature_width(parts), classes) if self.config.online_probe.lr else None
         layout = torch.channels_last if self.config.train.channels_last else torch.contiguous_format
-        return Student(parts, predictor, None).to(device=self.group.device, dtype=self.dtype).to(memory_format=layout).train()
+        return Student(parts, predictor, None, probe).to(device=self.group.device, dtype=self.dtype).to(memory_format=layout).train()
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         if self.config.train.precision != "bf16":

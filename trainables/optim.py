@@ -9,27 +9,26 @@ from torch import Tensor, nn
 from trainables import config as c
 
 
-def build(config: "c.Optim", module: nn.Module) -> torch.optim.Optimizer:
-    """The configured optimiser over a module; `schedule` sets its rates in each step.
+def build(config: "c.Optim", module: nn.Module, probe_lr: float = 0.0) -> torch.optim.Optimizer:
+    """The configured optimiser over a student; `schedule` sets its rates in each step.
 
-    SGD decays every parameter; LARS neither scales nor decays those of one dimension.
+    SGD decays every parameter; LARS neither scales nor decays those of one dimension. An online probe is not decayed, and its learning rate
+    follows the student's from `probe_lr` on.
     """
-    every = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    constant = [p for name, p in every if config.constant_predictor and name.startswith("predictor.")]
-    apart = {id(p) for p in constant}
-    moving = [p for _, p in every if id(p) not in apart]
-    groups: list[dict[str, Any]] = []
-    for parameters, scheduled in ((moving, True), (constant, False)):
-        if config.name == "sgd":
-            groups.append({"params": parameters, "decays": True, "scheduled": scheduled})
-        else:
-            for adapt in (True, False):
-                chosen = [p for p in parameters if (p.ndim > 1) == adapt]
-                groups.append({"params": chosen, "decays": adapt, "adapt": adapt, "scheduled": scheduled})
-    groups = [group for group in groups if group["params"]]
+    groups: dict[tuple[bool, bool, float, bool], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        part = name.split(".")[0]
+        adapt = config.name == "lars" and parameter.ndim > 1
+        decays = part != "probe" and (adapt or config.name == "sgd")
+        share = probe_lr / config.lr.base if part == "probe" else 1.0
+        scheduled = not (part == "predictor" and config.constant_predictor)
+        if parameter.requires_grad:
+            groups.setdefault((adapt, decays, share, scheduled), []).append(parameter)
+    keys = ("adapt", "decays", "share", "scheduled")
+    given: list[dict[str, Any]] = [{"params": own, **dict(zip(keys, key, strict=True))} for key, own in groups.items()]
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr.base, momentum=config.momentum, nesterov=config.nesterov)
-    return LARS(groups, lr=config.lr.base, momentum=config.momentum, trust=config.trust, clip=config.clip)
+        return torch.optim.SGD(given, lr=config.lr.base, momentum=config.momentum, nesterov=config.nesterov)
+    return LARS(given, lr=config.lr.base, momentum=config.momentum, trust=config.trust, clip=config.clip)
 
 
 def schedule(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
@@ -37,7 +36,7 @@ def schedule(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -
     for group in optimizer.param_groups:
         group["weight_decay"] = weight_decay if group["decays"] else 0.0
         if group["scheduled"]:
-            group["lr"] = lr
+            group["lr"] = lr * group["share"]
 
 
 class LARS(torch.optim.Optimizer):

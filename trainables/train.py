@@ -179,8 +179,9 @@ def batches(
         images = train.batch(samples, learner.group.device, learner.dtype)
         views = augment.views(images, samples, method.views, config.views, config.seed, epoch)
         pictures = {Piece("images", view): x for view, x in enumerate(views)}
+        labels = {"images": train.labels[samples].to(learner.group.device)}
         if labelled is None:
-            yield Batch(pictures)
+            yield Batch(pictures, labels)
             continue
         first = learner.step_index * own * learner.shards.total
         chosen, rounds = data.cycled(labelled, range(first + shards.start * own, first + shards.stop * own), config.seed, "labelled")
@@ -188,7 +189,7 @@ def batches(
         keys = chosen + rounds * len(train)  # an image that comes back within a step comes in another view
         views = augment.views(images, keys, method.LABELLED_VIEWS, config.views, config.seed, "labelled")
         pictures |= {Piece("labelled", view): x for view, x in enumerate(views)}
-        yield Batch(pictures, train.labels[chosen].to(learner.group.device))
+        yield Batch(pictures, labels | {"labelled": train.labels[chosen].to(learner.group.device)})
 
 
 def labelled_images(config: c.TrialConfig, train: data.Images) -> torch.Tensor | None:

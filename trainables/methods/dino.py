@@ -44,7 +44,8 @@ class DINO(Method):
 
     @property
     def views(self) -> tuple[ViewKind, ...]:
-        return self.VIEWS + ("local",) * self.local_views
+        local: ViewKind = "local"
+        return (*self.VIEWS, *[local] * self.local_views)
 
     @property
     def teacher_sights(self) -> tuple[Sight, ...]:
