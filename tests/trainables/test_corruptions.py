@@ -572,11 +572,14 @@ def test_a_sheet_of_an_own_image_and_its_errors(tmp_path, capsys):
         "cannot be read": ["a.png", "--image", str(tmp_path / "none.png")],
         "is not an image": ["a.png", "--image", str(tmp_path / "text.png")],
         "8 pixels a side": ["a.png", "--side", "7"],
+        "'x': must be a whole number": ["a.png", "--side", "x"],
+        "unrecognized arguments: --severity": ["a.png", "--severity"],
     }
     for words, (name, *others) in wrong.items():
         assert __main__.main([str(tmp_path / name), *others]) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ") and error.count("\n") == 1 and words in error
+    assert __main__.main([]) == 2 and "required: sheet" in capsys.readouterr().err
     assert not (tmp_path / "a.jpg").exists()
 
 

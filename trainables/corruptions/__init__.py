@@ -27,7 +27,7 @@ TYPES: dict[str, Callable[..., Tensor]] = {
 ALL, HELD_OUT = tuple(TYPES)[:15], tuple(TYPES)[15:]
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST = 8  # pixels a side
-_AT_ONCE = {"cpu": 2**18, "cuda": 2**26}  # values that are corrupted at a time: what stays in a CPU's cache, and fits on a GPU
+_AT_ONCE = {"cpu": 2**18, "cuda": 2**24}  # values that are corrupted at a time: what stays in a CPU's cache, and fits on a GPU
 
 
 def corrupt(images: Tensor, samples: Tensor, kind: str, severity: int, levels: str = "cifar", seed: int = 0) -> Tensor:

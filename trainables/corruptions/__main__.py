@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -57,27 +58,37 @@ def read(file: Path | None, side: int) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
 
 
+def _save(picture: Image.Image, file: Path) -> None:
+    try:
+        picture.save(file)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written ({error.strerror or error})") from None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as for any other error of the user."""
+        raise UserError(message)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Writes the sheet as PNG. Exit status 2 for an error of the user."""
-    parser = argparse.ArgumentParser(prog="python -m trainables.corruptions", description=__doc__)
+    parser = _Parser(prog="python -m trainables.corruptions", description=__doc__)
     parser.add_argument("sheet", type=Path, help="the PNG file to be written")
     parser.add_argument("--image", type=Path, help="what is corrupted; a photograph of a flower without it")
     parser.add_argument("--levels", default="cifar", help="cifar (the default) or imagenet")
     parser.add_argument("--side", type=settings.whole_number, help="pixels; 32 for cifar and 224 for imagenet without it")
     parser.add_argument("--held-out", action="store_true", help="the four held-out types too")
-    given = parser.parse_args(arguments)
-    kinds = corruptions.ALL + (corruptions.HELD_OUT if given.held_out else ())
     try:
+        given = parser.parse_args(arguments)
+        kinds = corruptions.ALL + (corruptions.HELD_OUT if given.held_out else ())
         corruptions.check(kinds[0], 1, given.levels)
         if given.sheet.suffix.lower() != ".png":
             raise UserError(f"{given.sheet}: must end in .png")
         picture = draw(sheet(read(given.image, given.side or SIDES[given.levels]), kinds, given.levels), kinds)
-        picture.save(given.sheet)
+        _save(picture, given.sheet)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {given.sheet}: cannot be written ({error.strerror or error})", file=sys.stderr)
         return 2
     print(f"{given.sheet}: {len(kinds)} types, 5 severities, levels of {given.levels}")
     return 0

@@ -71,9 +71,9 @@ def _distance(edges: Tensor) -> Tensor:
 def _equalised(x: Tensor) -> Tensor:
     """Histogram equalisation of each image [N, 1, H, W] of whole numbers from 0 to 255; one of a single value stays as it is."""
     values = x.flatten(1).to(torch.int64)
-    counts = torch.zeros(len(x), 256, dtype=torch.int64, device=x.device).scatter_add_(1, values, torch.ones_like(values))
-    upto = counts.cumsum(1)
-    lowest = counts.gather(1, values.amin(1, keepdim=True))
+    greys = torch.arange(256, device=x.device).expand(len(x), -1).contiguous()
+    upto = torch.searchsorted(values.sort(1).values, greys, right=True)  # how many are of this grey or darker
+    lowest = upto.gather(1, values.amin(1, keepdim=True))
     others = values.shape[1] - lowest
     table = ((upto - lowest) * (255.0 / others.clamp(min=1))).round()
     return torch.where(others > 0, table.gather(1, values).to(x), x.flatten(1)).view_as(x)
