@@ -64,7 +64,8 @@ def _view(images: Tensor, samples: Tensor, view: int, config: "c.Views", size: i
     if (p := config.solarise[view % 2]) > 0:
         x = torch.where(_chosen(draws[14], p), torch.where(x >= 0.5, 1 - x, x), x)
     if config.noise > 0:
-        x = x + config.noise * _normal(x, samples, *key, f"noise {view}")
+        count = x[0].numel()
+        x = x + config.noise * keyed.normal(samples.to(x.device), count, *key, f"noise {view}", dtype=x.dtype).view_as(x)
     return x
 
 
@@ -128,10 +129,3 @@ def _blur(x: Tensor, sigma: Tensor) -> Tensor:
     flat = F.pad(x.reshape(1, count * channels, height, width), (radius,) * 4, mode="reflect")
     flat = F.conv2d(flat, kernel[:, :, None, :], groups=count * channels)
     return F.conv2d(flat, kernel[:, :, :, None], groups=count * channels).view_as(x)
-
-
-def _normal(x: Tensor, samples: Tensor, *key: int | str) -> Tensor:
-    """Keyed standard normal numbers in the shape of x (Box-Muller)."""
-    count = x[0].numel()
-    first, second = keyed.uniform(samples.to(x.device), 2 * count, *key, dtype=x.dtype).split(count, dim=1)
-    return ((-2 * torch.log1p(-first)).sqrt() * torch.cos(2 * math.pi * second)).view(len(x), *x.shape[1:])

@@ -1,5 +1,6 @@
 """Randomness that is keyed, never drawn from a stream: the same keys give the same numbers on any worker, device and resume."""
 
+import math
 import zlib
 
 import torch
@@ -22,6 +23,12 @@ def uniform(samples: Tensor, count: int, *key: int | str, dtype: torch.dtype = t
     rows = _mix(samples.to(torch.int64) * _GOLDEN + state)
     draws = torch.arange(1, count + 1, device=samples.device) * _GOLDEN
     return ((_mix(rows[:, None] + draws) >> 40) & 0xFFFFFF).to(dtype) / 2**24
+
+
+def normal(samples: Tensor, count: int, *key: int | str, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normal numbers, at most 5.8 in size, from twice as many uniform ones (Box-Muller): [len(samples), count], as `uniform`."""
+    first, second = uniform(samples, 2 * count, *key, dtype=dtype).split(count, dim=1)
+    return (-2 * torch.log1p(-first)).sqrt() * torch.cos(2 * math.pi * second)
 
 
 def choices(count: int, chance: float, *key: int | str, device: torch.device | str = "cpu") -> Tensor:

@@ -190,9 +190,8 @@ def test_dotted_keys_name_every_value():
     def leaves(plain: dict, prefix: str = "") -> set[str]:
         return {leaf for key, v in plain.items() for leaf in (leaves(v, f"{prefix}{key}.") if isinstance(v, dict) else {prefix + key})}
 
-    every = set.union(
-        *(leaves(c.parse({"method": {"name": name}, "train": {"batch_size": 84, "shard_size": 84}}).plain()) for name in c.METHODS)
-    )
+    shards = {"batch_size": 84, "shard_size": 84}
+    every = set.union(*(leaves(c.parse({"method": {"name": name}, "train": shards}).plain()) for name in c.METHODS))
     assert set(settings.dotted_keys(c.TrialConfig)) == every | {"teacher.momenta"}
 
 
