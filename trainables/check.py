@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from trainables import config as c
-from trainables import data, keyed, settings
+from trainables import data, settings
 from trainables.errors import UserError
 from trainables.group import Group
 from trainables.learner import Learner
@@ -54,7 +54,7 @@ def _losses(config: c.TrialConfig, group: Group, steps: int) -> torch.Tensor:
     losses = torch.zeros(steps, dtype=torch.float64)
     for step in range(steps):
         epoch, at = divmod(step, learner.run.per_epoch)
-        order = keyed.permutation(len(train), config.seed, epoch, "order")
+        order = train.order(config.seed, epoch, "order")
         losses[step] = learner.step(batches(learner, train, order, at, epoch))
     return losses
 

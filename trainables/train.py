@@ -1,6 +1,7 @@
 """fit: the loop, and the heart. Runs without Ray: `python -m trainables.train config.yaml`, or the same under torchrun."""
 
 import argparse
+import contextlib
 import functools
 import logging
 import math
@@ -18,7 +19,7 @@ import torch.distributed as dist
 import torchvision
 from torch import nn
 
-from trainables import augment, checkpoint, data, equivalence, evaluation, group, keyed, monitors, settings
+from trainables import augment, checkpoint, data, equivalence, evaluation, group, monitors, settings
 from trainables import config as c
 from trainables.errors import TrialFailure, UserError
 from trainables.evaluation import knn, linear
@@ -52,7 +53,22 @@ def fit(config: c.TrialConfig, folder: Path, report: Report, workers: Group = Gr
     """
     if workers.device.type == "cuda":
         _make_deterministic(config.train.precision)
-    train, validation = (_load(config.data, split).to(workers.device) for split in ("train", "validation"))
+    train, bank, validation = _sets(config.data, "validation", workers.device)
+    with contextlib.ExitStack() as at_the_end:
+        for images in (train, bank, validation):
+            at_the_end.callback(images.close)
+        return _fit(config, folder, report, workers, train, bank, validation)
+
+
+def _fit(
+    config: c.TrialConfig,
+    folder: Path,
+    report: Report,
+    workers: Group,
+    train: data.Images,
+    bank: data.Images,
+    validation: data.Images,
+) -> list[Metrics]:
     config.require_batch(len(train))
     learner = Learner(config, train.channels, len(train), workers)
     if rule := equivalence.own_line(config):
@@ -60,13 +76,14 @@ def fit(config: c.TrialConfig, folder: Path, report: Report, workers: Group = Gr
     history = _resume(learner, folder)
     going = _replay(history, report, workers)
     if config.train.epochs == 0 and not history:
-        history.append({"epoch": 0.0, "step": 0.0, **score(learner, train, validation)})
+        history.append({"epoch": 0.0, "step": 0.0, **score(learner, bank, validation)})
         _save(learner, history, folder)
         _tell(history[-1], report, workers)
     clock = _Clock()
     while going and learner.step_index < learner.run.total:
         epoch, position = divmod(learner.step_index, learner.run.per_epoch)
-        order = keyed.permutation(len(train), config.seed, epoch, "order")
+        order = train.order(config.seed, epoch, "order")
+        train.expect(*coming(learner, order, position))
         clock.start(learner.step_index)
         for at in range(position, learner.run.per_epoch):
             learner.step(batches(learner, train, order, at, epoch))
@@ -81,7 +98,7 @@ def fit(config: c.TrialConfig, folder: Path, report: Report, workers: Group = Gr
             continue
         metrics["time/images_per_second"] = clock.images_per_second(learner.step_index, config.train.batch_size)
         metrics |= monitors.measure(learner, validation)
-        metrics |= score(learner, train, validation)
+        metrics |= score(learner, bank, validation)
         metrics |= {"time/first_step_at": clock.first_step_at, "time/measured_at": time.time()}
         history.append(metrics)
         _save(learner, history, folder)
@@ -89,10 +106,17 @@ def fit(config: c.TrialConfig, folder: Path, report: Report, workers: Group = Gr
     return history
 
 
-@functools.lru_cache(maxsize=4)
-def _load(wanted: c.Data, split: str) -> data.Images:
-    """A split, remembered by a worker that runs trial after trial: a folder of a million files is not listed for each of them."""
-    return data.load(wanted, split)
+@functools.lru_cache(maxsize=2)
+def _load(wanted: c.Data, split: str) -> list[data.Images]:
+    """Train, bank and a split, remembered by a worker that runs trial after trial: a million files are not listed for each of them."""
+    return data.splits(wanted, "train", "bank", split)
+
+
+def _sets(wanted: c.Data, split: str, device: torch.device) -> tuple[data.Images, data.Images, data.Images]:
+    """What the student learns from, what evaluations learn from, which mostly is the same object, and a split to score."""
+    train, bank, other = _load(wanted, split)
+    moved = train.to(device)
+    return moved, moved if bank is train else bank.to(device), other.to(device)
 
 
 def _make_deterministic(precision: str) -> None:
@@ -104,19 +128,19 @@ def _make_deterministic(precision: str) -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "bf16"
 
 
-def score(learner: Learner, train: data.Images, validation: data.Images) -> Metrics:
+def score(learner: Learner, bank: data.Images, validation: data.Images) -> Metrics:
     """kNN top-1 of the configured network on the validation split. Collective."""
     wanted = learner.config.evaluation
-    bank, queries = features(learner.network(wanted.network), train, validation, learner.config, learner.group)
-    return knn.evaluate(bank, queries, wanted.knn)
+    known, queries = features(learner.network(wanted.network), bank, validation, learner.config, learner.group)
+    return knn.evaluate(known, queries, wanted.knn)
 
 
 def features(
-    parts: nn.ModuleDict, train: data.Images, other: data.Images, config: c.TrialConfig, workers: Group
+    parts: nn.ModuleDict, bank: data.Images, other: data.Images, config: c.TrialConfig, workers: Group
 ) -> tuple[evaluation.Features, evaluation.Features]:
-    """Features of the train split and of another, by the backbone in `parts`. Collective."""
+    """Features of the bank and of another split, by the backbone in `parts`. Collective."""
     size, norm = config.evaluation.batch_size, not config.evaluation.before_feature_norm
-    return evaluation.encode(parts, train, size, workers, norm), evaluation.encode(parts, other, size, workers, norm)
+    return evaluation.encode(parts, bank, size, workers, norm), evaluation.encode(parts, other, size, workers, norm)
 
 
 def evaluate(
@@ -130,7 +154,7 @@ def evaluate(
 
     Args:
         found: the checkpoint.
-        split: "validation" or "test"; features of "train" are what both protocols learn from.
+        split: "validation" or "test"; features of the bank are what both protocols learn from.
         network: "student" or "teacher"; the trial's own choice where it is None.
         changes: dotted keys that differ from the trial's, such as where its data are now.
         workers: this worker's place.
@@ -139,12 +163,12 @@ def evaluate(
         The scores, the restored Learner, and the linear classifier.
     """
     config = c.changed(found.values["config"], changes)
-    train, other = (data.load(config.data, name).to(workers.device) for name in ("train", split))
+    train, bank, other = _sets(config.data, split, workers.device)
     learner = Learner(config, train.channels, len(train), workers)
     learner.load_state_dict(found.tensors, found.values["learner"])
-    bank, queries = features(learner.network(network or config.evaluation.network), train, other, config, workers)
-    classifier = linear.train(bank, config.evaluation.linear)
-    return knn.evaluate(bank, queries, config.evaluation.knn) | linear.score(classifier, queries), learner, classifier
+    known, queries = features(learner.network(network or config.evaluation.network), bank, other, config, workers)
+    classifier = linear.train(known, config.evaluation.linear)
+    return knn.evaluate(known, queries, config.evaluation.knn) | linear.score(classifier, queries), learner, classifier
 
 
 class _Clock:
@@ -161,6 +185,13 @@ class _Clock:
     def images_per_second(self, step: int, batch_size: int) -> float:
         """Of training alone, since `start`."""
         return (step - self.step) * batch_size / (time.time() - self.since)
+
+
+def coming(learner: Learner, order: torch.Tensor, position: int) -> tuple[torch.Tensor, int]:
+    """What this worker's batches of an epoch will ask for from a position on, and how much of it is to be decoded ahead: two batches."""
+    mine, size, run = learner.shards.mine, learner.shards.size, learner.run
+    own = order[: run.per_epoch * learner.config.train.batch_size].view(run.per_epoch, -1)[position:, mine.start * size : mine.stop * size]
+    return own.flatten(), 2 * own.shape[1]
 
 
 def batches(learner: Learner, train: data.Images, order: torch.Tensor, at: int, epoch: int) -> Iterator[torch.Tensor]:
@@ -222,7 +253,7 @@ def _resume(learner: Learner, folder: Path) -> list[Metrics]:
 def _require_same_trial(config: c.TrialConfig, found: checkpoint.Checkpoint) -> None:
     """A trial is a function of its configuration: it cannot go on under another one."""
     there, here = settings.flat(found.values["config"]), settings.flat(config.plain())
-    for key in sorted(here.keys() - {"data.root", "data.download", "train.checkpoint_steps", "train.keep_checkpoints"}):
+    for key in sorted(here.keys() - {"data.root", "data.download", "data.loaders", "train.checkpoint_steps", "train.keep_checkpoints"}):
         if key in there and there[key] != here[key]:
             raise UserError(
                 f"{key} = {here[key]}: the checkpoints in {found.path.parent} are of a trial with {there[key]}; use another folder"
