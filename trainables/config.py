@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from trainables import discovery, presets, schedules
+from trainables import discovery, files, presets, schedules
 from trainables.data_config import Data, split_sizes
 from trainables.data_config import Labels as Labels
 from trainables.errors import UserError
@@ -284,6 +284,8 @@ class TrialConfig(Section):
     def check_data(self) -> None:
         """Raises `UserError` where the data folder is missing or holds too little. Reads names and counts only, so it is quick."""
         reader = discovery.load("datasets", self.data.name)
+        if self.data.labels.file is not None:
+            files.lines(self.data.labels.file, "data.labels.file")
         images, _ = split_sizes(self.data, reader.check(self.data), reader.UNLABELLED)
         self.require_batch(images)
         length(self, images)

@@ -57,7 +57,7 @@ class Data(Section):
     train images in any case. `classes` keeps only some: a list or a file, of folder names or, in Parquet, of labels; they are renumbered.
 
     `streamed` images stay encoded where they are; `loaders` threads decode them as they are asked for, to `image_size`. Those in Parquet
-    come row group after row group, shuffled within a `window` of so many images, which is what is held in memory.
+    come row group after row group, shuffled within a `window` of so many images, which are held in memory.
     """
 
     name: Annotated[str, one_of("datasets")] = "digits"

@@ -150,7 +150,7 @@ def test_an_epoch_reads_each_row_group_once_and_holds_few(sets, monkeypatch):
     monkeypatch.setattr(parquet, "_read_group", counting)
     images = data.load(row_groups(sets, loaders=3), "train")
     source = images.pixels.source
-    assert source.limit == 12 + 2 * GROUP
+    assert source.limit == 12 + 3 + 2 * GROUP
     for epoch in range(5):
         order, held = images.order(0, epoch, "order"), []
         images.expect(order, 16)

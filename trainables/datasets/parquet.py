@@ -5,7 +5,6 @@ in ImageNet). A label below 0, or none, is that of an unlabelled image.
 """
 
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -30,8 +29,8 @@ ROWS = 1024
 class RowGroups:
     """Encoded images, read a row group at a time: `Encoded`.
 
-    It holds the groups that were read last, up to `window` images and two groups more: an order that is shuffled within such a window
-    then reads each group once.
+    It holds the groups that were read last, up to `limit` images: an order that is shuffled within the window then reads each group once.
+    The first that came is the first to go, for in such an order it also ends first; what was used last says less.
     """
 
     def __init__(self, paths: list[Path], classes: "Classes", window: int):
@@ -48,8 +47,10 @@ class RowGroups:
         self.labels = np.concatenate(labels)
         self._sizes = [len(rows) for *_, rows in self._places]
         self.starts = np.cumsum([0, *self._sizes])
-        self.limit = window + 2 * max(self._sizes, default=0)
-        self._lock, self._held = threading.Lock(), OrderedDict[int, Future[Any]]()
+        self.limit = window + window // 4 + 2 * max(self._sizes, default=0)
+        self.held = 0  # images in memory
+        self._lock = threading.Lock()
+        self._groups: dict[int, Future[Any]] = {}
 
     def read(self, row: int) -> tuple[bytes, str]:
         group = int(np.searchsorted(self.starts, row, side="right")) - 1
@@ -57,26 +58,24 @@ class RowGroups:
         at = row - int(self.starts[group])
         return self._group(group)[at].as_py() or b"", f"{path}, row {first + rows[at]}"
 
-    @property
-    def held(self) -> int:
-        """Images in memory."""
-        return sum(self._sizes[group] for group in self._held)
-
     def close(self) -> None:
         with self._lock:
-            self._held.clear()
+            self._groups.clear()
+            self.held = 0
 
     def _group(self, group: int) -> Any:
         """Its images as an array of bytes, read by the first thread that asks for them."""
         with self._lock:
-            found = self._held.get(group)
-            reads = found is None
-            if found is None:
-                found = self._held[group] = Future()
-            self._held.move_to_end(group)
+            first = group not in self._groups
+            if first:
+                self._groups[group] = Future()
+                self.held += self._sizes[group]
+            found = self._groups[group]
             while self.held > self.limit:
-                self._held.popitem(last=False)
-        if reads:
+                oldest = next(iter(self._groups))
+                del self._groups[oldest]
+                self.held -= self._sizes[oldest]
+        if first:
             try:
                 found.set_result(_read_group(*self._places[group]))
             except BaseException as error:
