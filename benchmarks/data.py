@@ -87,9 +87,9 @@ def epoch(images: data.Images, key: int, batch: int, seconds: float) -> tuple[fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__)
-    parser.add_argument("--images", type=int, default=4000)
+    parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--step", type=float, default=0.1, help="seconds")
+    parser.add_argument("--step", type=float, default=0.2, help="seconds")
     parser.add_argument("--rounds", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(1)
