@@ -1,13 +1,14 @@
 """TrialConfig: every knob of a trial, validated and frozen. The last place where values change. Needs no torch."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from trainables import discovery, presets, schedules
-from trainables.errors import UserError, nearest
+from trainables import discovery, files, presets, schedules
+from trainables.data_config import Data, split_sizes
+from trainables.data_config import Labels as Labels
+from trainables.errors import UserError
 from trainables.methods import Method
 from trainables.sections import Count, Kind, NonNegative, Positive, Schedule, Section, Share
 from trainables.settings import merged, validated, with_values
@@ -22,17 +23,6 @@ if TYPE_CHECKING:
 else:
     chosen = tuple(Annotated[kind, Tag(name)] for name, kind in METHODS.items())
     AnyMethod = Annotated[Union[chosen], Discriminator(lambda section: _name(section, "byol"))]  # noqa: UP007
-
-
-def one_of(package: str) -> AfterValidator:
-    """A validator for the name of a module in `trainables.<package>`."""
-
-    def check(name: str) -> str:
-        if name not in discovery.names(package):
-            raise ValueError(f"no such name{nearest(name, discovery.names(package))}")
-        return name
-
-    return AfterValidator(check)
 
 
 class Head(Section):
@@ -75,47 +65,6 @@ class Encoder(Section):
     def parts(self) -> tuple[str, ...]:
         """Names of its parts, in order."""
         return tuple(part for part in PARTS if part != "block4" or self.name not in WIDE)
-
-
-class Labels(Section):
-    """Which training images have labels, for methods that learn from some: so many of each class, or a share of each, by `seed` alone.
-
-    Or those that a `file` names: an index into the stored train split on each line. All of them, where nothing is given.
-    """
-
-    per_class: Count | None = None
-    share: Annotated[float, Field(gt=0, le=1)] | None = None
-    file: Annotated[Path, AfterValidator(Path.expanduser)] | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
-        given = [key for key in ("per_class", "share", "file") if getattr(self, key) is not None]
-        if len(given) > 1:
-            raise ValueError(f"labels.{given[0]}: goes without {given[1]}; labels are chosen in one way")
-        return self
-
-
-class Data(Section):
-    """Images and their splits. Scores come from `validation`, carved out of train; test images are for `evaluate` only."""
-
-    name: Annotated[str, one_of("datasets")] = "digits"
-    root: Annotated[Path, AfterValidator(Path.expanduser)] | None = None
-    download: bool = False
-    train_images: Count | None = None
-    validation_images: Count | None = None
-    image_size: Annotated[int, Field(ge=4)] | None = None
-    split_seed: Annotated[int, Field(ge=0)] = 0
-    labels: Labels = Labels()
-
-    @model_validator(mode="after")
-    def _needs_root(self) -> Self:
-        reader = discovery.load("datasets", self.name)
-        if self.root is None and reader.NEEDS_ROOT:
-            raise ValueError(f"data.root: '{self.name}' is read from a folder; give its path")
-        if self.image_size is not None and not reader.RESIZES:
-            raise ValueError(f"data.image_size = {self.image_size}: the images of '{self.name}' have a size of their own")
-        return self
 
 
 class RandAugment(Section):
@@ -375,7 +324,9 @@ class TrialConfig(Section):
     def check_data(self) -> None:
         """Raises `UserError` where the data folder is missing or holds too little. Reads names and counts only, so it is quick."""
         reader = discovery.load("datasets", self.data.name)
-        images, _ = split_sizes(self.data, reader.check(self.data))
+        if self.data.labels.file is not None:
+            files.lines(self.data.labels.file, "data.labels.file")
+        images, _ = split_sizes(self.data, reader.check(self.data), reader.UNLABELLED)
         self.require_batch(images)
         length(self, images)
 
@@ -388,19 +339,6 @@ class TrialConfig(Section):
 def _name(section: Any, default: str) -> Any:
     """The name that a section is given, as nested values or as itself."""
     return section.get("name", default) if isinstance(section, Mapping) else getattr(section, "name", default)
-
-
-def split_sizes(data: Data, count: int) -> tuple[int, int]:
-    """How many of `count` stored train images are for training and how many for validation (a tenth, where it is not given).
-
-    Raises:
-        UserError: there are fewer images than asked for.
-    """
-    held_out = data.validation_images or max(1, count // 10)
-    if held_out + (data.train_images or 1) > count:
-        asked = f"data.train_images = {data.train_images}, data.validation_images = {held_out}"
-        raise UserError(f"{asked}: the train split has {count} images for both")
-    return data.train_images or count - held_out, held_out
 
 
 def parse(given: Mapping[str, Any]) -> TrialConfig:

@@ -16,7 +16,7 @@ from tuner.report import command, shown
 from tuner.study import Study, key_of
 
 KEY = "full"
-SETTABLE = ("data.root", "data.download", "evaluation.")
+SETTABLE = ("data.root", "data.download", "data.loaders", "evaluation.")
 
 
 def start(given: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from trainables import config as c
 from trainables.errors import UserError
 from trainables.settings import read_settings, read_yaml, validated, with_values
 
-CONTINUABLE = ("trials", "seeds", "address", "resources", "trial.data.root", "trial.data.download")
+CONTINUABLE = ("trials", "seeds", "address", "resources", "trial.data.root", "trial.data.download", "trial.data.loaders")
 
 
 class Objective(c.Section):

@@ -44,14 +44,16 @@ def encode(parts: nn.ModuleDict, images: Images, batch_size: int, group: Group, 
     starts = range(0, len(images), batch_size)
     sizes = [min(batch_size, len(images) - start) for start in starts]
     dtype, backbone = next(parts.parameters()).dtype, backbone_of(parts, feature_norm)
+    mine = group.share(len(starts))
+    images.expect(torch.arange(len(images))[mine.start * batch_size : mine.stop * batch_size], 2 * batch_size)
     rows = []
     with in_evaluation_mode(parts):
-        for batch in group.share(len(starts)):
+        for batch in mine:
             index = torch.arange(starts[batch], starts[batch] + sizes[batch])
             x = augment.standardise(images.batch(index, group.device, dtype))
             rows.append(run_parts(backbone, x).float())
     width = feature_width(parts)
-    mine = torch.cat(rows) if rows else torch.empty(0, width, device=group.device)
+    own = torch.cat(rows) if rows else torch.empty(0, width, device=group.device)
     bounds = list(accumulate(group.split(len(starts)), initial=0))
     counts = [sum(sizes[first:last]) for first, last in pairwise(bounds)]
-    return Features(group.join(mine, counts), images.labels.to(group.device))
+    return Features(group.join(own, counts), images.labels.to(group.device))
