@@ -52,16 +52,24 @@ def dotted_keys(model: type[BaseModel]) -> list[str]:
     return [key for key in every if key not in sections]
 
 
-def described_keys(model: type[BaseModel], name: str = "") -> list[tuple[str, str, str]]:
-    """Every key that holds a value: its dotted name, its default and what it may be."""
+def described_keys(model: type[BaseModel], name: str = "", default: BaseModel | None = None) -> list[tuple[str, str, str]]:
+    """Every key that holds a value: its dotted name, its default and what it may be.
+
+    Args:
+        model: that has the keys.
+        name: dotted, of the model.
+        default: what the model is by default; its own defaults where it is None.
+    """
     rows: list[tuple[str, str, str]] = []
     for field, info in model.model_fields.items():
         dotted = f"{name}.{field}" if name else field
+        value = getattr(default, field) if default is not None else info.get_default(call_default_factory=True, validated_data={})
         if sections := _sections(info):
             for section in sections:
-                rows += [row for row in described_keys(section, dotted) if row not in rows]
+                own = value if type(value) is section else None
+                rows += [row for row in described_keys(section, dotted, own) if row not in rows]
         else:
-            rows.append((dotted, _as_yaml(info.get_default(call_default_factory=True, validated_data={})), _rule(info)))
+            rows.append((dotted, _as_yaml(value), _rule(info)))
     return rows
 
 
