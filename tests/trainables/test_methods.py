@@ -115,6 +115,26 @@ def test_its_loss_falls_on_digits(trial_of, learner_of, digits, variant):
     assert sum(losses[-8:]) / 8 < sum(losses[4:12]) / 8 - 0.02, losses
 
 
+@pytest.mark.parametrize("name", ["moco", "ressl"])
+def test_without_norm_in_the_head_and_without_an_average_it_collapses_visibly(trial_of, learner_of, digits, name):
+    """All samples land on one spot. What keeps BYOL, SimSiam and SimCLR from it, stop-gradient and negatives, cannot be switched off."""
+    spread = {}
+    for norm, momentum in (("hidden", 0.9), ("none", 0.0)):
+        values = {"train.epochs": 15, "train.exact": False, "optim.lr": 0.1}
+        learner = learner_of(trial_of(name, {**values, "encoder.projector.norm": norm, "teacher.momentum": momentum}))
+        take_steps(learner, digits, 0, 60)
+        spread[norm] = learner.close_epoch()["embedding_std"]
+    assert spread["none"] < 0.05 < 0.1 < spread["hidden"]
+
+
+@pytest.mark.parametrize(("momentum", "collapses"), [(0.9, False), (1.0, True)])
+def test_without_its_center_dino_collapses_visibly(trial_of, learner_of, digits, momentum, collapses):
+    """To one prototype: nothing is left to learn. A center that keeps all of itself stays at 0."""
+    values = {"train.epochs": 15, "train.exact": False, "optim.lr": 0.05, "method.center_momentum": momentum}
+    losses = take_steps(learner_of(trial_of("dino", values)), digits, 0, 60)
+    assert (sum(losses[-12:]) / 12 < 0.01) == collapses
+
+
 @pytest.mark.parametrize("name", list(SMALL))
 def test_its_keys_are_its_own(name):
     with pytest.raises(UserError, match=f"method.symmetrik: unknown key; did you mean 'symmetric'|'{name}' has no such key|unknown key"):
