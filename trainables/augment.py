@@ -29,9 +29,20 @@ def views(images: Tensor, samples: Tensor, method: Method, config: "c.Views", *k
         config: strengths and probabilities.
         key: seed and epoch.
     """
-    weak = config.model_copy(update={"turn": 0.0, "jitter": 0.0, "gray": 0.0, "blur": (0.0, 0.0), "solarise": (0.0, 0.0), "noise": 0.0})
+    weak = only_cropped(config)
     configs = [weak if view in method.WEAK else config for view in range(method.VIEWS)]
     return torch.stack([_view(images, samples, view, own, key) for view, own in enumerate(configs)])
+
+
+def only_cropped(config: "c.Views", crop_scale: tuple[float, float] | None = None) -> "c.Views":
+    """Weak views: cropped and flipped, with another `crop_scale` where it is given."""
+    off = {"turn": 0.0, "jitter": 0.0, "gray": 0.0, "blur": (0.0, 0.0), "solarise": (0.0, 0.0), "noise": 0.0}
+    return config.model_copy(update=off | ({} if crop_scale is None else {"crop_scale": crop_scale}))
+
+
+def view(images: Tensor, samples: Tensor, index: int, config: "c.Views", *key: int | str) -> Tensor:
+    """View [N, C, H, W] number `index` of images, standardised; keyed by `key`, `index` and sample."""
+    return _view(images, samples, index, config, key)
 
 
 def standardise(images: Tensor) -> Tensor:
@@ -42,7 +53,7 @@ def standardise(images: Tensor) -> Tensor:
     return (images - mean[:, None, None]) / std[:, None, None]
 
 
-def _view(images: Tensor, samples: Tensor, view: int, config: "c.Views", key: tuple[int, ...]) -> Tensor:
+def _view(images: Tensor, samples: Tensor, view: int, config: "c.Views", key: tuple[int | str, ...]) -> Tensor:
     draws = keyed.uniform(samples.to(images.device), 16, *key, f"view {view}", dtype=images.dtype).unbind(1)
     x = _resample(images, draws[:6], config)
     if images.shape[1] == 3:
