@@ -23,9 +23,23 @@ EMAN_STEPS: dict[str, Any] = {"kind": "step", "milestones": ["30 epochs", "40 ep
 RECIPES: dict[str, dict[str, Any]] = {
     "momentum2": {**PAPER, "epochs": 20, "batch_size": 1024, "base_batch": None, "lr": 0.08, "reestimate": True},
     "momentum2-10": {**PAPER, "epochs": 15, "batch_size": 1024, "base_batch": None, "lr": 0.08, "reestimate": True},
-    "eman": {**PAPER, "epochs": 50, "base_batch": None, "lr": EMAN_STEPS, "classifier_factor": 100.0, "weight_decay": 1e-4},
-    "lightly": PAPER,
+    "eman": {
+        **PAPER,
+        "epochs": 50,
+        "batch_size": 256,
+        "base_batch": None,
+        "lr": EMAN_STEPS,
+        "classifier_factor": 100.0,
+        "weight_decay": 1e-4,
+    },
+    "lightly": {**PAPER, "epochs": 30, "batch_size": 256, "base_batch": 256, "lr": 0.05},
 }
+
+
+class Rate(LearningRate):
+    """Of the backbone."""
+
+    base: Positive = 0.2
 
 
 class Finetune(Protocol):
@@ -44,9 +58,9 @@ class Finetune(Protocol):
 
     recipe: Annotated[str, Field(json_schema_extra={"enum": list(RECIPES)})] | None = None
     epochs: Count = 30
-    batch_size: Count = 256
+    batch_size: Count = 32
     base_batch: Count | None = 256
-    lr: LearningRate = LearningRate(base=0.05)
+    lr: Rate = Rate()
     classifier_factor: Positive = 1.0
     momentum: Share = 0.9
     weight_decay: NonNegative = 0.0

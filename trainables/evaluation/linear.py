@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from trainables import schedules
 from trainables.evaluation import Protocol, Scores
 from trainables.schedules import Length
-from trainables.sections import Count, LearningRate, NonNegative, Share
+from trainables.sections import Count, LearningRate, NonNegative, Positive, Share
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -48,6 +48,12 @@ class Trained(NamedTuple):
     curve: dict[int, Scores]
 
 
+class Rate(LearningRate):
+    """Of the classifier."""
+
+    base: Positive = 0.1
+
+
 class Linear(Protocol):
     """`epochs` of SGD at batch `batch_size` (or all that have labels), with a rate `lr` that is of `base_batch` where that is given.
 
@@ -67,7 +73,7 @@ class Linear(Protocol):
     epochs: Count = 100
     batch_size: Count = 256
     base_batch: Count | None = None
-    lr: LearningRate = LearningRate(base=0.1)
+    lr: Rate = Rate()
     momentum: Share = 0.9
     weight_decay: NonNegative = 0.0
     standardise: bool = True
