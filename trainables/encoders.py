@@ -193,6 +193,7 @@ class PlainNorm(_BatchNorm):
         pass
 
 
+@torch.no_grad()
 def plain(module: nn.Module) -> nn.Module:
     """A copy of `module` with torch's batch norms, whose running statistics are those that an evaluation uses. All of it can be trained."""
     module = copy.deepcopy(module)
@@ -200,9 +201,9 @@ def plain(module: nn.Module) -> nn.Module:
         for name, child in parent.named_children():
             if isinstance(child, Norm):
                 norm = PlainNorm(len(child.weight), eps=EPS, momentum=RUNNING_SHARE).to(child.weight)
-                mean, var = child.evaluation_statistics()
-                own = {"weight": child.weight, "bias": child.bias, "running_mean": mean, "running_var": var}
-                norm.load_state_dict(own, strict=False)  # the counter begins at 0
+                given = (child.weight, child.bias, *child.evaluation_statistics())
+                for own, value in zip((*norm.parameters(), *norm.buffers()), given, strict=False):  # the counter begins at 0
+                    own.copy_(value)
                 setattr(parent, name, norm)
     return module.requires_grad_(True)
 

@@ -43,9 +43,7 @@ def in_evaluation_mode(*modules: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def encode(network: nn.ModuleDict, images: data.Images, index: Tensor, batch_size: int, group: Group, view: View | None = None) -> Tensor:
-    """What a network returns for images [len(index), F], in float32 and in evaluation mode. Collective: the workers share the work, and
-
-    all get the result.
+    """What a network returns for images in evaluation mode: [len(index), F] in float32. Collective: workers share the work, all get it.
 
     Args:
         network: parts, run one after another.

@@ -8,7 +8,8 @@ from typing import Any
 
 from trainables import config as c
 from trainables.errors import UserError
-from trainables.evaluation_config import known
+from trainables.evaluation.corruptions import difference
+from trainables.evaluation_config import PROTOCOLS, known
 from trainables.settings import read_settings
 from tuner import runs, spec
 from tuner.full_run import KEY
@@ -111,12 +112,14 @@ def _scored(found: Any, split: str, protocols: tuple[str, ...], changes: Mapping
 
     scores, subject, learner = train.evaluate(found, split, protocols, changes, Group(device=default_device()))
     config = subject.config
+    counted = dict.fromkeys(used for name in protocols for used in (name, *PROTOCOLS[name].USES))
     facts = {
         "checkpoint": str(found.path),
         "step": learner.step_index,
         "network": config.evaluation.network,
         "split": split,
-        "protocols": {name: config.evaluation.protocol(name).model_dump(mode="json") for name in protocols},
+        "protocols": list(protocols),
+        "settings": {name: config.evaluation.protocol(name).model_dump(mode="json") for name in counted},
         "before_feature_norm": config.evaluation.before_feature_norm,
         "labels": {**config.data.labels.model_dump(mode="json"), "images": len(subject.labelled)},
         "seed": config.seed,
@@ -137,21 +140,17 @@ def _save(path: Path, subject: Any) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path)
 
 
-def _differences(facts: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, float]:
-    return {name: other["scores"][name] - score for name, score in facts["scores"].items()}
-
-
 def _plain(facts: Mapping[str, Any], other: Mapping[str, Any] | None) -> dict[str, Any]:
     """For programs: each score under its own name, beside what it depends on."""
     every = {**facts, **facts["scores"]}
     del every["scores"]
-    return every | ({} if other is None else {"against": _plain(other, None), "difference": _differences(facts, other)})
+    return every | ({} if other is None else {"against": _plain(other, None), "difference": difference(facts["scores"], other["scores"])})
 
 
 def _lines(facts: Mapping[str, Any], other: Mapping[str, Any] | None) -> list[str]:
     """For the terminal: a column for each checkpoint, and one for what the second has above the first."""
     columns = [facts] if other is None else [facts, other]
-    found = [one["scores"] for one in columns] + ([] if other is None else [_differences(facts, other)])
+    found = [one["scores"] for one in columns] + ([] if other is None else [difference(facts["scores"], other["scores"])])
     shown = ["network", "split", "checkpoint", "step", *(["saved"] if "saved" in facts else [])]
     lines = [f"{name:<16} {'  '.join(str(one[name]) for one in columns if name in one)}" for name in shown]
     lines.append(f"{'protocols':<16} {', '.join(facts['protocols'])}  (--json gives their settings)")

@@ -156,22 +156,22 @@ def test_protocols_learn_from_the_images_that_have_labels(tiny, digits, learner_
 
 
 def test_an_untrained_trial_is_judged_alike_by_any_number_of_workers(tiny, digits, together):
-    """By every protocol: 3 workers share 4 batches; the learner's state stays as it is."""
+    """By every protocol: 3 workers share what there is, which is not always as much as they are; the learner's state stays as it is."""
     names = [name for name in PROTOCOLS if name != "classifier"]
     small = {
-        "evaluation.batch_size": 20,
+        "evaluation.batch_size": 5,
         "evaluation.linear": {"epochs": 2, "augment": True, "norm": "logits", "init": 0.01},
         "evaluation.finetune": {"epochs": 2, "batch_size": 16, "reestimate": True},
         "evaluation.label_free": {"images": 30, "views": 2},
     }
-    config, found = tiny(small), []
+    config, scored, found = tiny(small), Images(digits.pixels, digits.rows[:6], digits.labels[:6]), []
     for workers in (1, 3):
         learners = [Learner(tiny(small | {"train.batch_size": 24}), 1, 64, Group(rank, workers)) for rank in range(workers)]
         before = learners[0].state_dict()[0] if workers == 1 else {}
         before = {name: tensor.clone() for name, tensor in before.items()}
 
         def act(learner: Learner) -> dict[str, float]:
-            return measure(Subject(learner.network("student"), config, digits, digits, learner.group), names)
+            return measure(Subject(learner.network("student"), config, digits, scored, learner.group), names)
 
         found += together([lambda learner=learner: act(learner) for learner in learners])
         if workers == 1:
@@ -209,11 +209,24 @@ def test_the_classifier_protocol_scores_the_projectors_outputs(tiny, digits, lea
     assert found["classifier_top1"] < found["classifier_top5"] < 1
 
 
+class Classifying(BYOL):
+    classifies: ClassVar[bool] = True
+
+
+@pytest.mark.parametrize("classifies", [False, True])
+def test_corruptions_are_scored_by_the_frozen_probe_or_by_the_head(tiny, digits, learner_of, classifies):
+    config = tiny({"encoder.projector": {"hidden": 8, "out": 10}, "evaluation.linear.epochs": 2})
+    method = Classifying() if classifies else config.method
+    scored = Images(digits.pixels, digits.rows[:12], digits.labels[:12])
+    subject = Subject(learner_of(config).student.parts, config.model_copy(update={"method": method}), digits, scored, Group())
+    found = measure(subject, ["corruptions", "classifier" if classifies else "linear"])
+    assert found["clean_top1"] == found["classifier_top1" if classifies else "linear_top1"] and found["clean_top1"] > 0
+    cells = [score for name, score in found.items() if name.startswith("corruptions/") and name.count("/") == 2]
+    assert len(cells) == 75 and found["corruptions/mean"] == pytest.approx(sum(cells) / 75) and len(set(cells)) > 1
+    assert all(module.training for module in subject.parts.modules())
+
+
 def test_a_method_that_does_not_classify_is_refused_and_one_that_does_is_not(tiny):
     config = tiny()
     assert "'byol' has not" in str(Classifier().unfit(config))
-
-    class Classifying(BYOL):
-        classifies: ClassVar[bool] = True
-
     assert Classifier().unfit(config.model_copy(update={"method": Classifying()})) is None

@@ -50,7 +50,12 @@ def go_on(metrics: train.Metrics) -> bool:
 
 
 COMBINATIONS = {
-    "batch-tma-whole": {},
+    "batch-tma-whole": {
+        "evaluation.protocols": ["linear", "label_free", "finetune"],
+        "evaluation.linear": {"epochs": 1, "augment": True},
+        "evaluation.label_free": {"images": 8, "views": 2},
+        "evaluation.finetune.epochs": 1,
+    },
     "momentum-sts-backbone": {"teacher.norm.kind": "momentum", "teacher.smoothing.kind": "sts", "teacher.placement": "backbone"},
     "eman-sts-projector": {
         "teacher.norm.kind": "eman",

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from trainables import checkpoint, train
 from trainables import config as c
-from tuner import cli, evaluation
+from trainables.errors import UserError
+from tuner import cli, evaluation, full_run, report, spec
 
 TRIAL: dict[str, Any] = {
     "data": {"name": "digits", "train_images": 64, "validation_images": 32},
@@ -46,7 +47,8 @@ def test_by_default_knn_and_the_linear_protocol(checkpoints, capsys):
         "step": 4,
         "network": "student",
         "split": "test",
-        "protocols": {name: found.values["config"]["evaluation"][name] for name in ("knn", "linear")},
+        "protocols": ["knn", "linear"],
+        "settings": {name: found.values["config"]["evaluation"][name] for name in ("knn", "linear")},
         "before_feature_norm": False,
         "labels": {"per_class": None, "share": None, "file": None, "seed": 0, "images": 64},
         "seed": 0,
@@ -64,9 +66,9 @@ def test_every_setting_that_counted_is_recorded(checkpoints, capsys):
     protocols = ["knn", "linear", "finetune", "label_free"]
     arguments = ["--protocol", *protocols, "--network", "teacher", "--split", "validation", *options, "--json"]
     facts = json.loads(printed(capsys, checkpoints[0], *arguments))
-    assert list(facts["protocols"]) == protocols
-    assert facts["protocols"]["knn"]["k"] == 3 and facts["protocols"]["finetune"]["epochs"] == 1
-    linear = facts["protocols"]["linear"]
+    assert facts["protocols"] == list(facts["settings"]) == protocols
+    assert facts["settings"]["knn"]["k"] == 3 and facts["settings"]["finetune"]["epochs"] == 1
+    linear = facts["settings"]["linear"]
     assert (linear["recipe"], linear["norm"], linear["lr"]["base"], linear["epochs"]) == ("momentum2", "logits", 0.2, 1)
     assert (facts["network"], facts["split"]) == ("teacher", "validation")
     assert facts["labels"]["per_class"] == 2 and facts["labels"]["images"] == 20
@@ -107,6 +109,40 @@ def test_what_is_saved_is_what_was_scored(checkpoints, capsys, tmp_path):
     queries = subject.queries()
     logits = torch.nn.functional.linear(queries.x, saved["fc.weight"], saved["fc.bias"])
     assert facts["linear_top1"] == (logits.argmax(1) == queries.labels).float().mean().item()
+
+
+def test_corruptions_record_the_classifier_that_they_are_scored_by(checkpoints, capsys):
+    options = ["--split", "validation", "--set", "evaluation.linear.recipe=eman", "--set", "evaluation.linear.epochs=1"]
+    arguments = ["--protocol", "corruptions", *options, "--against", checkpoints[1]]
+    facts = json.loads(printed(capsys, checkpoints[0], *arguments, "--json"))
+    assert facts["protocols"] == ["corruptions"] and list(facts["settings"]) == ["corruptions", "linear"]
+    assert facts["settings"]["linear"]["lr"]["base"] == 30
+    name = "corruptions/fog/5"
+    assert facts["difference"][name] == facts["against"][name] - facts[name]
+    table = printed(capsys, checkpoints[0], *arguments).splitlines()[-17:]
+    assert table[0].split() == ["more", "by", "severity", "1", "2", "3", "4", "5", "mean"]
+    assert next(line for line in table if line.startswith("fog")).split()[5] == f"{facts['difference'][name]:+.4f}"
+
+
+def test_the_best_epoch_is_told_beside_the_last():
+    curve = {1: 0.2, 2: 0.5, 3: 0.5, 4: 0.1}
+    assert report.best_of(curve, "max") == {"best_epoch": 2, "best_epoch_score": 0.5}
+    assert report.best_of(curve, "min") == {"best_epoch": 4, "best_epoch_score": 0.1}
+    assert report.best_of({}, "max") == {"best_epoch": None, "best_epoch_score": None}
+    history = [{"epoch": float(epoch), "loss": value} for epoch, value in curve.items()]
+    line = "loss 0.1000 after the last epoch; 0.1000 after epoch 4, the best on validation"
+    assert full_run._best_line(history, spec.Objective(metric="loss")) == line
+
+
+def test_what_an_objective_may_be():
+    """Any metric of a listed protocol, or the loss; and what shows how a full run is doing."""
+    nested = {"trial": {"evaluation": {"protocols": ["linear", "label_free"]}}}
+    for metric, mode in {"linear_best_top1": "max", "lidar": "max", "alignment": "min", "loss": "min"}.items():
+        assert spec.parse({**nested, "objective": {"metric": metric}}).objective.mode == mode
+    with pytest.raises(UserError, match="objective.metric = finetune_top1: finetune gives it, which trial.evaluation"):
+        spec.parse({**nested, "objective": {"metric": "finetune_top1"}})
+    assert spec.first_metric(c.parse(nested["trial"])) == "linear_top1"
+    assert spec.first_metric(c.parse({"evaluation": {"protocols": ["label_free", "knn"]}})) == "knn_top1"
 
 
 def test_a_table_of_corruptions():

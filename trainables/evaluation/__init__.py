@@ -27,10 +27,12 @@ class Protocol(Section):
 
     METRICS: that it gives in every trial, and whether more ("max") or less ("min") of one is better. It may give others besides, with a
     "/" in their names.
+    USES: other protocols whose options count too.
     RECIPES: options of papers, by the name that the option `recipe` may have; what is set beside it counts above them.
     """
 
     METRICS: ClassVar[dict[str, Literal["max", "min"]]] = {}
+    USES: ClassVar[tuple[str, ...]] = ()
     RECIPES: ClassVar[dict[str, dict[str, Any]]] = {}
 
     @field_validator("recipe", check_fields=False)

@@ -43,15 +43,15 @@ class Rate(LearningRate):
 
 
 class Finetune(Protocol):
-    """`epochs` of SGD on all layers at batch `batch_size` (or all that have labels), on images that are cropped by `crop_scale` (the
+    """`epochs` of SGD on all layers of a copy, at batch `batch_size` or all images that have labels.
 
-    trial's own, where it is not given) and flipped. `lr` is the backbone's, of `base_batch` where that is given; the classifier, which
-    starts at N(0, `init`²), has `classifier_factor` times as much. Norms are plain batch norms over the batch, their running statistics go
-    on from those that an evaluation uses; with `reestimate` they are made anew at the end: means over the batches of one more epoch.
+    Images are cropped by `crop_scale` (the trial's own, where it is not given) and flipped. `lr` is the backbone's, of `base_batch` where
+    that is given; the classifier, which starts at N(0, `init`²), has `classifier_factor` times as much. Norms are plain batch norms over
+    the batch, whose running statistics go on from those that an evaluation uses; with `reestimate` they are made anew at the end, as means
+    over the batches of one more epoch.
 
-    Every worker does all of the work, alike; so one worker is enough. The network that is judged stays as it is. finetune_top1 and
-    finetune_top5 are of the end; finetune_best_top1 is the best after `every_epochs` epochs each and the end, chosen on the split that it
-    is measured on.
+    Every worker does all of the work, alike, so one is enough. finetune_top1 and finetune_top5 are of the end; finetune_best_top1 is the
+    best after `every_epochs` epochs each and the end, chosen on the split that it is measured on.
 
     recipe: momentum2 and momentum2-10 (Momentum² Teacher, 1 % and 10 % of the labels), eman, lightly.
     """

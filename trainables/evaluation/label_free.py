@@ -17,10 +17,10 @@ Several = Annotated[int, Field(ge=2)]
 
 
 class LabelFree(Protocol):
-    """Of `images` training images, with labels or not: RankMe of them un-augmented; and of `views` of each, augmented as in training,
+    """RankMe, LiDAR, alignment and uniformity of `images` training images, with labels or not.
 
-    LiDAR, alignment (of the first two) and uniformity (of the first). `output` is the backbone's features, or the projections, which the
-    papers of both ranks prefer where there is a projector.
+    RankMe is of them un-augmented; LiDAR of `views` of each, augmented as in training, alignment of the first two and uniformity of the
+    first. `output` is the backbone's features or the projections, which both ranks were proposed for where there is a projector.
     """
 
     images: Several = 1000
