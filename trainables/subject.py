@@ -95,7 +95,7 @@ class Subject:
         self.parts, self.config, self.train, self.scored, self.group = parts, config, train, scored, group
         wanted = config.data.labels
         everything = wanted.per_class is None and wanted.share is None and wanted.file is None
-        self.labelled = torch.arange(len(train)) if everything else data.labelled(train, wanted)
+        self.labelled = (train.labels >= 0).nonzero()[:, 0] if everything else data.labelled(train, wanted)
         self.classes = int(train.labels.max()) + 1
         self._made: dict[Hashable, Any] = {}
 
