@@ -27,20 +27,24 @@ def views(images: Tensor, samples: Tensor, kinds: Sequence[ViewKind], config: "c
     Args:
         images: the batch, on the device where the work is to be done.
         samples: int64 [N], each image's index in its split: what its numbers are keyed by, so they do not depend on the batch.
-        kinds: of the views. "full": all that is configured; "local": the same of a smaller crop, in fewer pixels; "weak": cropped, turned
-            and flipped; "strong": the same, then RandAugment.
+        kinds: of the views. "full": all that is configured; "local": the same of a smaller crop, in fewer pixels; "weak": cropped and
+            flipped; "strong": the same, then RandAugment.
         config: strengths and probabilities.
         key: seed and epoch.
     """
-    weak = config.model_copy(update={"jitter": 0.0, "gray": 0.0, "blur": (0.0, 0.0), "solarise": (0.0, 0.0), "noise": 0.0})
-    local = config.model_copy(update={"crop_scale": config.local_scale})
-    configs = {"full": config, "local": local, "weak": weak, "strong": weak}
-    found = []
-    for view, kind in enumerate(kinds):
-        size = config.local_side(min(images.shape[-2:])) if kind == "local" else None
-        x = _view(images, samples, view, configs[kind], size, key)
-        found.append(standardise(randaugment(x, samples, config.randaugment, *key, f"view {view}") if kind == "strong" else x))
-    return found
+    return [view(images, samples, number, kind, config, *key) for number, kind in enumerate(kinds)]
+
+
+def view(images: Tensor, samples: Tensor, number: int, kind: ViewKind, config: "c.Views", *key: int | str) -> Tensor:
+    """One of `views`, by its number among them."""
+    if kind == "local":
+        config = config.model_copy(update={"crop_scale": config.local_scale})
+    elif kind != "full":
+        off = {"turn": 0.0, "jitter": 0.0, "gray": 0.0, "blur": (0.0, 0.0), "solarise": (0.0, 0.0), "noise": 0.0}
+        config = config.model_copy(update=off)
+    size = config.local_side(min(images.shape[-2:])) if kind == "local" else None
+    x = _view(images, samples, number, config, size, key)
+    return standardise(randaugment(x, samples, config.randaugment, *key, f"view {number}") if kind == "strong" else x)
 
 
 def standardise(images: Tensor) -> Tensor:

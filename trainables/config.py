@@ -9,8 +9,9 @@ from trainables import discovery, files, presets, schedules
 from trainables.data_config import Data, split_sizes
 from trainables.data_config import Labels as Labels
 from trainables.errors import UserError
+from trainables.evaluation_config import Evaluation
 from trainables.methods import Method
-from trainables.sections import Count, Kind, NonNegative, Positive, Schedule, Section, Share
+from trainables.sections import Count, LearningRate, NonNegative, Positive, Schedule, Section, Share
 from trainables.settings import merged, validated, with_values
 from trainables.teacher_config import PARTS, Teacher
 
@@ -113,14 +114,6 @@ class Views(Section):
         return self
 
 
-class LearningRate(Schedule):
-    """Of the optimiser: absolute, at the batch size that is configured."""
-
-    kind: Kind = "cosine"
-    base: Positive = 0.05
-    final: NonNegative = 0.0
-
-
 class WeightDecay(Schedule):
     """L2 decay of the student's parameters."""
 
@@ -194,36 +187,6 @@ class Train(Section):
         return self
 
 
-class KNN(Section):
-    """Weighted kNN on the encoder's features: cosine similarity, weights exp(similarity / temperature)."""
-
-    k: Count = 20
-    temperature: Positive = 0.07
-
-
-class LinearProbe(Section):
-    """Offline linear protocol on frozen, standardised features."""
-
-    epochs: Count = 100
-    lr: Positive = 0.1
-    batch_size: Count = 256
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-
-
-class Evaluation(Section):
-    """How a trial is scored, and on which network: the `student` or its `teacher`.
-
-    Features are those after the encoder's `feature_norm`, or `before_feature_norm`.
-    """
-
-    network: Literal["student", "teacher"] = "student"
-    before_feature_norm: bool = False
-    every_epochs: Count = 1
-    batch_size: Count = 256
-    knn: KNN = KNN()
-    linear: LinearProbe = LinearProbe()
-
-
 Monitor = Literal["distance", "statistics", "embedding", "gradients", "drift", "filters"]
 Monitors = Annotated[tuple[Monitor, ...], AfterValidator(lambda names: tuple(dict.fromkeys(names)))]  # each once
 
@@ -281,6 +244,8 @@ class TrialConfig(Section):
         for key, schedule in kept.items():
             if self.train.base_batch and not schedule.scales:
                 raise ValueError(f"teacher.{key}: with train.base_batch it must be constant, cosine or linear, without a warm-up")
+        if reason := self.evaluation.unfit(self):
+            raise ValueError(f"evaluation.protocols: {reason}")
         if self.evaluation.before_feature_norm and self.encoder.feature_norm == "none":
             raise ValueError("evaluation.before_feature_norm: the encoder has none; set encoder.feature_norm to pooled or map")
         if self.encoder.stem == "standard" and self.encoder.name in WIDE:

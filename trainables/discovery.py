@@ -1,4 +1,4 @@
-"""Methods and data sets are files of a package, found by their names: adding one is adding a file."""
+"""Methods, data sets and evaluation protocols are files of a package, found by their names: adding one is adding a file."""
 
 import importlib
 import pkgutil

@@ -1,5 +1,6 @@
 """Encoders in named parts: conv1, block1..block4 of a torchvision ResNet, and the projector; heads; the student."""
 
+import copy
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
@@ -8,10 +9,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from trainables.config import Encoder, Head
-from trainables.norm import KINDS, Norm, Shards, norms_of
+from trainables.norm import EPS, KINDS, RUNNING_SHARE, Norm, Shards, norms_of
 from trainables.teacher_config import PROJECTOR
 
 DEPTHS = {"resnet18": (BasicBlock, (2, 2, 2, 2)), "resnet34": (BasicBlock, (3, 4, 6, 3)), "resnet50": (Bottleneck, (3, 4, 6, 3))}
@@ -197,23 +199,35 @@ def unlike_torchvision(config: Encoder) -> str | None:
     return f"encoder.feature_norm = {config.feature_norm}: torchvision's ResNet has no such norm" if config.feature_norm != "none" else None
 
 
+class PlainNorm(_BatchNorm):
+    """torch's batch norm, of 1d and 2d inputs alike."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+
 @torch.no_grad()
+def plain(module: nn.Module) -> nn.Module:
+    """A copy of `module` with torch's batch norms, whose running statistics are those that an evaluation uses. All of it can be trained."""
+    module = copy.deepcopy(module)
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, Norm):
+                norm = PlainNorm(len(child.weight), eps=EPS, momentum=RUNNING_SHARE).to(child.weight)
+                given = (child.weight, child.bias, *child.evaluation_statistics())
+                for own, value in zip((*norm.parameters(), *norm.buffers()), given, strict=False):  # the counter begins at 0
+                    own.copy_(value)
+                setattr(parent, name, norm)
+    return module.requires_grad_(True)
+
+
 def plain_resnet_state(parts: nn.ModuleDict) -> dict[str, Tensor]:
     """The backbone under torchvision's names, its norms as plain batch norms with the statistics that an evaluation uses.
 
     Loads with `strict=True` into the torchvision ResNet of that depth with `fc = Identity()`, if width is 64 and the stem standard.
     """
-    state: dict[str, Tensor] = {}
-    for part in backbone_of(parts):
-        norms = {name: module for name, module in parts[part].named_modules() if isinstance(module, Norm)}
-        for name, tensor in parts[part].named_parameters():
-            state[_torchvision_name(part, name)] = tensor.detach().clone()
-        for name, norm in norms.items():
-            mean, var = norm.evaluation_statistics()
-            counter = torch.zeros((), dtype=torch.int64)
-            for key, statistic in (("running_mean", mean), ("running_var", var), ("num_batches_tracked", counter)):
-                state[_torchvision_name(part, f"{name}.{key}")] = statistic.clone()
-    return state
+    states = {name: plain(part).state_dict() for name, part in backbone_of(parts).items()}
+    return {_torchvision_name(part, name): tensor for part, state in states.items() for name, tensor in state.items()}
 
 
 def _torchvision_name(part: str, name: str) -> str:

@@ -79,3 +79,11 @@ class Schedule(Section):
         if self.kind == "step" and not self.milestones:
             raise ValueError("a step schedule needs milestones, such as [60 epochs, 80 epochs]")
         return self
+
+
+class LearningRate(Schedule):
+    """Of an optimiser, at the batch size that is configured with it."""
+
+    kind: Kind = "cosine"
+    base: Positive = 0.05
+    final: NonNegative = 0.0

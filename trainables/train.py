@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,15 +17,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torchvision
-from torch import nn
 
-from trainables import augment, checkpoint, data, equivalence, evaluation, group, monitors, settings
+from trainables import augment, checkpoint, data, equivalence, group, monitors, settings
 from trainables import config as c
 from trainables.errors import TrialFailure, UserError
-from trainables.evaluation import knn, linear
+from trainables.evaluation_config import with_recipe
 from trainables.group import Group
 from trainables.learner import Batch, Learner
 from trainables.methods import Piece
+from trainables.subject import Subject, measure
 
 log = logging.getLogger(__name__)
 Metrics = dict[str, float]
@@ -131,46 +131,45 @@ def _make_deterministic(precision: str) -> None:
 
 
 def score(learner: Learner, bank: data.Images, validation: data.Images) -> Metrics:
-    """kNN top-1 of the configured network on the validation split. Collective."""
+    """What the trial's `evaluation.protocols` say of the configured network on the validation split. Collective."""
     wanted = learner.config.evaluation
-    known, queries = features(learner.network(wanted.network), bank, validation, learner.config, learner.group)
-    return knn.evaluate(known, queries, wanted.knn)
-
-
-def features(
-    parts: nn.ModuleDict, bank: data.Images, other: data.Images, config: c.TrialConfig, workers: Group
-) -> tuple[evaluation.Features, evaluation.Features]:
-    """Features of the bank and of another split, by the backbone in `parts`. Collective."""
-    size, norm = config.evaluation.batch_size, not config.evaluation.before_feature_norm
-    return evaluation.encode(parts, bank, size, workers, norm), evaluation.encode(parts, other, size, workers, norm)
+    return measure(Subject(learner.network(wanted.network), learner.config, bank, validation, learner.group), wanted.protocols)
 
 
 def evaluate(
     found: checkpoint.Checkpoint,
     split: str,
-    network: str | None = None,
+    protocols: Sequence[str] = ("knn", "linear"),
     changes: Mapping[str, Any] = MappingProxyType({}),
     workers: Group = Group(),
-) -> tuple[Metrics, Learner, nn.Linear]:
-    """kNN and the offline linear protocol of a checkpoint, on a split.
+) -> tuple[Metrics, Subject, Learner]:
+    """What protocols say of a checkpoint, on a split. Collective.
 
     Args:
         found: the checkpoint.
-        split: "validation" or "test"; features of the bank are what both protocols learn from.
-        network: "student" or "teacher"; the trial's own choice where it is None.
-        changes: dotted keys that differ from the trial's, such as where its data are now.
+        split: "validation" or "test"; images of the bank are what protocols learn from.
+        protocols: their names.
+        changes: dotted keys that differ from the trial's, such as where its data are now. With another `recipe` for a protocol none of
+            the trial's options of that protocol are left.
         workers: this worker's place.
 
     Returns:
-        The scores, the restored Learner, and the linear classifier.
+        The scores, what they are of, with the configuration that was used, and the restored Learner.
+
+    Raises:
+        UserError: a protocol does not fit the trial.
     """
-    config = c.changed(found.values["config"], changes)
+    if workers.device.type == "cuda":
+        _make_deterministic(found.values["config"]["train"]["precision"])
+    config = c.changed(with_recipe(found.values["config"], changes), changes)
+    for name in protocols:
+        if reason := config.evaluation.protocol(name).unfit(config):
+            raise UserError(f"protocol {name}: {reason}")
     train, bank, other = _sets(config.data, split, workers.device)
     learner = Learner(config, train.channels, len(train), workers, bank.classes)
     learner.load_state_dict(found.tensors, found.values["learner"])
-    known, queries = features(learner.network(network or config.evaluation.network), bank, other, config, workers)
-    classifier = linear.train(known, config.evaluation.linear)
-    return knn.evaluate(known, queries, config.evaluation.knn) | linear.score(classifier, queries), learner, classifier
+    subject = Subject(learner.network(config.evaluation.network), config, bank, other, workers)
+    return measure(subject, protocols), subject, learner
 
 
 class _Clock:

@@ -1,21 +1,60 @@
 """Robustness: top-1 of a frozen classifier on 15 types of corruption in five severities (the levels of CIFAR-C or ImageNet-C)."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-import torch
-from torch import Tensor
+from pydantic import Field
 
-from trainables import corruptions
-from trainables.corruptions import SEVERITIES
-from trainables.data import Images
 from trainables.errors import UserError, nearest
-from trainables.group import Group
+from trainables.evaluation import Protocol, Scores
 
-Predict = Callable[[Tensor], Tensor]
-"""From images [N, C, H, W] in [0, 1], not standardised, in float32 on the group's device, to the scores of classes [N, classes]."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainables.data import Images
+    from trainables.group import Group
+    from trainables.subject import Subject
+
+    Predict = Callable[[Tensor], Tensor]
+    """From images [N, C, H, W] in [0, 1], not standardised, in float32 on the group's device, to the scores of classes [N, classes]."""
 
 
-@torch.no_grad()
+class Corruptions(Protocol):
+    """Top-1 by the classifier that the linear protocol, as it is configured, trains on clean features; by the head, if it classifies.
+
+    `levels` are CIFAR-C's or ImageNet-C's; `held_out` adds the four types that no mean takes in. The corruptions of an image are keyed by
+    `seed` and the image, not by the trial's seed, so that checkpoints are compared on the same images.
+    """
+
+    levels: Literal["cifar", "imagenet"] = "cifar"
+    held_out: bool = False
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    METRICS: ClassVar[dict[str, Literal["max", "min"]]] = {"corruptions/mean": "max", "clean_top1": "max"}
+    USES: ClassVar[tuple[str, ...]] = ("linear",)
+
+    def measure(self, subject: Subject) -> Scores:
+        from trainables import augment
+        from trainables.encoders import run_parts
+        from trainables.evaluation.linear import frozen_probe
+        from trainables.subject import in_evaluation_mode
+
+        classifies = subject.config.method.CLASSIFIES
+        probe = None if classifies else frozen_probe(subject)
+        network = subject.network("projections" if classifies else "features")
+        dtype = next(network.parameters()).dtype
+
+        def predict(images: Tensor) -> Tensor:
+            output = run_parts(network, augment.standardise(images.to(dtype))).float()
+            return output if probe is None else probe(output)
+
+        size = subject.config.evaluation.batch_size
+        with in_evaluation_mode(network):
+            return evaluate(predict, subject.scored, size, subject.group, self.levels, self.seed, self.held_out)
+
+
 def evaluate(
     predict: Predict, images: Images, batch_size: int, group: Group, levels: str = "cifar", seed: int = 0, held_out: bool = False
 ) -> dict[str, float]:
@@ -37,18 +76,23 @@ def evaluate(
     Raises:
         UserError: there is no such table of levels, or the images are too small.
     """
+    import torch
+
+    from trainables import corruptions
+
     kinds = corruptions.ALL + (corruptions.HELD_OUT if held_out else ())
-    cells = [(kind, severity) for kind in kinds for severity in SEVERITIES]
+    cells = [(kind, severity) for kind in kinds for severity in corruptions.SEVERITIES]
     right = torch.zeros(1 + len(cells), dtype=torch.int64, device=group.device)
     starts = range(0, len(images), batch_size)
-    for batch in group.share(len(starts)):
-        index = torch.arange(starts[batch], min(starts[batch] + batch_size, len(images)))
-        x, labels = images.batch(index, group.device, torch.float32), images.labels[index].to(group.device)
-        right[0] += _right(predict(x), labels)
-        for cell, (kind, severity) in enumerate(cells, start=1):
-            right[cell] += _right(predict(corruptions.corrupt(x, index, kind, severity, levels, seed)), labels)
+    with torch.no_grad():
+        for batch in group.share(len(starts)):
+            index = torch.arange(starts[batch], min(starts[batch] + batch_size, len(images)))
+            x, labels = images.batch(index, group.device, torch.float32), images.labels[index].to(group.device)
+            right[0] += _right(predict(x), labels)
+            for cell, (kind, severity) in enumerate(cells, start=1):
+                right[cell] += _right(predict(corruptions.corrupt(x, index, kind, severity, levels, seed)), labels)
     clean, *shares = (group.sum(right).double() / len(images)).tolist()
-    return {"clean_top1": clean, **_table(dict(zip(cells, shares, strict=True)))}
+    return {"clean_top1": clean, **_table(dict(zip(cells, shares, strict=True)), corruptions.ALL)}
 
 
 def difference(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
@@ -68,17 +112,17 @@ def _right(scores: Tensor, labels: Tensor) -> Tensor:
     return (scores.argmax(1) == labels).sum()
 
 
-def _table(cells: dict[tuple[str, int], float]) -> dict[str, float]:
-    """The cells and their means, by name."""
+def _table(cells: dict[tuple[str, int], float], standard: tuple[str, ...]) -> dict[str, float]:
+    """The cells and their means, by name; those over types are of the `standard` ones."""
 
     def mean(chosen: list[tuple[str, int]]) -> float:
         return sum(cells[cell] for cell in chosen) / len(chosen)
 
-    kinds = dict.fromkeys(kind for kind, _ in cells)
-    standard = [cell for cell in cells if cell[0] in corruptions.ALL]
+    kinds, severities = (list(dict.fromkeys(cell[axis] for cell in cells)) for axis in (0, 1))
+    counted = [cell for cell in cells if cell[0] in standard]
     return {
-        "corruptions/mean": mean(standard),
-        **{f"corruptions/severity_{s}": mean([cell for cell in standard if cell[1] == s]) for s in SEVERITIES},
-        **{f"corruptions/{kind}": mean([(kind, s) for s in SEVERITIES]) for kind in kinds},
+        "corruptions/mean": mean(counted),
+        **{f"corruptions/severity_{s}": mean([cell for cell in counted if cell[1] == s]) for s in severities},
+        **{f"corruptions/{kind}": mean([cell for cell in cells if cell[0] == kind]) for kind in kinds},
         **{f"corruptions/{kind}/{s}": share for (kind, s), share in cells.items()},
     }
