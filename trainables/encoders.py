@@ -128,7 +128,7 @@ class Student(nn.Module):
     that a shared prefix is computed once. None hands over the images.
     """
 
-    def __init__(self, parts: nn.ModuleDict, predictor: nn.Module | None, tap: str | None, probe: nn.Module | None = None):
+    def __init__(self, parts: nn.ModuleDict, predictor: nn.Module | None, tap: str | None, probe: nn.Linear | None = None):
         super().__init__()
         self.parts, self.predictor, self.tap, self.probe = parts, predictor, tap, probe
         self.watch: Callable[[str, Tensor], None] | None = None  # is shown what each part returns

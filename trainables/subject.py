@@ -91,10 +91,19 @@ class Subject:
         train: the images that protocols learn from; from labels only where `data.labels` has them.
         scored: the images of the split that scores are of.
         group: the workers.
+        probe: the online one, where the trial has one.
     """
 
-    def __init__(self, parts: nn.ModuleDict, config: c.TrialConfig, train: data.Images, scored: data.Images, group: Group):
-        self.parts, self.config, self.train, self.scored, self.group = parts, config, train, scored, group
+    def __init__(
+        self,
+        parts: nn.ModuleDict,
+        config: c.TrialConfig,
+        train: data.Images,
+        scored: data.Images,
+        group: Group,
+        probe: nn.Linear | None = None,
+    ):
+        self.parts, self.config, self.train, self.scored, self.group, self.probe = parts, config, train, scored, group, probe
         wanted = config.data.labels
         everything = wanted.per_class is None and wanted.share is None and wanted.file is None
         self.labelled = (train.labels >= 0).nonzero()[:, 0] if everything else data.labelled(train, wanted)

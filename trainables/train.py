@@ -133,7 +133,8 @@ def _make_deterministic(precision: str) -> None:
 def score(learner: Learner, bank: data.Images, validation: data.Images) -> Metrics:
     """What the trial's `evaluation.protocols` say of the configured network on the validation split. Collective."""
     wanted = learner.config.evaluation
-    return measure(Subject(learner.network(wanted.network), learner.config, bank, validation, learner.group), wanted.protocols)
+    network, probe = learner.network(wanted.network), learner.student.probe
+    return measure(Subject(network, learner.config, bank, validation, learner.group, probe), wanted.protocols)
 
 
 def evaluate(
@@ -168,7 +169,7 @@ def evaluate(
     train, bank, other = _sets(config.data, split, workers.device)
     learner = Learner(config, train.channels, len(train), workers, bank.classes)
     learner.load_state_dict(found.tensors, found.values["learner"])
-    subject = Subject(learner.network(config.evaluation.network), config, bank, other, workers)
+    subject = Subject(learner.network(config.evaluation.network), config, bank, other, workers, learner.student.probe)
     return measure(subject, protocols), subject, learner
 
 

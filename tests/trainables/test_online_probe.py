@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from tests.trainables.test_methods import take_steps
+from trainables import augment, data, equivalence, schedules, train
 from trainables import config as c
-from trainables import data, equivalence, schedules, train
+from trainables.errors import UserError
 from trainables.group import Group
 from trainables.learner import Learner
 
@@ -62,6 +63,20 @@ def test_it_is_a_part_of_the_state_and_goes_on(tiny, digits):
     for learner in (whole, resumed):
         take_steps(learner, digits, 2, 4)
     assert torch.equal(whole.student.probe.weight, resumed.student.probe.weight)
+
+
+def test_its_score_is_that_of_its_logits(tiny, digits):
+    config = tiny({"online_probe.lr": 0.1, "evaluation.protocols": ["knn", "online"]})
+    learner = Learner(config, 1, 64, Group(), 10)
+    take_steps(learner, digits, 0, 8)
+    found = train.score(learner, digits, digits)
+    images = augment.standardise(digits.batch(torch.arange(64), torch.device("cpu"), torch.float32))
+    learner.student.eval()
+    expected = (learner.student.probe(learner.student(images).features).argmax(1) == digits.labels).float().mean()
+    assert found["online_top1"] == pytest.approx(expected.item()) and "knn_top1" in found
+    for values in ({}, {"online_probe.lr": 0.1, "encoder.feature_norm": "pooled", "evaluation.before_feature_norm": True}):
+        with pytest.raises(UserError, match="online needs (a trial with an online probe|features as the online probe)"):
+            tiny({**values, "evaluation.protocols": ["online"]})
 
 
 def test_its_rate_follows_the_batch():
