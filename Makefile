@@ -30,6 +30,7 @@ type: $(READY)
 
 bench: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.teacher
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.data
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -18,7 +18,8 @@ import torch
 from trainables import augment, keyed
 from trainables import config as c
 from trainables.group import Group, default_device
-from trainables.learner import Learner
+from trainables.learner import Batch, Learner
+from trainables.methods import Piece
 
 ENCODERS: dict[str, tuple[dict[str, Any], int]] = {
     "resnet18": ({"encoder": {"name": "resnet18"}}, 32),
@@ -61,15 +62,18 @@ class Variant:
         self.learner = Learner(config, 3, 100 * config.train.batch_size, Group(device=device))
         samples = torch.arange(config.train.batch_size)
         images = keyed.uniform(samples, 3 * side * side, "benchmark").view(-1, 3, side, side).to(device)
-        views = augment.views(images, samples, 2, config.views, 0, 0)
+        views = augment.views(images, samples, config.method.views, config.views, 0, 0)
         size = config.train.shard_size
-        self.batches = [views[:, size * shards.start : size * shards.stop] for shards in self.learner.passes()]
+        self.batches = [
+            Batch({Piece("images", v): view[size * shards.start : size * shards.stop] for v, view in enumerate(views)}, {})
+            for shards in self.learner.passes()
+        ]
 
     @cached_property
     @torch.no_grad()
     def tapped(self) -> torch.Tensor:
         """What the student hands to the teacher, in a step that is made in one pass."""
-        return self.learner.student(self.batches[0].flatten(0, 1)).tapped
+        return self.learner.student(torch.cat([*self.batches[0].pictures.values()])).tapped
 
     def step(self) -> None:
         self.learner.step(self.batches)

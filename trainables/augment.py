@@ -1,9 +1,10 @@
 """Views: augmentation on the device, in batches, each sample with numbers of its own, keyed by (seed, epoch, sample).
 
-Order: crop with turn and flip (one resampling), brightness, contrast, saturation, hue, grey, blur, solarise, noise, standardise.
+Order: crop with shift, turn and flip (one resampling), brightness, contrast, saturation, hue, grey, blur, solarise, noise, standardise.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from trainables import config as c
 from trainables import keyed
+from trainables.methods import ViewKind
+from trainables.randaugment import randaugment
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GREY_WEIGHTS = (0.299, 0.587, 0.114)
@@ -18,17 +21,30 @@ GREY_WEIGHTS = (0.299, 0.587, 0.114)
 YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
 
 
-def views(images: Tensor, samples: Tensor, count: int, config: "c.Views", *key: int) -> Tensor:
-    """Augmented views [count, N, C, H, W], standardised, of images [N, C, H, W] in [0, 1].
+def views(images: Tensor, samples: Tensor, kinds: Sequence[ViewKind], config: "c.Views", *key: int | str) -> list[Tensor]:
+    """Augmented views, standardised, of images [N, C, H, W] in [0, 1]: each [N, C, H, W], local ones smaller.
 
     Args:
         images: the batch, on the device where the work is to be done.
         samples: int64 [N], each image's index in its split: what its numbers are keyed by, so they do not depend on the batch.
-        count: number of views.
+        kinds: of the views. "full": all that is configured; "local": the same of a smaller crop, in fewer pixels; "weak": cropped and
+            flipped; "strong": the same, then RandAugment.
         config: strengths and probabilities.
         key: seed and epoch.
     """
-    return torch.stack([_view(images, samples, view, config, key) for view in range(count)])
+    return [view(images, samples, number, kind, config, *key) for number, kind in enumerate(kinds)]
+
+
+def view(images: Tensor, samples: Tensor, number: int, kind: ViewKind, config: "c.Views", *key: int | str) -> Tensor:
+    """One of `views`, by its number among them."""
+    if kind == "local":
+        config = config.model_copy(update={"crop_scale": config.local_scale})
+    elif kind != "full":
+        off = {"turn": 0.0, "jitter": 0.0, "gray": 0.0, "blur": (0.0, 0.0), "solarise": (0.0, 0.0), "noise": 0.0}
+        config = config.model_copy(update=off)
+    size = config.local_side(min(images.shape[-2:])) if kind == "local" else None
+    x = _view(images, samples, number, config, size, key)
+    return standardise(randaugment(x, samples, config.randaugment, *key, f"view {number}") if kind == "strong" else x)
 
 
 def standardise(images: Tensor) -> Tensor:
@@ -39,9 +55,9 @@ def standardise(images: Tensor) -> Tensor:
     return (images - mean[:, None, None]) / std[:, None, None]
 
 
-def _view(images: Tensor, samples: Tensor, view: int, config: "c.Views", key: tuple[int, ...]) -> Tensor:
+def _view(images: Tensor, samples: Tensor, view: int, config: "c.Views", size: int | None, key: tuple[int | str, ...]) -> Tensor:
     draws = keyed.uniform(samples.to(images.device), 16, *key, f"view {view}", dtype=images.dtype).unbind(1)
-    x = _resample(images, draws[:6], config)
+    x = _resample(images, draws[:6], config, size)
     if images.shape[1] == 3:
         if config.jitter > 0:
             x = torch.where(_chosen(draws[6], config.jitter), _jitter(x, draws[7:11], config), x)
@@ -52,29 +68,31 @@ def _view(images: Tensor, samples: Tensor, view: int, config: "c.Views", key: tu
     if (p := config.solarise[view % 2]) > 0:
         x = torch.where(_chosen(draws[14], p), torch.where(x >= 0.5, 1 - x, x), x)
     if config.noise > 0:
-        x = x + config.noise * _normal(x, samples, *key, f"noise {view}")
-    return standardise(x)
+        count = x[0].numel()
+        x = x + config.noise * keyed.normal(samples.to(x.device), count, *key, f"noise {view}", dtype=x.dtype).view_as(x)
+    return x
 
 
 def _chosen(draw: Tensor, p: float) -> Tensor:
     return (draw < p)[:, None, None, None]
 
 
-def _resample(images: Tensor, draws: tuple[Tensor, ...], config: "c.Views") -> Tensor:
-    """Random resized crop, turn and flip as one affine map, bilinear."""
+def _resample(images: Tensor, draws: tuple[Tensor, ...], config: "c.Views", size: int | None) -> Tensor:
+    """Random resized crop, shift, turn and flip as one affine map, bilinear; squares of `size` pixels, or as large as the images."""
     area, ratio, across, down, angle, flip = draws
     height, width = images.shape[-2:]
     area = config.crop_scale[0] + (config.crop_scale[1] - config.crop_scale[0]) * area
     low, high = (math.log(r) for r in config.crop_ratio)
     ratio = torch.exp(low + (high - low) * ratio)
     wide, tall = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
-    shift_x, shift_y = (1 - wide) * (2 * across - 1), (1 - tall) * (2 * down - 1)
+    shift_x, shift_y = (1 - wide + 2 * config.shift) * (2 * across - 1), (1 - tall + 2 * config.shift) * (2 * down - 1)
     angle = math.radians(config.turn) * (2 * angle - 1)
     mirror = torch.where(flip < config.flip, -1.0, 1.0).to(images.dtype)
     aspect = height / width
     top = torch.stack([mirror * wide * angle.cos(), -tall * angle.sin() * aspect, shift_x], dim=-1)
     bottom = torch.stack([mirror * wide * angle.sin() / aspect, tall * angle.cos(), shift_y], dim=-1)
-    grid = F.affine_grid(torch.stack([top, bottom], dim=1), list(images.shape), align_corners=False)
+    shape = [*images.shape] if size is None else [*images.shape[:2], size, size]
+    grid = F.affine_grid(torch.stack([top, bottom], dim=1), shape, align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
@@ -115,10 +133,3 @@ def _blur(x: Tensor, sigma: Tensor) -> Tensor:
     flat = F.pad(x.reshape(1, count * channels, height, width), (radius,) * 4, mode="reflect")
     flat = F.conv2d(flat, kernel[:, :, None, :], groups=count * channels)
     return F.conv2d(flat, kernel[:, :, :, None], groups=count * channels).view_as(x)
-
-
-def _normal(x: Tensor, samples: Tensor, *key: int | str) -> Tensor:
-    """Keyed standard normal numbers in the shape of x (Box-Muller)."""
-    count = x[0].numel()
-    first, second = keyed.uniform(samples.to(x.device), 2 * count, *key, dtype=x.dtype).split(count, dim=1)
-    return ((-2 * torch.log1p(-first)).sqrt() * torch.cos(2 * math.pi * second)).view(len(x), *x.shape[1:])

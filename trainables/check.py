@@ -11,11 +11,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from trainables import config as c
-from trainables import data, keyed, settings
+from trainables import data, settings
 from trainables.errors import UserError
 from trainables.group import Group
 from trainables.learner import Learner
-from trainables.train import batches
+from trainables.train import batches, labelled_images
 
 TOLERANCE = {"fp32": 1e-4, "fp64": 1e-9}
 
@@ -49,13 +49,13 @@ def _worker(rank: int, configs: Sequence[c.TrialConfig], workers: int, steps: in
 
 def _losses(config: c.TrialConfig, group: Group, steps: int) -> torch.Tensor:
     """Sum of the losses of this worker's shards, in each step."""
-    train = data.load(config.data, "train")
-    learner = Learner(config, train.channels, len(train), group)
+    train, bank = data.splits(config.data, "train", "bank")
+    learner, labelled = Learner(config, train.channels, len(train), group, bank.classes), labelled_images(config, bank)
     losses = torch.zeros(steps, dtype=torch.float64)
     for step in range(steps):
         epoch, at = divmod(step, learner.run.per_epoch)
-        order = keyed.permutation(len(train), config.seed, epoch, "order")
-        losses[step] = learner.step(batches(learner, train, order, at, epoch))
+        order = train.order(config.seed, epoch, "order")
+        losses[step] = learner.step(batches(learner, train, order, at, epoch, labelled))
     return losses
 
 

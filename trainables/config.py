@@ -1,36 +1,49 @@
 """TrialConfig: every knob of a trial, validated and frozen. The last place where values change. Needs no torch."""
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from trainables import discovery, schedules
-from trainables.errors import UserError, nearest
-from trainables.sections import Count, Kind, NonNegative, Positive, Schedule, Section, Share
-from trainables.settings import validated, with_values
+from trainables import discovery, files, presets, schedules
+from trainables.data_config import Data, split_sizes
+from trainables.data_config import Labels as Labels
+from trainables.errors import UserError
+from trainables.evaluation_config import Evaluation
+from trainables.methods import Method
+from trainables.sections import Count, LearningRate, NonNegative, Positive, Schedule, Section, Share
+from trainables.settings import merged, validated, with_values
 from trainables.teacher_config import PARTS, Teacher
 
 WIDE = ("wrn28-2", "wrn28-8")  # Wide ResNets have no block4
 
 
-def one_of(package: str) -> AfterValidator:
-    """A validator for the name of a module in `trainables.<package>`."""
-
-    def check(name: str) -> str:
-        if name not in discovery.names(package):
-            raise ValueError(f"no such name{nearest(name, discovery.names(package))}")
-        return name
-
-    return AfterValidator(check)
+METHODS = discovery.classes("methods", Method)
+if TYPE_CHECKING:
+    AnyMethod = Method
+else:
+    chosen = tuple(Annotated[kind, Tag(name)] for name, kind in METHODS.items())
+    AnyMethod = Annotated[Union[chosen], Discriminator(lambda section: _name(section, "byol"))]  # noqa: UP007
 
 
 class Head(Section):
-    """Linear, norm, ReLU, Linear."""
+    """Linear layers with a norm and an activation between them.
 
+    norm: behind the "hidden" layers, behind "all" (SimSiam: the last without weights), or "none". With `prototypes` their output is put to
+    unit length and compared with so many unit vectors (DINO); these are then the last layer.
+    """
+
+    layers: Count = 2
     hidden: Count = 4096
     out: Count = 256
+    norm: Literal["hidden", "all", "none"] = "hidden"
+    activation: Literal["relu", "gelu"] = "relu"
+    prototypes: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def width(self) -> int:
+        """Of what it returns."""
+        return self.prototypes or self.out
 
 
 class Encoder(Section):
@@ -55,39 +68,26 @@ class Encoder(Section):
         return tuple(part for part in PARTS if part != "block4" or self.name not in WIDE)
 
 
-class Method(Section):
-    """The method of self-supervision and the predictor that some of them put on the student."""
+class RandAugment(Section):
+    """Of strong views: so many operations, each at a level of 1, 2, ... below `magnitude` tenths of its range; then a grey square."""
 
-    name: Annotated[str, one_of("methods")] = "byol"
-    predictor_hidden: Count = 4096
-
-
-class Data(Section):
-    """Images and their splits. Scores come from `validation`, carved out of train; test images are for `evaluate` only."""
-
-    name: Annotated[str, one_of("datasets")] = "digits"
-    root: Annotated[Path, AfterValidator(Path.expanduser)] | None = None
-    download: bool = False
-    train_images: Count | None = None
-    validation_images: Count | None = None
-    image_size: Annotated[int, Field(ge=4)] | None = None
-    split_seed: Annotated[int, Field(ge=0)] = 0
-
-    @model_validator(mode="after")
-    def _needs_root(self) -> Self:
-        reader = discovery.load("datasets", self.name)
-        if self.root is None and reader.NEEDS_ROOT:
-            raise ValueError(f"data.root: '{self.name}' is read from a folder; give its path")
-        if self.image_size is not None and not reader.RESIZES:
-            raise ValueError(f"data.image_size = {self.image_size}: the images of '{self.name}' have a size of their own")
-        return self
+    ops: Count = 2
+    magnitude: Annotated[int, Field(ge=2, le=10)] = 10
+    cutout: Share = 0.5
 
 
 class Views(Section):
-    """Augmentation of a view. `blur` and `solarise` have one probability a view; each data set has its own defaults."""
+    """Augmentation of a view. `blur` and `solarise` have one probability for even views and one for odd ones; each data set has its own
+
+    defaults. A crop is moved by up to a `shift` of the side, beyond the border too. Local views (multi-crop) are crops of `local_scale`,
+    `local_size` pixels wide, or 96 of 224.
+    """
 
     crop_scale: tuple[Share, Share] = (0.2, 1.0)
     crop_ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    shift: Share = 0.0
+    local_scale: tuple[Share, Share] = (0.05, 0.4)
+    local_size: Annotated[int, Field(ge=4)] | None = None
     turn: Annotated[float, Field(ge=0, le=180)] = 0.0
     flip: Share = 0.5
     jitter: Share = 0.8
@@ -99,22 +99,19 @@ class Views(Section):
     blur: tuple[Share, Share] = (0.0, 0.0)
     solarise: tuple[Share, Share] = (0.0, 0.2)
     noise: Annotated[float, Field(ge=0)] = 0.0
+    randaugment: RandAugment = RandAugment()
+
+    def local_side(self, side: int) -> int:
+        """Width of the local views of images of a width."""
+        return self.local_size or max(4, round(side * 96 / 224))
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        for key in ("crop_scale", "crop_ratio"):
+        for key in ("crop_scale", "crop_ratio", "local_scale"):
             low, high = getattr(self, key)
             if not 0 < low <= high:
                 raise ValueError(f"views.{key} = [{low}, {high}]: must be two rising numbers above 0")
         return self
-
-
-class LearningRate(Schedule):
-    """Of the optimiser: absolute, at the batch size that is configured."""
-
-    kind: Kind = "cosine"
-    base: Positive = 0.05
-    final: NonNegative = 0.0
 
 
 class WeightDecay(Schedule):
@@ -125,13 +122,37 @@ class WeightDecay(Schedule):
 
 
 class Optim(Section):
-    """Optimiser. LARS scales by `trust` and leaves norm parameters and biases unscaled and undecayed."""
+    """Optimiser; SGD may be `nesterov`.
+
+    LARS scales by `trust`, to no more than the learning rate with `clip`, and leaves norm parameters and biases unscaled and undecayed.
+    With `constant_predictor` the predictor's learning rate is `lr.base` throughout (SimSiam).
+    """
 
     name: Literal["sgd", "lars"] = "sgd"
     lr: LearningRate = LearningRate()
     momentum: Share = 0.9
     weight_decay: WeightDecay = WeightDecay()
     trust: Positive = 1e-3
+    clip: bool = False
+    nesterov: bool = False
+    constant_predictor: bool = False
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Self:
+        if self.nesterov and (self.name != "sgd" or not self.momentum):
+            raise ValueError(
+                f"optim.nesterov = true: is SGD's, with a momentum above 0; optim.name = {self.name}, optim.momentum = {self.momentum}"
+            )
+        return self
+
+
+class OnlineProbe(Section):
+    """A linear classifier of the student's features, trained beside it without touching it, by its optimiser; with `lr` 0 there is none.
+
+    `lr` is absolute, and follows the schedule of `optim.lr`. Its score is `online_top1`.
+    """
+
+    lr: NonNegative = 0.0
 
 
 class Train(Section):
@@ -166,68 +187,48 @@ class Train(Section):
         return self
 
 
-class KNN(Section):
-    """Weighted kNN on the encoder's features: cosine similarity, weights exp(similarity / temperature)."""
-
-    k: Count = 20
-    temperature: Positive = 0.07
-
-
-class LinearProbe(Section):
-    """Offline linear protocol on frozen, standardised features."""
-
-    epochs: Count = 100
-    lr: Positive = 0.1
-    batch_size: Count = 256
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-
-
-class Evaluation(Section):
-    """How a trial is scored, and on which network: the `student` or its `teacher`.
-
-    Features are those after the encoder's `feature_norm`, or `before_feature_norm`.
-    """
-
-    network: Literal["student", "teacher"] = "student"
-    before_feature_norm: bool = False
-    every_epochs: Count = 1
-    batch_size: Count = 256
-    knn: KNN = KNN()
-    linear: LinearProbe = LinearProbe()
-
-
 Monitor = Literal["distance", "statistics", "embedding", "gradients", "drift", "filters"]
 Monitors = Annotated[tuple[Monitor, ...], AfterValidator(lambda names: tuple(dict.fromkeys(names)))]  # each once
 
 
 class TrialConfig(Section):
-    """Everything that a trial is a function of, besides its data."""
+    """Everything that a trial is a function of, besides its data. A `preset` fills in a paper's recipe for the method."""
 
+    preset: Annotated[str, AfterValidator(presets.known)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    method: Method = Method()
+    method: AnyMethod = METHODS["byol"](name="byol")
     data: Data = Data()
     views: Views = Views()
     encoder: Encoder = Encoder()
     teacher: Teacher = Teacher()
     optim: Optim = Optim()
+    online_probe: OnlineProbe = OnlineProbe()
     train: Train = Train()
     evaluation: Evaluation = Evaluation()
     monitors: Monitors = ("distance", "statistics", "embedding")
 
     @model_validator(mode="before")
     @classmethod
-    def _views_of_the_data(cls, given: Any) -> Any:
-        """Fills in the views that suit the data set (no flip for digits) where the user gave none."""
+    def _defaults(cls, given: Any) -> Any:
+        """Fills in what belongs to the method, such as its head, and the views that suit the data set, where the user gave nothing."""
         if not isinstance(given, Mapping):
             return given
-        data, views = given.get("data") or {}, given.get("views") or {}
-        name = data.get("name", "digits") if isinstance(data, Mapping) else getattr(data, "name", None)
-        if name not in discovery.names("datasets") or not isinstance(views, Mapping):
-            return given
-        return {**given, "views": {**discovery.load("datasets", name).VIEWS, **views}}
+        data, method = _name(given.get("data"), "digits"), _name(given.get("method"), "byol")
+        under: dict[str, Any] = {"method": {"name": method}}
+        if method in METHODS:
+            own = METHODS[method](name=method)
+            under = with_values({"method": own.model_dump(mode="json")}, own.DEFAULTS, cls)
+            for recipe in presets.recipe(given.get("preset"), method):
+                under = merged(under, recipe, cls)
+        if data in discovery.names("datasets"):
+            under["views"] = {**under.get("views", {}), **discovery.load("datasets", data).VIEWS}
+        return merged(under, given, cls)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.preset and self.method.name not in (own := presets.methods(self.preset)):
+            raise ValueError(f"preset.{self.preset}: has no recipe for method.name = {self.method.name}; it has {', '.join(own)}")
+        self.method.check(self)
         epochs = schedules.Length(self.train.epochs, 1)
         for key, warmup in self.warmups().items():  # those in steps wait until the data are known
             if self.train.epochs and "step" not in warmup and schedules.steps_in(warmup, epochs) > self.train.epochs:
@@ -243,6 +244,8 @@ class TrialConfig(Section):
         for key, schedule in kept.items():
             if self.train.base_batch and not schedule.scales:
                 raise ValueError(f"teacher.{key}: with train.base_batch it must be constant, cosine or linear, without a warm-up")
+        if reason := self.evaluation.unfit(self):
+            raise ValueError(f"evaluation.protocols: {reason}")
         if self.evaluation.before_feature_norm and self.encoder.feature_norm == "none":
             raise ValueError("evaluation.before_feature_norm: the encoder has none; set encoder.feature_norm to pooled or map")
         if self.encoder.stem == "standard" and self.encoder.name in WIDE:
@@ -262,6 +265,7 @@ class TrialConfig(Section):
             "teacher.momentum": teacher.momentum,
             "teacher.smoothing.p": teacher.smoothing.p,
             "teacher.norm.alpha": teacher.norm.alpha,
+            **{f"method.{name}": schedule for name, schedule in self.method.schedules().items()},
             **{f"teacher.momenta.{part}": own for part, own in teacher.momenta.items()},
         }
         return {f"{key}.warmup": schedule.warmup for key, schedule in followed.items()} | {
@@ -271,7 +275,12 @@ class TrialConfig(Section):
     @property
     def joint(self) -> bool:
         """Whether a worker runs all its shards in one pass."""
-        return not self.train.exact or self.encoder.norm == "sync" or self.teacher.norm.kind in ("sync", "shuffle")
+        return (
+            not self.train.exact
+            or self.method.looks_at_the_batch
+            or self.encoder.norm == "sync"
+            or self.teacher.norm.kind in ("sync", "shuffle")
+        )
 
     def plain(self) -> dict[str, Any]:
         """The configuration as nested plain values, ready for YAML and JSON; `parse` gives it back."""
@@ -280,7 +289,9 @@ class TrialConfig(Section):
     def check_data(self) -> None:
         """Raises `UserError` where the data folder is missing or holds too little. Reads names and counts only, so it is quick."""
         reader = discovery.load("datasets", self.data.name)
-        images, _ = split_sizes(self.data, reader.check(self.data))
+        if self.data.labels.file is not None:
+            files.lines(self.data.labels.file, "data.labels.file")
+        images, _ = split_sizes(self.data, reader.check(self.data), reader.UNLABELLED)
         self.require_batch(images)
         length(self, images)
 
@@ -290,17 +301,9 @@ class TrialConfig(Section):
             raise UserError(f"train.batch_size = {self.train.batch_size}: there are only {images} training images")
 
 
-def split_sizes(data: Data, count: int) -> tuple[int, int]:
-    """How many of `count` stored train images are for training and how many for validation (a tenth, where it is not given).
-
-    Raises:
-        UserError: there are fewer images than asked for.
-    """
-    held_out = data.validation_images or max(1, count // 10)
-    if held_out + (data.train_images or 1) > count:
-        asked = f"data.train_images = {data.train_images}, data.validation_images = {held_out}"
-        raise UserError(f"{asked}: the train split has {count} images for both")
-    return data.train_images or count - held_out, held_out
+def _name(section: Any, default: str) -> Any:
+    """The name that a section is given, as nested values or as itself."""
+    return section.get("name", default) if isinstance(section, Mapping) else getattr(section, "name", default)
 
 
 def parse(given: Mapping[str, Any]) -> TrialConfig:

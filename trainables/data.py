@@ -1,4 +1,4 @@
-"""Images as trials see them: decoded once, kept as uint8 in a file that all trials of a node share through the page cache."""
+"""Images as trials see them: decoded once, kept as uint8 in a file that all trials of a node share through the page cache; or streamed."""
 
 import fcntl
 import hashlib
@@ -6,9 +6,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor
 
 from trainables import config as c
-from trainables import discovery
+from trainables import discovery, files, keyed
 from trainables.datasets import Chunks
 from trainables.errors import UserError
+from trainables.stream import Stream
 
 ON_DEVICE = 2 * 2**30  # a split of up to so many bytes lives on the GPU
 LAYOUT = 1  # of the cache's files
@@ -27,11 +29,17 @@ MARK = ".teacher-tuner-downloaded"  # in a folder whose download was read as a w
 
 @dataclass(frozen=True)
 class Images:
-    """A split: the `rows` of stored uint8 images [*, H, W, C] (on disk, in memory or on a device) and their labels int64 [N]."""
+    """A split: the `rows` of a stored split that are in it, and their labels int64 [N]; a label below 0 is none.
 
-    pixels: Tensor
+    `pixels` are stored uint8 images [*, H, W, C]: on disk, in memory, on a device, or a stream that decodes them. An image lies there at
+    its row, or at its place in `at`. `names` gives those of all stored images, where they have any.
+    """
+
+    pixels: Tensor | Stream
     rows: Tensor
     labels: Tensor
+    at: Tensor | None = None
+    names: Callable[[], Sequence[str]] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -40,35 +48,192 @@ class Images:
     def channels(self) -> int:
         return self.pixels.shape[-1]
 
+    @property
+    def classes(self) -> int:
+        """One more than the largest label."""
+        return int(self.labels.max()) + 1
+
     def batch(self, indices: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Images [n, C, H, W] in [0, 1], channels_last in memory, for indices in the split."""
-        chosen = self.pixels[self.rows[indices].to(self.pixels.device)].to(device, non_blocking=True)
+        chosen = self.pixels[self._places[indices].to(self.pixels.device)].to(device, non_blocking=True)
         return chosen.permute(0, 3, 1, 2).to(dtype) / 255
+
+    def order(self, *key: int | str) -> Tensor:
+        """A random order of the indices, int64 [N], a function of the key alone; streamed row groups stay together in a window."""
+        return self.pixels.order(self.rows, *key) if isinstance(self.pixels, Stream) else keyed.permutation(len(self), *key)
+
+    def expect(self, indices: Tensor, ahead: int) -> None:
+        """Says what batches will ask for, in this order: a stream then decodes so many images ahead. It changes no result."""
+        if isinstance(self.pixels, Stream):
+            self.pixels.expect(self.rows[indices], ahead)
+
+    def close(self) -> None:
+        """Ends the threads of a stream, until it is used again."""
+        if isinstance(self.pixels, Stream):
+            self.pixels.close()
+
+    def part(self, chosen: Tensor) -> "Images":
+        """Only those at some indices."""
+        return replace(self, rows=self.rows[chosen], labels=self.labels[chosen], at=None if self.at is None else self.at[chosen])
 
     def to(self, device: torch.device) -> "Images":
         """Moved to a GPU where it is small enough for that."""
-        if device.type != "cuda" or len(self) * self.pixels[0].numel() > ON_DEVICE:
+        if device.type == "cpu" or isinstance(self.pixels, Stream) or len(self) * self.pixels[0].numel() > ON_DEVICE:
             return self
-        return Images(self.pixels[self.rows].to(device), torch.arange(len(self)), self.labels)
+        return replace(self, pixels=self.pixels[self._places].to(device), at=torch.arange(len(self)))
+
+    @property
+    def _places(self) -> Tensor:
+        return self.rows if self.at is None else self.at
 
 
 def load(data: "c.Data", split: str) -> Images:
-    """The "train", "validation" or "test" images.
+    """One of `splits`."""
+    return splits(data, split)[0]
 
-    Validation images (a tenth of train, or `validation_images`) are carved out of the stored train split, by `split_seed` alone, so that
-    all trials of a search share them; `train_images` limits what is left.
+
+def splits(data: "c.Data", *names: str) -> list[Images]:
+    """Splits by name; each stored split is opened once.
+
+    "train" is what the student learns from: `train_images` of the `train_split`, less validation. "bank" is what evaluations learn from:
+    train itself, or what has labels of the stored train split, less validation. "validation" (a tenth of the stored train split, or
+    `validation_images`) is carved by `split_seed` alone, so that all trials of a search share it; images without a label, and those that
+    `labels.file` names, are left in train. "test" is stored by itself.
 
     Raises:
         UserError: the files are missing or damaged, or there are fewer images than asked for.
     """
-    stored = _stored(data, "test" if split == "test" else "train")
-    if split == "test":
-        return stored
-    wanted, held_out = c.split_sizes(data, len(stored))
-    order = np.random.default_rng(data.split_seed).permutation(len(stored))
-    chosen = order[:held_out] if split == "validation" else order[held_out : held_out + wanted]
-    index = torch.from_numpy(np.sort(chosen))
-    return Images(stored.pixels, index, stored.labels[index])
+    made = _Splits(data)
+    return [getattr(made, name) for name in names]
+
+
+class _Splits:
+    def __init__(self, data: "c.Data"):
+        self._data = data
+
+    @cached_property
+    def test(self) -> Images:
+        images = _stored(self._data, "test")
+        if (images.labels < 0).any():
+            raise UserError(f"data.root = '{self._data.root}': some test images have no label")
+        return images
+
+    @cached_property
+    def validation(self) -> Images:
+        return self._stored.part(self._carved[0].sort().values)
+
+    @cached_property
+    def train(self) -> Images:
+        images, pool = self._learnt, self._carved[1]
+        if self._data.train_split != "train":
+            others = torch.arange(len(images) - self._unlabelled, len(images))
+            pool = torch.cat([pool, others]) if self._data.train_split == "both" else others
+            pool = pool[_permutation(len(pool), self._data)]
+        return images.part(pool[: self._sizes[0]].sort().values)
+
+    @cached_property
+    def bank(self) -> Images:
+        images = self.train if self._data.train_split == "train" else self._stored.part(self._carved[1].sort().values)
+        has_label = images.labels >= 0
+        return images if has_label.all() else images.part(has_label.nonzero()[:, 0])
+
+    @cached_property
+    def _stored(self) -> Images:
+        return _stored(self._data, "train")
+
+    @cached_property
+    def _learnt(self) -> Images:
+        """The stored split that train is of. Where it has train images too, they are its first rows."""
+        return self._stored if self._data.train_split == "train" else _stored(self._data, self._data.train_split)
+
+    @property
+    def _unlabelled(self) -> int:
+        return {"train": 0, "unlabelled": len(self._learnt), "both": len(self._learnt) - len(self._stored)}[self._data.train_split]
+
+    @cached_property
+    def _sizes(self) -> tuple[int, int]:
+        return c.split_sizes(self._data, len(self._stored), self._unlabelled)
+
+    @cached_property
+    def _carved(self) -> tuple[Tensor, Tensor]:
+        """Rows of the stored train split in random order: of validation, and all others; those in `labels.file` come first of them."""
+        images, file = self._stored, self._data.labels.file
+        listed, held_out = torch.zeros(len(images), dtype=torch.bool), self._sizes[1]
+        if file is not None:
+            rows = _listed(file, images)
+            if int(rows[-1]) >= len(images):
+                raise UserError(f"data.labels.file = '{file}': there is no image {int(rows[-1])}, the train split has {len(images)}")
+            listed[rows] = True
+        order = _permutation(len(images), self._data)
+        may = order[((images.labels >= 0) & ~listed)[order]]
+        if len(may) < held_out:
+            raise UserError(f"data.validation_images = {held_out}: only {len(may)} labelled train images are not in data.labels.file")
+        others = order[torch.isin(order, may[:held_out], invert=True)]
+        return may[:held_out], others[listed[others].byte().argsort(descending=True, stable=True)]
+
+
+def labelled(images: Images, wanted: c.Labels) -> Tensor:
+    """The images of a split that a trial has labels of: sorted indices int64 [n] in it. A function of the split and the seed alone.
+
+    Raises:
+        UserError: a class has fewer images than asked for, or none has a label, or a file names what is not in the split.
+    """
+    if wanted.file is not None:
+        rows = _listed(wanted.file, images)
+        found = (torch.isin(images.rows, rows) & (images.labels >= 0)).nonzero()[:, 0]
+        if len(found) < len(rows):
+            raise UserError(f"data.labels.file = '{wanted.file}': {len(rows) - len(found)} of {len(rows)} are no labelled training images")
+        return found
+    chosen = []
+    for label in images.labels[images.labels >= 0].unique().tolist():
+        own = (images.labels == label).nonzero()[:, 0]
+        count = wanted.per_class or max(1, round((wanted.share or 1.0) * len(own)))
+        if count > len(own):
+            raise UserError(f"data.labels.per_class = {count}: class {label} has only {len(own)} training images")
+        chosen.append(own[keyed.permutation(len(own), wanted.seed, label, "labels")[:count]])
+    if not chosen:
+        raise UserError("data.labels: no training image has a label")
+    return torch.cat(chosen).sort().values
+
+
+def cycled(count: int, places: range, *key: int | str) -> tuple[Tensor, Tensor]:
+    """What lies at some places of an endless stream, which goes round by round through range(count), each time in a keyed order.
+
+    Returns:
+        The indices there, and their rounds: int64 [len(places)] each.
+    """
+    at = torch.arange(places.start, places.stop)
+    rounds, within = at // count, at % count
+    chosen = torch.empty_like(at)
+    for number in rounds.unique().tolist():
+        own = rounds == number
+        chosen[own] = keyed.permutation(count, *key, number)[within[own]]
+    return chosen, rounds
+
+
+def _listed(file: Path, images: Images) -> Tensor:
+    """Rows of the stored split that a file names: sorted int64 [n], each once."""
+    given = files.lines(file, "data.labels.file")
+    wanted = set(given[given[:1] == ["Index"] :])  # the head of a table of indices
+    if not wanted:
+        raise UserError(f"data.labels.file = '{file}': must hold an index on each line")
+    if all(line.isdecimal() for line in wanted):
+        return torch.tensor(sorted(map(int, wanted)))
+    if images.names is None:
+        odd = next(line for line in given if line in wanted and not line.isdecimal())
+        raise UserError(f"data.labels.file = '{file}': '{odd}' must be an index; these images have no names")
+    rows: dict[str, int] = {}
+    for row, name in enumerate(images.names()):
+        for one in {name, name.rpartition("/")[2]} & wanted:
+            if rows.setdefault(one, row) != row:
+                raise UserError(f"data.labels.file = '{file}': '{one}' names several images; write {name}")
+    if missing := sorted(wanted - rows.keys()):
+        raise UserError(f"data.labels.file = '{file}': {len(missing)} of {len(wanted)} are no train images, such as '{missing[0]}'")
+    return torch.tensor(sorted(set(rows.values())))
+
+
+def _permutation(count: int, data: "c.Data") -> Tensor:
+    return torch.from_numpy(np.random.default_rng(data.split_seed).permutation(count))
 
 
 def cache_folder() -> Path:
@@ -78,7 +243,16 @@ def cache_folder() -> Path:
 
 
 def _stored(data: "c.Data", split: str) -> Images:
+    """All images of a stored split: "train", "test", "unlabelled" or "both"."""
     reader = discovery.load("datasets", data.name)
+    names = partial(reader.names, data) if split == "train" and hasattr(reader, "names") else None
+    if data.streamed:
+        assert data.image_size is not None
+        encoded = reader.encoded(data, split)
+        if not len(encoded.labels):
+            raise UserError("data.root: its files hold no images")
+        stream = Stream(encoded, data.image_size, data.loaders, data.window)
+        return Images(stream, torch.arange(len(encoded.labels)), torch.from_numpy(encoded.labels), names=names)
     if data.download and data.root is not None:  # by one worker, while the others wait; then there is a fingerprint to be cached under
         with _locked(data.root / ".teacher-tuner.lock"):
             if reader.source(data, split) is None or not (data.root / MARK).exists():
@@ -87,7 +261,7 @@ def _stored(data: "c.Data", split: str) -> Images:
     source = reader.source(data, split)
     if source is None:
         chunks = list(reader.read(data, split))
-        return _images(np.concatenate([images for images, _ in chunks]), np.concatenate([labels for _, labels in chunks]))
+        return _decoded(np.concatenate([images for images, _ in chunks]), np.concatenate([labels for _, labels in chunks]), names)
     key = hashlib.sha256(json.dumps([LAYOUT, data.name, split, data.image_size, source]).encode()).hexdigest()[:20]
     folder = cache_folder() / key
     with _locked(folder.with_suffix(".lock")):
@@ -95,11 +269,11 @@ def _stored(data: "c.Data", split: str) -> Images:
             _decode_to(folder, reader.read(data, split))
     shape = json.loads((folder / "shape.json").read_text())
     pixels = np.memmap(folder / "images.u8", np.uint8, "c", shape=tuple(shape))
-    return _images(pixels, np.fromfile(folder / "labels.i64", np.int64))
+    return _decoded(pixels, np.fromfile(folder / "labels.i64", np.int64), names)
 
 
-def _images(pixels: np.ndarray, labels: np.ndarray) -> Images:
-    return Images(torch.from_numpy(pixels), torch.arange(len(labels)), torch.from_numpy(labels))
+def _decoded(pixels: np.ndarray, labels: np.ndarray, names: Callable[[], Sequence[str]] | None) -> Images:
+    return Images(torch.from_numpy(pixels), torch.arange(len(labels)), torch.from_numpy(labels), names=names)
 
 
 def _decode_to(folder: Path, chunks: Chunks) -> None:

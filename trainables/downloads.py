@@ -8,8 +8,10 @@ import numpy as np
 
 from trainables import config as c
 from trainables import files
-from trainables.datasets import Chunk
+from trainables.datasets import Chunks
 from trainables.errors import UserError
+
+ROWS = 1024
 
 
 def check(data: "c.Data", folder: str) -> None:
@@ -28,8 +30,8 @@ def source(data: "c.Data", folder: str) -> str | None:
     return files.fingerprint(sorted(file for file in unpacked.rglob("*") if file.is_file())) if unpacked.is_dir() else None
 
 
-def read(data: "c.Data", open_set: Callable[..., Any], **split: object) -> Chunk:
-    """All images of a split as [n, H, W, C] and their labels.
+def read(data: "c.Data", open_set: Callable[..., Any], **split: object) -> Chunks:
+    """The images of a split as [n, H, W, C] and their labels.
 
     Raises:
         UserError: torchvision finds the files incomplete, or cannot download them.
@@ -40,4 +42,6 @@ def read(data: "c.Data", open_set: Callable[..., Any], **split: object) -> Chunk
         raise UserError(f"data.root = '{data.root}': {str(error).splitlines()[0]}") from None
     labels = opened.labels if hasattr(opened, "labels") else opened.targets
     images = np.asarray(opened.data, dtype=np.uint8)
-    return images if images.shape[-1] == 3 else images.transpose(0, 2, 3, 1), np.asarray(labels, dtype=np.int64)
+    images = images if images.shape[-1] == 3 else images.transpose(0, 2, 3, 1)
+    for start in range(0, len(images), ROWS):  # STL-10's 2.8 GB are turned around piece by piece
+        yield images[start : start + ROWS], np.asarray(labels[start : start + ROWS], dtype=np.int64)

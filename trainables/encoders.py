@@ -1,16 +1,19 @@
 """Encoders in named parts: conv1, block1..block4 of a torchvision ResNet, and the projector; heads; the student."""
 
+import copy
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from trainables.config import Encoder, Head
-from trainables.norm import KINDS, Norm, Shards
+from trainables.norm import EPS, KINDS, RUNNING_SHARE, Norm, Shards, norms_of
 from trainables.teacher_config import PROJECTOR
 
 DEPTHS = {"resnet18": (BasicBlock, (2, 2, 2, 2)), "resnet34": (BasicBlock, (3, 4, 6, 3)), "resnet50": (Bottleneck, (3, 4, 6, 3))}
@@ -34,28 +37,58 @@ def build_parts(config: Encoder, channels: int, shards: Shards) -> nn.ModuleDict
     backbone[last].extend(pool)
     fc1, fc2 = _split(mlp(features, config.projector, norm))
     if config.output_norm:
-        fc2.append(norm(config.projector.out))
+        fc2.append(norm(config.projector.width))
     parts = nn.ModuleDict({**backbone, "fc1": fc1, "fc2": fc2})
     _initialise(parts)
     return parts
 
 
 def mlp(inputs: int, head: Head, norm: NormFactory) -> nn.Sequential:
-    """Linear, norm, ReLU, Linear: the projector and the predictor of BYOL."""
-    return nn.Sequential(nn.Linear(inputs, head.hidden), norm(head.hidden), nn.ReLU(inplace=True), nn.Linear(head.hidden, head.out))
+    """Linear layers, between them a norm and an activation: projectors and predictors."""
+    widths = [inputs, *[head.hidden] * (head.layers - 1), head.out]
+    layers: list[nn.Module] = []
+    for index, (before, after) in enumerate(pairwise(widths), start=1):
+        last = index == head.layers
+        layers.append(nn.Linear(before, after, bias=not (last and head.norm == "all")))
+        if head.norm == "all" or (head.norm == "hidden" and not last):
+            layers.append(norm(after))
+        if not last:
+            layers.append(nn.GELU() if head.activation == "gelu" else nn.ReLU(inplace=True))
+    if head.norm == "all":
+        layers[-1].requires_grad_(False)  # the last norm has no weights to learn
+    if head.prototypes:
+        for layer in layers:
+            if isinstance(layer, nn.Linear):  # so small that an image's place is its own from the start, as in DINO
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        layers.append(Prototypes(head.out, head.prototypes))
+    return nn.Sequential(*layers)
+
+
+class Prototypes(nn.Module):
+    """Cosines with unit vectors: a linear layer with weight norm whose gains are 1 (DINO)."""
+
+    def __init__(self, inputs: int, count: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(count, inputs))
+        nn.init.trunc_normal_(self.weight, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.normalize(x, dim=-1), F.normalize(self.weight, dim=-1))
 
 
 def _split(projector: nn.Sequential) -> tuple[nn.Sequential, nn.Sequential]:
     """A projector up to its last layer, and that layer: the two parts that may have averaged copies of their own."""
-    *first, last = projector
-    return nn.Sequential(*first), nn.Sequential(last)
+    layers = list(projector)
+    last = max(index for index, layer in enumerate(layers) if isinstance(layer, nn.Linear | Prototypes))
+    return nn.Sequential(*layers[:last]), nn.Sequential(*layers[last:])
 
 
 def feature_width(parts: nn.ModuleDict) -> int:
     """Width F of the features that the backbone returns and the projector takes."""
-    first = parts["fc1"].get_submodule("0")
-    assert isinstance(first, nn.Linear)
-    return first.in_features
+    layers = (layer for name in PROJECTOR for layer in parts[name].modules() if isinstance(layer, nn.Linear))
+    return next(layers).in_features
 
 
 def run_parts(parts: nn.ModuleDict, x: Tensor) -> Tensor:
@@ -77,34 +110,55 @@ def backbone_of(parts: nn.ModuleDict, feature_norm: bool = True) -> nn.ModuleDic
 
 
 class StudentOutput(NamedTuple):
-    """What a student returns for a batch of N images: `prediction` and `projection` [N, out], and the detached input of the teacher."""
+    """What a student returns for a batch of N images: `prediction` and `projection` [N, out], and, without their gradient, the input of the
+
+    teacher and the backbone's `features` [N, F].
+    """
 
     prediction: Tensor
     projection: Tensor
     tapped: Tensor
+    features: Tensor
 
 
 class Student(nn.Module):
-    """The trained network: the encoder's parts, and the predictor where the method has one.
+    """The trained network: the encoder's parts, the predictor where the method has one, and an online probe where one is wanted.
 
     `tap` names the last part that the teacher shares with the student, from the input on: what it returns is handed to the teacher, so
     that a shared prefix is computed once. None hands over the images.
     """
 
-    def __init__(self, parts: nn.ModuleDict, predictor: nn.Module | None, tap: str | None):
+    def __init__(self, parts: nn.ModuleDict, predictor: nn.Module | None, tap: str | None, probe: nn.Linear | None = None):
         super().__init__()
-        self.parts, self.predictor, self.tap = parts, predictor, tap
+        self.parts, self.predictor, self.tap, self.probe = parts, predictor, tap, probe
         self.watch: Callable[[str, Tensor], None] | None = None  # is shown what each part returns
 
-    def forward(self, x: Tensor) -> StudentOutput:
-        tapped = x
+    @torch.no_grad()
+    def shared(self, x: Tensor) -> Tensor:
+        """What the teacher takes for images that the student does not learn from: the shared prefix, which leaves no trace in its norms."""
+        if self.tap is None:
+            return x
         for name, part in self.parts.items():
+            norms = norms_of(part)
+            pending = [list(norm.pending) for norm in norms]
+            x = part(x)
+            for norm, before in zip(norms, pending, strict=True):
+                norm.pending = before
+            if name == self.tap:
+                break
+        return x
+
+    def forward(self, x: Tensor) -> StudentOutput:
+        tapped = features = x
+        for name, part in self.parts.items():
+            if name == PROJECTOR[0]:
+                features = x.detach()
             x = part(x)
             if self.watch is not None:
                 self.watch(name, x)
             if name == self.tap:
                 tapped = x.detach()
-        return StudentOutput(x if self.predictor is None else self.predictor(x), x, tapped)
+        return StudentOutput(x if self.predictor is None else self.predictor(x), x, tapped, features)
 
 
 class WideBlock(nn.Module):
@@ -145,23 +199,35 @@ def unlike_torchvision(config: Encoder) -> str | None:
     return f"encoder.feature_norm = {config.feature_norm}: torchvision's ResNet has no such norm" if config.feature_norm != "none" else None
 
 
+class PlainNorm(_BatchNorm):
+    """torch's batch norm, of 1d and 2d inputs alike."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+
 @torch.no_grad()
+def plain(module: nn.Module) -> nn.Module:
+    """A copy of `module` with torch's batch norms, whose running statistics are those that an evaluation uses. All of it can be trained."""
+    module = copy.deepcopy(module)
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, Norm):
+                norm = PlainNorm(len(child.weight), eps=EPS, momentum=RUNNING_SHARE).to(child.weight)
+                given = (child.weight, child.bias, *child.evaluation_statistics())
+                for own, value in zip((*norm.parameters(), *norm.buffers()), given, strict=False):  # the counter begins at 0
+                    own.copy_(value)
+                setattr(parent, name, norm)
+    return module.requires_grad_(True)
+
+
 def plain_resnet_state(parts: nn.ModuleDict) -> dict[str, Tensor]:
     """The backbone under torchvision's names, its norms as plain batch norms with the statistics that an evaluation uses.
 
     Loads with `strict=True` into the torchvision ResNet of that depth with `fc = Identity()`, if width is 64 and the stem standard.
     """
-    state: dict[str, Tensor] = {}
-    for part in backbone_of(parts):
-        norms = {name: module for name, module in parts[part].named_modules() if isinstance(module, Norm)}
-        for name, tensor in parts[part].named_parameters():
-            state[_torchvision_name(part, name)] = tensor.detach().clone()
-        for name, norm in norms.items():
-            mean, var = norm.evaluation_statistics()
-            counter = torch.zeros((), dtype=torch.int64)
-            for key, statistic in (("running_mean", mean), ("running_var", var), ("num_batches_tracked", counter)):
-                state[_torchvision_name(part, f"{name}.{key}")] = statistic.clone()
-    return state
+    states = {name: plain(part).state_dict() for name, part in backbone_of(parts).items()}
+    return {_torchvision_name(part, name): tensor for part, state in states.items() for name, tensor in state.items()}
 
 
 def _torchvision_name(part: str, name: str) -> str:

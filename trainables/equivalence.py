@@ -68,6 +68,7 @@ def _rates(config: c.TrialConfig, k: float, strict: bool) -> dict[str, Any]:
     """What changes at k times the batch, as dotted values."""
     teacher = config.teacher
     rates: dict[str, Any] = {"optim.lr.base": config.optim.lr.base * k, "optim.lr.final": config.optim.lr.final * k}
+    rates["online_probe.lr"] = config.online_probe.lr * k
     if teacher.smoothing.kind == "se":
         return rates | flat(_faster(teacher.smoothing.p, k, "smoothing.p", strict), "teacher.smoothing.p.")
     rates |= flat(_faster(teacher.momentum, k, "momentum", strict), "teacher.momentum.")

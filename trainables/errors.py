@@ -34,11 +34,16 @@ def explain(error: ValidationError, known: dict[str, list[str]]) -> UserError:
     """
     lines = []
     for fault in error.errors():
-        where = [str(part) for part in fault["loc"] if not str(part).startswith("function-")]
+        where, choice = _place([str(part) for part in fault["loc"] if not str(part).startswith("function-")], known)
         key, section = ".".join(where), ".".join(where[:-1])
-        if fault["type"] == "extra_forbidden":
+        if fault["type"] == "extra_forbidden" and choice and where[-1] in known[section]:
+            lines.append(f"{key}: '{choice}' has no such key")
+        elif fault["type"] == "extra_forbidden":
             hint = nearest(where[-1], known[section]) if section in known else ""
             lines.append(f"{key}: unknown key{hint}")
+        elif fault["type"] == "union_tag_invalid":
+            names = [name.strip("' ") for name in fault["ctx"]["expected_tags"].split(",")]
+            lines.append(f"{key}.name = {_short(fault['ctx']['tag'])}: no such name{nearest(fault['ctx']['tag'], names)}")
         elif fault["type"] == "missing":
             lines.append(f"{key}: this key is required")
         else:
@@ -51,6 +56,19 @@ def explain(error: ValidationError, known: dict[str, list[str]]) -> UserError:
                 shown = f" = {_short(fault['input'])}" if where and not isinstance(fault["input"], dict) else ""
                 lines.append(f"{key}{shown}: {rule}" if key else rule)
     return UserError("\n".join(lines))
+
+
+def _place(where: list[str], known: dict[str, list[str]]) -> tuple[list[str], str]:
+    """Where a fault is, and the name of the section that was chosen there from several, as of methods; "" where there was no choice."""
+    kept: list[str] = []
+    choice = ""
+    for index, part in enumerate(where):
+        section = ".".join(kept)
+        if section in known and part not in known[section] and index + 1 < len(where):
+            choice = part
+        else:
+            kept.append(part)
+    return kept, choice
 
 
 def _short(value: Any) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from trainables.errors import UserError
 
@@ -29,6 +29,31 @@ def existing_root(root: Path | None) -> Path:
     return root
 
 
+def chosen_classes(classes: Path | tuple[str, ...] | None) -> set[str] | None:
+    """`data.classes`, read where it is a file with a class on each line; None: all.
+
+    Raises:
+        UserError: the file cannot be read, or is empty.
+    """
+    if not isinstance(classes, Path):
+        return None if classes is None else set(classes)
+    if not (found := set(lines(classes, "data.classes"))):
+        raise UserError(f"data.classes = '{classes}': must hold a class on each line")
+    return found
+
+
+def lines(path: Path, key: str) -> list[str]:
+    """Lines of a text file that the configuration names by `key`, without those that are blank.
+
+    Raises:
+        UserError: it cannot be read, or is no text.
+    """
+    try:
+        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{key} = '{path}': cannot be read ({getattr(error, 'strerror', None) or 'it is not text'})") from None
+
+
 def fingerprint(files: Iterable[Path]) -> str:
     """Names, sizes and times of change, as a text: a cache keyed by it is never stale."""
     stats = ((file, file.stat()) for file in files)
@@ -44,7 +69,7 @@ def decode(encoded: bytes, size: int | None, where: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(encoded)) as opened:
             image = opened.convert("RGB")
-    except (UnidentifiedImageError, OSError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # what Pillow raises for damage, by format
         raise UserError(f"{where}: not an image that can be decoded") from None
     if size is not None and image.size != (size, size):
         scale = size / min(image.size)

@@ -3,6 +3,7 @@
 import datetime
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -41,6 +42,10 @@ class Group:
         dist.all_gather(gathered, padded)
         return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
 
+    def gather(self, rows: Tensor, counts: list[int]) -> Tensor:
+        """The same with a gradient: each worker gets the sum of all workers' gradients of its rows."""
+        return rows if self.size == 1 else _Gather.apply(rows, counts, self)
+
     def decide(self, verdict: bool) -> bool:
         """Rank 0's verdict, on every worker."""
         return bool(self.sum(torch.tensor(float(verdict and self.rank == 0), device=self.device)).item())
@@ -54,6 +59,19 @@ class Group:
         counts = self.split(total)
         first = sum(counts[: self.rank])
         return range(first, first + counts[self.rank])
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, counts: list[int], group: Group) -> Tensor:
+        ctx.counts, ctx.group = counts, group
+        return group.join(rows.contiguous(), counts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        first = sum(ctx.counts[: ctx.group.rank])
+        summed = ctx.group.sum(gradients[0].contiguous())
+        return summed[first : first + ctx.counts[ctx.group.rank]], None, None
 
 
 def backend_for(device: torch.device) -> str:

@@ -1,5 +1,6 @@
 """Randomness that is keyed, never drawn from a stream: the same keys give the same numbers on any worker, device and resume."""
 
+import math
 import zlib
 
 import torch
@@ -24,6 +25,12 @@ def uniform(samples: Tensor, count: int, *key: int | str, dtype: torch.dtype = t
     return ((_mix(rows[:, None] + draws) >> 40) & 0xFFFFFF).to(dtype) / 2**24
 
 
+def normal(samples: Tensor, count: int, *key: int | str, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normal numbers, at most 5.8 in size, from twice as many uniform ones (Box-Muller): [len(samples), count], as `uniform`."""
+    first, second = uniform(samples, 2 * count, *key, dtype=dtype).split(count, dim=1)
+    return (-2 * torch.log1p(-first)).sqrt() * torch.cos(2 * math.pi * second)
+
+
 def choices(count: int, chance: float, *key: int | str, device: torch.device | str = "cpu") -> Tensor:
     """True with a chance, which is rounded to 16 bits: bool [count]. Many times cheaper than `uniform` where there are millions."""
     words = torch.arange(1, -(-count // 4) + 1, device=device).mul_(_GOLDEN).add_(_seed(key))
@@ -35,7 +42,12 @@ def choices(count: int, chance: float, *key: int | str, device: torch.device | s
 
 def permutation(count: int, *key: int | str) -> Tensor:
     """A random order of range(count): int64 [count]."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(_seed(key) & (2**63 - 1)))
+    return torch.randperm(count, generator=generator(*key))
+
+
+def generator(*key: int | str) -> torch.Generator:
+    """A fresh generator, seeded by the key."""
+    return torch.Generator().manual_seed(_seed(key) & (2**63 - 1))
 
 
 def _seed(key: tuple[int | str, ...]) -> int:

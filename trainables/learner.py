@@ -1,21 +1,34 @@
 """Learner: student, teacher, method, optimiser and schedules, as one thing that makes a step and has a state."""
 
 import contextlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables import config as c
-from trainables import discovery, equivalence, optim, schedules
-from trainables.encoders import Student, build_parts, mlp
+from trainables import equivalence, optim, schedules
+from trainables.encoders import Student, StudentOutput, build_parts, feature_width, mlp
 from trainables.group import Group
-from trainables.norm import Shards, begin, commit, norms_of
+from trainables.methods import Pass, Piece, Sight
+from trainables.norm import KINDS, Shards, begin, commit, norms_of
 from trainables.teacher import Teacher
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
+
+
+class Batch(NamedTuple):
+    """Pictures of some shards: [samples, C, H, W] of each piece that the method looks at, ordered by shard.
+
+    labels: int64 [samples] of each stream; -1 where there is none.
+    """
+
+    pictures: Mapping[Piece, Tensor]
+    labels: Mapping[str, Tensor]
 
 
 class Learner:
@@ -26,40 +39,47 @@ class Learner:
         channels: of the images.
         images: number of training images, which fixes the length of every schedule.
         group: the workers of the trial; methods that say so are collective.
+        classes: of the data, for methods that classify and for an online probe.
     """
 
-    def __init__(self, config: c.TrialConfig, channels: int, images: int, group: Group):
+    def __init__(self, config: c.TrialConfig, channels: int, images: int, group: Group, classes: int = 0):
         config = equivalence.scaled(config)
+        if config.method.CLASSIFIES:
+            config = c.changed(config.plain(), {"encoder.projector.out": classes})
         self.config, self.group = config, group
         self.dtype = DTYPES[config.train.precision]
         self.run = c.length(config, images)
         num_shards = config.train.num_shards
         self.shards = Shards(config.train.shard_size, num_shards, group.share(num_shards), group)
-        self.method = discovery.load("methods", config.method.name)
-        self.student = self._build_student(channels, config.seed)
+        self.method = config.method
+        self.method_state = {
+            name: tensor.to(group.device) for name, tensor in self.method.initial_state(config.encoder.projector.width, config.seed).items()
+        }
+        self.student = self._build_student(channels, config.seed, classes)
         masked = config.teacher.smoothing.first_copy == "masked"
-        other = self._build_student(channels, config.seed + 2**31).parts if masked else None
+        other = self._build_student(channels, config.seed + 2**31, classes).parts if masked else None
         self.teacher = Teacher(config.teacher, self.student.parts, config.seed, other, self.run).train()
         self.student.tap = self.teacher.tap
-        self.optimizer = optim.build(config.optim, self.student)
+        self.optimizer = optim.build(config.optim, self.student, config.online_probe.lr)
         self.step_index = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=group.device)  # of this worker's shards, since the epoch began
-        self.projections: list[Tensor] = []  # of the last step, for each pass [views, samples, D]
+        self.projections: list[Tensor] = []  # of the last step, for each pass [sights, shards, samples, D]
         self.output_gradients: dict[str, Tensor] = {}  # of the last step of an epoch: largest absolute value for each part
         self.remembered: dict[str, Tensor] = {}  # what the drift of the teacher is measured against
         self._norms = norms_of(self.student)
-        self._gradients = GradientSum(list(self.student.parameters()), exact=config.train.exact)
+        self._targets: list[Tensor] = []  # of this step's passes, where the method's state depends on them
+        self._gradients = GradientSum([p for p in self.student.parameters() if p.requires_grad], exact=config.train.exact)
 
     def passes(self) -> list[range]:
         """The shards of this worker as they go through the networks: one after another where the arithmetic is exact, else all at once."""
         mine = self.shards.mine
         return [mine] if self.config.joint else [range(shard, shard + 1) for shard in mine]
 
-    def step(self, batches: Iterable[Tensor]) -> Tensor:
+    def step(self, batches: Iterable[Batch]) -> Tensor:
         """One optimiser step on this worker's shards. Collective.
 
         Args:
-            batches: for each of `passes()`, its views [V, shards * size, C, H, W].
+            batches: one for each of `passes()`.
 
         Returns:
             The sum of this worker's losses over its shards, each the mean of its samples: a float64 scalar without gradient. Divided by
@@ -76,37 +96,102 @@ class Learner:
         last = (step + 1) % self.run.per_epoch == 0
         self.student.watch = self._watch_gradient if last and "gradients" in self.config.monitors else None
         self.output_gradients.clear()
-        for shards, views in zip(self.passes(), batches, strict=True):
-            loss_sum += self._learn_from(shards, views)
+        for shards, batch in zip(self.passes(), batches, strict=True):
+            loss_sum += self._learn_from(shards, batch)
         self._gradients.close(self.group, self.shards.total)
+        for part in self.method.frozen(step, self.run):
+            self.student.parts[part].zero_grad()  # to None, which optimisers pass over
         self.optimizer.step()
         commit(self._norms, self.group)
         self.teacher.commit(self.group)
+        self._close_method()
         if not early:
             self.teacher.update(step, self.run, self.group.rank)
         self.loss_sum += loss_sum
         self.step_index += 1
         return loss_sum
 
-    def _learn_from(self, shards: range, views: Tensor) -> Tensor:
+    def _learn_from(self, shards: range, batch: Batch) -> Tensor:
         """Forward and backward of some shards; returns their sum of losses, in float64."""
         self.shards.current = shards
-        images = views.flatten(0, 1)
-        if self.config.train.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+        learnt, taught = self.method.student_sights, self.method.teacher_sights
         with self._autocast():
-            output = self.student(images)
-            target = self.target(output.tapped, len(views))
-        predictions, targets = (x.to(self.dtype).unflatten(0, (len(views), -1)) for x in (output.prediction, target))
-        loss = self.method.loss(predictions, targets.detach()).unflatten(0, (len(shards), -1)).mean(1).sum()
-        self._gradients.add(loss)
-        self.projections.append(output.projection.detach().unflatten(0, (len(views), -1)))
+            outputs = [self.student(pictures) for pictures in self._forwards(batch, learnt)]
+            target = self.target(self._tapped(batch, outputs), len(taught)) if taught else None
+        predictions, projections = (
+            torch.cat(rows).to(self.dtype).unflatten(0, (len(learnt), -1)) for rows in zip(*(o[:2] for o in outputs), strict=True)
+        )
+        given = Pass(
+            predictions,
+            projections,
+            projections[:0].detach() if target is None else target.detach().to(self.dtype).unflatten(0, (len(taught), -1)),
+            bool(self.teacher.averaged),
+            self.method_state,
+            self.step_index,
+            self.run,
+            len(shards),
+            shards.start * self.shards.size,
+            batch.labels.get("labelled"),
+            self.everyone,
+        )
+        loss = self.method.loss(given).unflatten(0, (len(shards), -1)).mean(1).sum()
+        self._gradients.add(loss if self.student.probe is None else loss + self._probe_loss(batch, outputs))
+        self.projections.append(projections.detach().unflatten(1, (len(shards), -1)))
+        if self.method_state:
+            self._targets.append(given.targets)
         return loss.detach().double()
 
-    def target(self, tapped: Tensor, views: int) -> Tensor:
-        """The teacher's projections [V * samples, out] of what the student tapped. Collective where the norm is."""
+    def _probe_loss(self, batch: Batch, outputs: Sequence[StudentOutput]) -> Tensor:
+        """Cross entropy of the online probe over all that the student saw, a sum over the shards; pictures without a label add nothing."""
+        assert self.student.probe is not None
+        sights = self.method.student_sights
+        labels = torch.cat([self._joined(batch.labels[piece.stream] for piece in sight).flatten() for sight in sights])
+        with self._autocast():
+            logits = self.student.probe(torch.cat([output.features for output in outputs]))
+        each = F.cross_entropy(logits.to(self.dtype), labels, ignore_index=-1, reduction="none")
+        return each.sum() * len(self.shards.current) / len(labels)
+
+    def _joined(self, pieces: Iterable[Tensor]) -> Tensor:
+        """Samples of several pieces [n, ...] that share a sight: [shards, samples, ...]."""
+        return torch.cat([piece.unflatten(0, (len(self.shards.current), -1)) for piece in pieces], dim=1)
+
+    def _forwards(self, batch: Batch, sights: Sequence[Sight]) -> Iterator[Tensor]:
+        """Pictures [sights * shards * samples, C, H, W] of some sights, those of one size together."""
+        layout = torch.channels_last if self.config.train.channels_last else torch.contiguous_format
+        joined = [self._joined(batch.pictures[piece] for piece in sight) for sight in sights]
+        for shape, alike in groupby(joined, key=lambda pictures: pictures.shape):
+            self.shards.samples = shape[1]
+            yield torch.cat(list(alike)).flatten(0, 1).contiguous(memory_format=layout)
+
+    def _tapped(self, batch: Batch, outputs: Sequence[StudentOutput]) -> Tensor:
+        """What the teacher takes, [its sights * shards * samples, ...]; what the student saw too is not computed again."""
+        learnt, taught = self.method.student_sights, self.method.teacher_sights
+        if learnt == taught and len(outputs) == 1:
+            return outputs[0].tapped
+        if set(taught) <= set(learnt):
+            samples = sum(len(output.tapped) for output in outputs) // len(learnt)
+            seen = dict(zip(learnt, (tapped for output in outputs for tapped in output.tapped.split(samples)), strict=True))
+            return torch.cat([seen[sight] for sight in taught])
+        (pictures,) = self._forwards(batch, taught)
+        return self.student.shared(pictures)
+
+    def everyone(self, rows: Tensor) -> Tensor:
+        """[V, samples of this worker, D], ordered by shard -> [V, samples of all workers, D], with gradient. Collective."""
+        of_a_shard = rows.shape[1] // len(self.shards.mine)
+        counts = [shards * of_a_shard for shards in self.shards.counts]
+        return self.group.gather(rows.transpose(0, 1), counts).transpose(0, 1)
+
+    def _close_method(self) -> None:
+        """Brings the teacher's outputs of the whole batch into the method's state. Collective."""
+        if self.method_state:
+            self.method.close(self.method_state, self.everyone(torch.cat(self._targets, dim=1)), self.step_index, self.run)
+            self._targets.clear()
+
+    def target(self, tapped: Tensor, sights: int) -> Tensor:
+        """The teacher's projections [sights * samples, out] of what the student tapped. Collective where the norm is."""
+        self.shards.samples = len(tapped) // (sights * len(self.shards.current))
         if self.config.teacher.norm.kind == "shuffle":
-            return self.teacher.shuffled(tapped, views, self.step_index, self.shards)
+            return self.teacher.shuffled(tapped, sights, self.step_index, self.shards)
         return self.teacher(tapped)
 
     def _watch_gradient(self, part: str, output: Tensor) -> None:
@@ -130,7 +215,7 @@ class Learner:
         """
         total = torch.zeros_like(self.loss_sum)
         for projections in self.projections:
-            unit = F.normalize(projections.float(), dim=-1).unflatten(1, (-1, self.shards.size))  # [views, shards, size, D]
+            unit = F.normalize(projections.float(), dim=-1)
             total += unit.transpose(0, 1).flatten(1, 2).std(1).mean(-1).sum() * unit.shape[-1] ** 0.5
         return total
 
@@ -162,6 +247,7 @@ class Learner:
         self.teacher.gather(self.group)
         tensors = {f"student.{name}": tensor for name, tensor in self.student.state_dict().items()}
         tensors |= {f"teacher.{name}": tensor for name, tensor in self.teacher.own_state().items()}
+        tensors |= {f"method.{name}": tensor for name, tensor in self.method_state.items()}
         for name, parameter in self.student.named_parameters():
             tensors |= {f"optimizer.{name}.{slot}": value for slot, value in self.optimizer.state[parameter].items() if value is not None}
         tensors |= {f"remembered.{name}": tensor for name, tensor in self.remembered.items()}
@@ -180,7 +266,8 @@ class Learner:
         """
         wanted = {f"student.{k}": v for k, v in self.student.state_dict().items()}
         wanted |= {f"teacher.{k}": v for k, v in self.teacher.own_state().items()}
-        found = {k: v for k, v in tensors.items() if k.startswith(("student.", "teacher."))}
+        wanted |= {f"method.{k}": v for k, v in self.method_state.items()}
+        found = {k: v for k, v in tensors.items() if k.startswith(("student.", "teacher.", "method."))}
         sums = values["loss_sums"]
         same_workers = len(sums) == self.group.size
         if self._teachers_differ and same_workers:
@@ -206,18 +293,17 @@ class Learner:
     def _teachers_differ(self) -> bool:
         return self.config.teacher.smoothing.masks == "per_worker" and self.group.size > 1
 
-    def _build_student(self, channels: int, seed: int) -> Student:
+    def _build_student(self, channels: int, seed: int, classes: int) -> Student:
         encoder, head = self.config.encoder, self.config.encoder.projector
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             parts = build_parts(encoder, channels, self.shards)
             predictor = None
-            if self.method.PREDICTOR:
-                shape = c.Head(hidden=self.config.method.predictor_hidden, out=head.out)
-                norm = type(norms_of(parts)[0])
-                predictor = mlp(head.out, shape, lambda width: norm(width, self.shards))
+            if hidden := self.config.method.predictor:
+                predictor = mlp(head.width, c.Head(hidden=hidden, out=head.width), partial(KINDS[encoder.norm], shards=self.shards))
+            probe = nn.Linear(feature_width(parts), classes) if self.config.online_probe.lr else None
         layout = torch.channels_last if self.config.train.channels_last else torch.contiguous_format
-        return Student(parts, predictor, None).to(device=self.group.device, dtype=self.dtype).to(memory_format=layout).train()
+        return Student(parts, predictor, None, probe).to(device=self.group.device, dtype=self.dtype).to(memory_format=layout).train()
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         if self.config.train.precision != "bf16":

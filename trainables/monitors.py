@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables import augment, evaluation
+from trainables import augment, geometry
 from trainables.data import Images
 from trainables.encoders import run_parts
 from trainables.norm import EPS
+from trainables.subject import in_evaluation_mode
 
 if TYPE_CHECKING:
     from trainables.learner import Learner
@@ -57,21 +57,15 @@ def statistics(learner: "Learner", validation: Images) -> Numbers:
 def embedding(learner: "Learner", validation: Images) -> Numbers:
     """The student's projections of the last batch: effective rank, alignment and uniformity.
 
-    effective_rank: exp of the entropy of the singular values' shares (RankMe). alignment: mean squared distance of two views of a sample;
-    uniformity: log of the mean of exp(-2 squared distance) over pairs of samples (Wang and Isola 2020).
+    The formulas are those of `trainables.geometry`.
     """
-    projections = torch.cat([p.double() for p in learner.projections], dim=1)  # [views, my samples, D]
-    counts = [count * learner.shards.size for count in learner.shards.counts]
-    rows = learner.group.join(projections.transpose(0, 1).contiguous(), counts).transpose(0, 1)
-    unit = F.normalize(rows, dim=-1)
-    values = torch.linalg.svdvals(rows[0])
-    shares = values / values.sum().clamp(min=1e-300)
+    rows = learner.everyone(torch.cat([p.double().flatten(1, 2) for p in learner.projections], dim=1))  # [views, samples, D]
     found = {
-        "embedding/effective_rank": torch.special.entr(shares).sum().exp().item(),
-        "embedding/uniformity": torch.pdist(unit[0]).square().mul(-2).exp().mean().log().item(),
+        "embedding/effective_rank": geometry.effective_rank(rows[0]),
+        "embedding/uniformity": geometry.uniformity(rows[0]),
     }
-    if len(unit) > 1:
-        found["embedding/alignment"] = (unit[0] - unit[1]).square().sum(-1).mean().item()
+    if len(rows) > 1:
+        found["embedding/alignment"] = geometry.alignment(rows[0], rows[1])
     return found
 
 
@@ -108,7 +102,7 @@ def _outputs(parts: nn.ModuleDict, learner: "Learner", validation: Images) -> Te
     """Projections of the first validation images, in evaluation mode."""
     index = torch.arange(min(PROBES, len(validation)))
     images = augment.standardise(validation.batch(index, learner.group.device, learner.dtype))
-    with evaluation.in_evaluation_mode(parts):
+    with in_evaluation_mode(parts):
         return run_parts(parts, images)
 
 

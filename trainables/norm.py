@@ -1,6 +1,6 @@
 """Batch normalisation whose statistics belong to shards, with one body for 1d and 2d inputs.
 
-A forward holds views, a view holds the current shards, a shard holds `size` samples: [view, shard, sample]. Statistics are computed
+A forward holds views, a view holds the current shards, a shard holds its samples: [view, shard, sample]. Statistics are computed
 shard by shard, so a trial does not depend on how its shards are dealt to workers. A forward changes no state: it leaves its statistics
 pending, and `commit` brings them in once the step's forwards are done (the lazy update of Momentum² Teacher, sec. 3.3).
 """
@@ -32,6 +32,7 @@ class Shards:
 
     def __init__(self, size: int, total: int, mine: range, group: Group = Group()):
         self.size, self.total, self.mine, self.current, self.group = size, total, mine, mine, group
+        self.samples = size  # of a shard in the forward at hand, where a method shows more or fewer than its images
 
     @property
     def counts(self) -> list[int]:
@@ -72,14 +73,17 @@ class Norm(nn.Module):
         return F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, EPS)
 
     def by_shard(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The shards of a batch [views * current shards * size, C, ...], view by view."""
-        if len(x) % (len(self.shards.current) * self.shards.size):
-            raise ValueError(f"a training batch of {len(x)} is no multiple of {len(self.shards.current)} shards of {self.shards.size}")
-        return x.split(self.shards.size)
+        """The shards of a batch [views * current shards * samples, C, ...], view by view."""
+        if len(x) % (len(self.shards.current) * self.shards.samples):
+            raise ValueError(f"a training batch of {len(x)} is no multiple of {len(self.shards.current)} shards of {self.shards.samples}")
+        return x.split(self.shards.samples)
 
     def leave_pending(self, found: Tensor) -> None:
-        """Keeps the statistics [views * current shards, 2, C] of a forward for `commit`."""
-        self.pending.append((self.shards.current, found.unflatten(0, (-1, len(self.shards.current)))))
+        """Keeps the statistics [views * current shards, 2, C] of a forward for `commit`; a second one of these shards adds views."""
+        shards, views = self.shards.current, found.unflatten(0, (-1, len(self.shards.current)))
+        if self.pending and self.pending[-1][0] == shards:
+            views = torch.cat([self.pending.pop()[1], views])
+        self.pending.append((shards, views))
 
     def normalise_batch(self, x: Tensor) -> Tensor:
         found = torch.zeros(len(self.by_shard(x)), 2, len(self.weight), dtype=self.weight.dtype, device=x.device)

@@ -1,6 +1,7 @@
 """Optimisers: torch's SGD, and LARS with its exclusions as parameter groups."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,23 +9,34 @@ from torch import Tensor, nn
 from trainables import config as c
 
 
-def build(config: "c.Optim", module: nn.Module) -> torch.optim.Optimizer:
-    """The configured optimiser over a module; `schedule` sets its rates in each step.
+def build(config: "c.Optim", module: nn.Module, probe_lr: float = 0.0) -> torch.optim.Optimizer:
+    """The configured optimiser over a student; `schedule` sets its rates in each step.
 
-    SGD decays every parameter; LARS neither scales nor decays those of one dimension.
+    SGD decays every parameter; LARS neither scales nor decays those of one dimension. An online probe is not decayed, and its learning rate
+    follows the student's from `probe_lr` on.
     """
-    parameters = list(module.parameters())
+    groups: dict[tuple[bool, bool, float, bool], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        part = name.split(".")[0]
+        adapt = config.name == "lars" and parameter.ndim > 1
+        decays = part != "probe" and (adapt or config.name == "sgd")
+        share = probe_lr / config.lr.base if part == "probe" else 1.0
+        scheduled = not (part == "predictor" and config.constant_predictor)
+        if parameter.requires_grad:
+            groups.setdefault((adapt, decays, share, scheduled), []).append(parameter)
+    keys = ("adapt", "decays", "share", "scheduled")
+    given: list[dict[str, Any]] = [{"params": own, **dict(zip(keys, key, strict=True))} for key, own in groups.items()]
     if config.name == "sgd":
-        return torch.optim.SGD([{"params": parameters, "decays": True}], lr=config.lr.base, momentum=config.momentum)
-    matrices = {"params": [p for p in parameters if p.ndim > 1], "decays": True, "adapt": True}
-    vectors = {"params": [p for p in parameters if p.ndim <= 1], "decays": False, "adapt": False}
-    return LARS([matrices, vectors], lr=config.lr.base, momentum=config.momentum, trust=config.trust)
+        return torch.optim.SGD(given, lr=config.lr.base, momentum=config.momentum, nesterov=config.nesterov)
+    return LARS(given, lr=config.lr.base, momentum=config.momentum, trust=config.trust, clip=config.clip)
 
 
 def schedule(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
     """Sets the rates of a step."""
     for group in optimizer.param_groups:
-        group["lr"], group["weight_decay"] = lr, weight_decay if group["decays"] else 0.0
+        group["weight_decay"] = weight_decay if group["decays"] else 0.0
+        if group["scheduled"]:
+            group["lr"] = lr * group["share"]
 
 
 class LARS(torch.optim.Optimizer):
@@ -40,12 +52,21 @@ class LARS(torch.optim.Optimizer):
         weight_decay: L2 decay, before the scaling.
         trust: the coefficient eta.
         adapt: whether the local rate applies.
+        clip: whether a local rate is at most 1 / lr, so that no parameter moves faster than by plain gradients.
     """
 
     def __init__(
-        self, params: Iterable, lr: float, momentum: float = 0.9, weight_decay: float = 0.0, trust: float = 1e-3, adapt: bool = True
+        self,
+        params: Iterable,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = 1e-3,
+        adapt: bool = True,
+        clip: bool = False,
     ):
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapt": adapt})
+        rates = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust}
+        super().__init__(params, {**rates, "adapt": adapt, "clip": clip})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -71,4 +92,6 @@ def _local_rates(parameters: list[Tensor], group: dict) -> list[Tensor]:
     gradients = torch.stack(torch._foreach_norm([p.grad for p in parameters if p.grad is not None]))
     below = gradients + group["weight_decay"] * weights
     rates = torch.where((weights > 0) & (below > 0), group["trust"] * weights / below, torch.ones_like(weights))
+    if group["clip"]:
+        rates = (rates / group["lr"]).clamp(max=1.0) if group["lr"] > 0 else torch.ones_like(rates)
     return list(rates.unbind())

@@ -55,8 +55,9 @@ def value(kind: str, base: float, final: float, step: int, total: int) -> float:
     """Value at a 0-based `step` of `total` steps.
 
     Args:
-        kind: "constant" (base throughout), or from base at step 0 to final at `total`: "cosine", "linear", or "exponential", whose
-            logarithm is linear.
+        kind: "constant" (base throughout), "running_mean" (1/2, 2/3, 3/4, ..., at most base), "cosine_7_16" (base times the cosine of an
+            angle from 0 to 7/16 pi), or from base at step 0 to final at `total`: "cosine", "linear", or "exponential", whose logarithm is
+            linear.
         base: value at step 0.
         final: value at step `total`; a constant schedule does not look at it.
         step: index of the step, from 0.
@@ -64,6 +65,10 @@ def value(kind: str, base: float, final: float, step: int, total: int) -> float:
     """
     if kind == "constant":
         return base
+    if kind == "running_mean":
+        return min(1 - 1 / (step + 2), base)
+    if kind == "cosine_7_16":
+        return base * math.cos(7 / 16 * math.pi * min(step, total) / max(total, 1))
     share = cosine_share(step, total) if kind == "cosine" else 1 - min(step, total) / max(total, 1)
     if kind == "exponential":
         return final * (base / final) ** share

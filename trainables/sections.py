@@ -1,12 +1,12 @@
 """What configurations are made of: frozen groups of keys, and schedules."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from trainables import schedules
 
-Kind = Literal["constant", "cosine", "linear", "exponential", "step"]
+Kind = Literal["constant", "cosine", "linear", "exponential", "step", "cosine_7_16", "running_mean"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Factor = Annotated[float, Field(gt=0, le=1)]  # of what must stay a share
@@ -41,8 +41,11 @@ class Schedule(Section):
     """A value that follows the step: `base` at first, `final` at the end of the run. A plain number in its place sets `base`.
 
     Durations read "500 steps", "10 epochs" or "5 %" of the run. A warm-up begins near `warmup_factor` times `base`. At each of its
-    `milestones` a "step" schedule is multiplied by `factor`.
+    `milestones` a "step" schedule is multiplied by `factor`. "cosine_7_16" ends at 0.195 base (FixMatch). "running_mean" is for keep-rates:
+    that of a plain mean of all steps so far, at most `base` (Mean Teacher).
     """
+
+    KEEPS: ClassVar[bool] = False  # whether it is a keep-rate
 
     kind: Kind = "constant"
     base: float
@@ -71,6 +74,16 @@ class Schedule(Section):
     def _has_what_its_kind_needs(self) -> Self:
         if self.kind == "exponential" and not (self.base > 0 and self.final > 0):
             raise ValueError("an exponential schedule needs a base and a final above 0")
+        if self.kind == "running_mean" and not self.KEEPS:
+            raise ValueError("running_mean is the schedule of a keep-rate, so of teacher.momentum alone")
         if self.kind == "step" and not self.milestones:
             raise ValueError("a step schedule needs milestones, such as [60 epochs, 80 epochs]")
         return self
+
+
+class LearningRate(Schedule):
+    """Of an optimiser, at the batch size that is configured with it."""
+
+    kind: Kind = "cosine"
+    base: Positive = 0.05
+    final: NonNegative = 0.0

@@ -3,7 +3,8 @@
 import argparse
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -12,6 +13,7 @@ from pydantic.fields import FieldInfo
 from trainables.errors import UserError, explain, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
+Short = Callable[[Any], dict[str, Any]]
 
 
 def validated(model: type[Model], given: Mapping[str, Any]) -> Model:
@@ -30,9 +32,17 @@ def section_keys(model: type[BaseModel], name: str = "") -> dict[str, list[str]]
     """For each section's dotted name ("" is the top) the keys that it has."""
     keys = {name: list(model.model_fields)}
     for field, info in model.model_fields.items():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            keys |= section_keys(info.annotation, f"{name}.{field}" if name else field)
+        for section in _sections(info):
+            for inner, names in section_keys(section, f"{name}.{field}" if name else field).items():
+                keys[inner] = list(dict.fromkeys(keys.get(inner, []) + names))
     return keys
+
+
+def _sections(info: FieldInfo) -> list[type[BaseModel]]:
+    """The sections that a field may hold: one, or several to choose from, as of methods."""
+    kinds = get_args(info.annotation) if get_origin(info.annotation) in (Union, UnionType) else (info.annotation,)
+    bare = [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds]
+    return [kind for kind in bare if isinstance(kind, type) and issubclass(kind, BaseModel)]
 
 
 def dotted_keys(model: type[BaseModel]) -> list[str]:
@@ -42,15 +52,24 @@ def dotted_keys(model: type[BaseModel]) -> list[str]:
     return [key for key in every if key not in sections]
 
 
-def described_keys(model: type[BaseModel], name: str = "") -> list[tuple[str, str, str]]:
-    """Every key that holds a value: its dotted name, its default and what it may be."""
-    rows = []
+def described_keys(model: type[BaseModel], name: str = "", default: BaseModel | None = None) -> list[tuple[str, str, str]]:
+    """Every key that holds a value: its dotted name, its default and what it may be.
+
+    Args:
+        model: that has the keys.
+        name: dotted, of the model.
+        default: what the model is by default; its own defaults where it is None.
+    """
+    rows: list[tuple[str, str, str]] = []
     for field, info in model.model_fields.items():
         dotted = f"{name}.{field}" if name else field
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            rows += described_keys(info.annotation, dotted)
+        value = getattr(default, field) if default is not None else info.get_default(call_default_factory=True, validated_data={})
+        if sections := _sections(info):
+            for section in sections:
+                own = value if type(value) is section else None
+                rows += [row for row in described_keys(section, dotted, own) if row not in rows]
         else:
-            rows.append((dotted, _as_yaml(info.get_default(call_default_factory=True, validated_data={})), _rule(info)))
+            rows.append((dotted, _as_yaml(value), _rule(info)))
     return rows
 
 
@@ -88,13 +107,30 @@ def whole_number(text: str) -> int:
     return number
 
 
-def short_keys(model: type[BaseModel], name: str = "") -> dict[str, Callable[[Any], dict[str, Any]]]:
+def short_keys(model: type[BaseModel], name: str = "") -> dict[str, Short]:
     """Sections that a plain value may stand for, such as a schedule, each with a function to the keys that such a value sets."""
     keys = {name: model.short} if hasattr(model, "short") else {}
     for field, info in model.model_fields.items():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            keys |= short_keys(info.annotation, f"{name}.{field}" if name else field)
+        for section in _sections(info):
+            keys |= short_keys(section, f"{name}.{field}" if name else field)
     return keys
+
+
+def merged(under: Mapping[str, Any], over: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """Nested values in which those of `over` count above those of `under`, key by key."""
+    return _merged(under, over, short_keys(model), "")
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any], short: Mapping[str, Short], name: str) -> dict[str, Any]:
+    result = {**under}
+    for key, value in over.items():
+        held, dotted = under.get(key), f"{name}.{key}" if name else key
+        if dotted in short:
+            held, value = (short[dotted](v) if v is not None and not isinstance(v, Mapping) else v for v in (held, value))
+        if isinstance(held, Mapping) and isinstance(value, Mapping):
+            value = _merged(held, value, short, dotted)
+        result[key] = value
+    return result
 
 
 def with_values(nested: Mapping[str, Any], values: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
@@ -117,7 +153,7 @@ def with_values(nested: Mapping[str, Any], values: Mapping[str, Any], model: typ
     return result
 
 
-def _held(held: Any, section: str, dotted: str, short: Mapping[str, Callable[[Any], dict[str, Any]]]) -> dict[str, Any]:
+def _held(held: Any, section: str, dotted: str, short: Mapping[str, Short]) -> dict[str, Any]:
     """A copy of the keys that a section holds, where a plain value may stand for them; `dotted` is to be set in it."""
     if held is None or isinstance(held, Mapping):
         return {**(held or {})}

@@ -112,7 +112,7 @@ class Teacher(nn.Module):
             shards: of the trial.
         """
         group = shards.group
-        counts = [count * shards.size for count in shards.counts]
+        counts = [count * shards.samples for count in shards.counts]
         batch, first = sum(counts), sum(counts[: group.rank])
         mine = slice(first, first + counts[group.rank])
         orders = [keyed.permutation(batch, self.seed, "shuffle", step, view).to(tapped.device) for view in range(views)]

@@ -1,7 +1,7 @@
 """Everything that can be chosen of a teacher: the section `teacher` of a TrialConfig. Needs no torch."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -16,6 +16,8 @@ PLACEMENTS = {"whole": PARTS, "backbone": BACKBONE, "projector": PROJECTOR, "non
 
 class Momentum(Schedule):
     """The teacher's keep-rate: teacher <- momentum * teacher + (1 - momentum) * student."""
+
+    KEEPS: ClassVar[bool] = True
 
     kind: Kind = "cosine"
     base: Share = 0.99

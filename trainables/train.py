@@ -1,6 +1,7 @@
 """fit: the loop, and the heart. Runs without Ray: `python -m trainables.train config.yaml`, or the same under torchrun."""
 
 import argparse
+import contextlib
 import functools
 import logging
 import math
@@ -8,7 +9,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,14 +17,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torchvision
-from torch import nn
 
-from trainables import augment, checkpoint, data, equivalence, evaluation, group, keyed, monitors, settings
+from trainables import augment, checkpoint, data, equivalence, group, monitors, settings
 from trainables import config as c
 from trainables.errors import TrialFailure, UserError
-from trainables.evaluation import knn, linear
+from trainables.evaluation_config import with_recipe
 from trainables.group import Group
-from trainables.learner import Learner
+from trainables.learner import Batch, Learner
+from trainables.methods import Piece
+from trainables.subject import Subject, measure
 
 log = logging.getLogger(__name__)
 Metrics = dict[str, float]
@@ -52,24 +54,41 @@ def fit(config: c.TrialConfig, folder: Path, report: Report, workers: Group = Gr
     """
     if workers.device.type == "cuda":
         _make_deterministic(config.train.precision)
-    train, validation = (_load(config.data, split).to(workers.device) for split in ("train", "validation"))
+    train, bank, validation = _sets(config.data, "validation", workers.device)
+    with contextlib.ExitStack() as at_the_end:
+        for images in (train, bank, validation):
+            at_the_end.callback(images.close)
+        return _fit(config, folder, report, workers, train, bank, validation)
+
+
+def _fit(
+    config: c.TrialConfig,
+    folder: Path,
+    report: Report,
+    workers: Group,
+    train: data.Images,
+    bank: data.Images,
+    validation: data.Images,
+) -> list[Metrics]:
     config.require_batch(len(train))
-    learner = Learner(config, train.channels, len(train), workers)
+    learner = Learner(config, train.channels, len(train), workers, bank.classes)
+    labelled = labelled_images(config, bank)
     if rule := equivalence.own_line(config):
         log.info(rule)
     history = _resume(learner, folder)
     going = _replay(history, report, workers)
     if config.train.epochs == 0 and not history:
-        history.append({"epoch": 0.0, "step": 0.0, **score(learner, train, validation)})
+        history.append({"epoch": 0.0, "step": 0.0, **score(learner, bank, validation)})
         _save(learner, history, folder)
         _tell(history[-1], report, workers)
     clock = _Clock()
     while going and learner.step_index < learner.run.total:
         epoch, position = divmod(learner.step_index, learner.run.per_epoch)
-        order = keyed.permutation(len(train), config.seed, epoch, "order")
+        order = train.order(config.seed, epoch, "order")
+        train.expect(*coming(learner, order, position))
         clock.start(learner.step_index)
         for at in range(position, learner.run.per_epoch):
-            learner.step(batches(learner, train, order, at, epoch))
+            learner.step(batches(learner, train, order, at, epoch, labelled))
             every = config.train.checkpoint_steps
             if every and learner.step_index % every == 0 and at + 1 < learner.run.per_epoch:
                 _require_finite(learner.mean_loss(at + 1), epoch + 1)
@@ -81,7 +100,7 @@ def fit(config: c.TrialConfig, folder: Path, report: Report, workers: Group = Gr
             continue
         metrics["time/images_per_second"] = clock.images_per_second(learner.step_index, config.train.batch_size)
         metrics |= monitors.measure(learner, validation)
-        metrics |= score(learner, train, validation)
+        metrics |= score(learner, bank, validation)
         metrics |= {"time/first_step_at": clock.first_step_at, "time/measured_at": time.time()}
         history.append(metrics)
         _save(learner, history, folder)
@@ -89,10 +108,17 @@ def fit(config: c.TrialConfig, folder: Path, report: Report, workers: Group = Gr
     return history
 
 
-@functools.lru_cache(maxsize=4)
-def _load(wanted: c.Data, split: str) -> data.Images:
-    """A split, remembered by a worker that runs trial after trial: a folder of a million files is not listed for each of them."""
-    return data.load(wanted, split)
+@functools.lru_cache(maxsize=2)
+def _load(wanted: c.Data, split: str) -> list[data.Images]:
+    """Train, bank and a split, remembered by a worker that runs trial after trial: a million files are not listed for each of them."""
+    return data.splits(wanted, "train", "bank", split)
+
+
+def _sets(wanted: c.Data, split: str, device: torch.device) -> tuple[data.Images, data.Images, data.Images]:
+    """What the student learns from, what evaluations learn from, which mostly is the same object, and a split to score."""
+    train, bank, other = _load(wanted, split)
+    moved = train.to(device)
+    return moved, moved if bank is train else bank.to(device), other.to(device)
 
 
 def _make_deterministic(precision: str) -> None:
@@ -104,47 +130,47 @@ def _make_deterministic(precision: str) -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "bf16"
 
 
-def score(learner: Learner, train: data.Images, validation: data.Images) -> Metrics:
-    """kNN top-1 of the configured network on the validation split. Collective."""
+def score(learner: Learner, bank: data.Images, validation: data.Images) -> Metrics:
+    """What the trial's `evaluation.protocols` say of the configured network on the validation split. Collective."""
     wanted = learner.config.evaluation
-    bank, queries = features(learner.network(wanted.network), train, validation, learner.config, learner.group)
-    return knn.evaluate(bank, queries, wanted.knn)
-
-
-def features(
-    parts: nn.ModuleDict, train: data.Images, other: data.Images, config: c.TrialConfig, workers: Group
-) -> tuple[evaluation.Features, evaluation.Features]:
-    """Features of the train split and of another, by the backbone in `parts`. Collective."""
-    size, norm = config.evaluation.batch_size, not config.evaluation.before_feature_norm
-    return evaluation.encode(parts, train, size, workers, norm), evaluation.encode(parts, other, size, workers, norm)
+    network, probe = learner.network(wanted.network), learner.student.probe
+    return measure(Subject(network, learner.config, bank, validation, learner.group, probe), wanted.protocols)
 
 
 def evaluate(
     found: checkpoint.Checkpoint,
     split: str,
-    network: str | None = None,
+    protocols: Sequence[str] = ("knn", "linear"),
     changes: Mapping[str, Any] = MappingProxyType({}),
     workers: Group = Group(),
-) -> tuple[Metrics, Learner, nn.Linear]:
-    """kNN and the offline linear protocol of a checkpoint, on a split.
+) -> tuple[Metrics, Subject, Learner]:
+    """What protocols say of a checkpoint, on a split. Collective.
 
     Args:
         found: the checkpoint.
-        split: "validation" or "test"; features of "train" are what both protocols learn from.
-        network: "student" or "teacher"; the trial's own choice where it is None.
-        changes: dotted keys that differ from the trial's, such as where its data are now.
+        split: "validation" or "test"; images of the bank are what protocols learn from.
+        protocols: their names.
+        changes: dotted keys that differ from the trial's, such as where its data are now. With another `recipe` for a protocol none of
+            the trial's options of that protocol are left.
         workers: this worker's place.
 
     Returns:
-        The scores, the restored Learner, and the linear classifier.
+        The scores, what they are of, with the configuration that was used, and the restored Learner.
+
+    Raises:
+        UserError: a protocol does not fit the trial.
     """
-    config = c.changed(found.values["config"], changes)
-    train, other = (data.load(config.data, name).to(workers.device) for name in ("train", split))
-    learner = Learner(config, train.channels, len(train), workers)
+    if workers.device.type == "cuda":
+        _make_deterministic(found.values["config"]["train"]["precision"])
+    config = c.changed(with_recipe(found.values["config"], changes), changes)
+    for name in protocols:
+        if reason := config.evaluation.protocol(name).unfit(config):
+            raise UserError(f"protocol {name}: {reason}")
+    train, bank, other = _sets(config.data, split, workers.device)
+    learner = Learner(config, train.channels, len(train), workers, bank.classes)
     learner.load_state_dict(found.tensors, found.values["learner"])
-    bank, queries = features(learner.network(network or config.evaluation.network), train, other, config, workers)
-    classifier = linear.train(bank, config.evaluation.linear)
-    return knn.evaluate(bank, queries, config.evaluation.knn) | linear.score(classifier, queries), learner, classifier
+    subject = Subject(learner.network(config.evaluation.network), config, bank, other, workers, learner.student.probe)
+    return measure(subject, protocols), subject, learner
 
 
 class _Clock:
@@ -163,14 +189,43 @@ class _Clock:
         return (step - self.step) * batch_size / (time.time() - self.since)
 
 
-def batches(learner: Learner, train: data.Images, order: torch.Tensor, at: int, epoch: int) -> Iterator[torch.Tensor]:
-    """The views of batch `at` of an epoch, for each of this worker's passes."""
-    config, size = learner.config, learner.shards.size
-    start = at * config.train.batch_size
+def coming(learner: Learner, order: torch.Tensor, position: int) -> tuple[torch.Tensor, int]:
+    """What this worker's batches of an epoch will ask for from a position on, and how much of it is to be decoded ahead: two batches."""
+    mine, size, run = learner.shards.mine, learner.shards.size, learner.run
+    own = order[: run.per_epoch * learner.config.train.batch_size].view(run.per_epoch, -1)[position:, mine.start * size : mine.stop * size]
+    return own.flatten(), 2 * own.shape[1]
+
+
+def batches(
+    learner: Learner, train: data.Images, order: torch.Tensor, at: int, epoch: int, labelled: data.Images | None = None
+) -> Iterator[Batch]:
+    """The pictures of batch `at` of an epoch, for each of this worker's passes.
+
+    `labelled` images come besides, where the method asks for them: a stream of its own, whose place is a function of the step.
+    """
+    config, method, size = learner.config, learner.method, learner.shards.size
+    start, own = at * config.train.batch_size, method.labelled_in(size)
     for shards in learner.passes():
         samples = order[start + shards.start * size : start + shards.stop * size]
         images = train.batch(samples, learner.group.device, learner.dtype)
-        yield augment.views(images, samples, learner.method.VIEWS, config.views, config.seed, epoch)
+        views = augment.views(images, samples, method.views, config.views, config.seed, epoch)
+        pictures = {Piece("images", view): x for view, x in enumerate(views)}
+        labels = {"images": train.labels[samples].to(learner.group.device)}
+        if labelled is None:
+            yield Batch(pictures, labels)
+            continue
+        first = learner.step_index * own * learner.shards.total
+        chosen, rounds = data.cycled(len(labelled), range(first + shards.start * own, first + shards.stop * own), config.seed, "labelled")
+        images = labelled.batch(chosen, learner.group.device, learner.dtype)
+        keys = chosen + rounds * len(labelled)  # an image that comes back within a step comes in another view
+        views = augment.views(images, keys, method.LABELLED_VIEWS, config.views, config.seed, "labelled")
+        pictures |= {Piece("labelled", view): x for view, x in enumerate(views)}
+        yield Batch(pictures, labels | {"labelled": labelled.labels[chosen].to(learner.group.device)})
+
+
+def labelled_images(config: c.TrialConfig, bank: data.Images) -> data.Images | None:
+    """Those of a set that have labels, where the method learns from labels."""
+    return bank.part(data.labelled(bank, config.data.labels)) if config.method.LABELLED_VIEWS else None
 
 
 def _require_finite(loss: float, epoch: int) -> None:
@@ -222,7 +277,7 @@ def _resume(learner: Learner, folder: Path) -> list[Metrics]:
 def _require_same_trial(config: c.TrialConfig, found: checkpoint.Checkpoint) -> None:
     """A trial is a function of its configuration: it cannot go on under another one."""
     there, here = settings.flat(found.values["config"]), settings.flat(config.plain())
-    for key in sorted(here.keys() - {"data.root", "data.download", "train.checkpoint_steps", "train.keep_checkpoints"}):
+    for key in sorted(here.keys() - {"data.root", "data.download", "data.loaders", "train.checkpoint_steps", "train.keep_checkpoints"}):
         if key in there and there[key] != here[key]:
             raise UserError(
                 f"{key} = {here[key]}: the checkpoints in {found.path.parent} are of a trial with {there[key]}; use another folder"

@@ -154,9 +154,9 @@ def train(given: argparse.Namespace) -> int:
 
 def evaluate(given: argparse.Namespace) -> int:
     """Scores a checkpoint."""
-    from tuner import full_run
+    from tuner import evaluation
 
-    return full_run.evaluate(given)
+    return evaluation.evaluate(given)
 
 
 def keys(given: argparse.Namespace) -> int:
@@ -225,14 +225,22 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--run", type=Path, help="run directory to make (default: runs/train-<name of the file>)")
     added.add_argument("--address", default="local", help="'local' (default), 'auto' or host:port of a Ray head")
 
-    added = command("evaluate", evaluate, "score a checkpoint: kNN and the linear protocol")
+    added = command("evaluate", evaluate, "score a checkpoint: kNN, linear, fine-tuning, corruptions, ...")
     added.add_argument("checkpoint", type=Path, help="a checkpoint file, a trial's folder (its newest), or a run (its best trial)")
+    added.add_argument(
+        "--protocol",
+        nargs="+",
+        metavar="NAME",
+        help="what it is scored by: knn and linear (default), finetune, label_free, classifier, corruptions; 'tuner keys trial.evaluation' "
+        "lists their settings. Scores called 'best' are chosen on the split that they are measured on",
+    )
+    added.add_argument("--against", type=Path, metavar="CHECKPOINT", help="another one, scored beside it: how much more it has")
     added.add_argument("--split", choices=["test", "validation"], default="test")
     added.add_argument("--network", choices=["student", "teacher"], help="instead of the trial's own choice")
     added.add_argument(
         "--save", type=Path, metavar="FILE", help="write backbone and linear classifier for a torchvision ResNet (safetensors)"
     )
-    settable(added, "data.root=/new/place or evaluation.knn.k=200")
+    settable(added, "data.root=/new/place, evaluation.linear.recipe=eman or data.labels.per_class=10")
     added.add_argument("--json", action="store_true")
 
     added = command("keys", keys, "list what can be set in a search")

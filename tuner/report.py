@@ -4,7 +4,7 @@ import shlex
 import shutil
 import statistics
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ def overview(run: Run, study: Study) -> dict[str, Any]:
         "name": spec.name,
         "space": None if spec.table else spec.space,
         "objective": spec.objective.metric,
+        "mode": spec.objective.mode,
         "trials_wanted": spec.trials,
         "epochs": spec.trial.train.epochs,
         "held": held,
@@ -93,7 +94,7 @@ def proposed(row: dict[str, Any], telling: Collection[str]) -> str:
 
 def newsworthy(state: dict[str, Any], count: int) -> dict[str, Any]:
     """The same with no more than `count` trials, for a screen: those that run, then those that ended with the best scores."""
-    better = -1 if state["objective"] != "loss" else 1
+    better = -1 if state["mode"] == "max" else 1
     ranked = sorted(state["trials"], key=lambda row: (row["state"] != "running", row["score"] is None, better * (row["score"] or 0)))
     kept = {row["key"] for row in ranked[:count]}
     return {**state, "trials": [row for row in state["trials"] if row["key"] in kept]}
@@ -137,9 +138,16 @@ def _row(run: Run, study: Study, trial: FrozenTrial, held: bool) -> dict[str, An
         "point": points.label_of(study.spec, trial),
         "values": trial.user_attrs.get("values", {}),
         "metrics": trial.user_attrs.get("metrics", {}),
+        **best_of(curve, study.spec.objective.mode),
         "error": error,
         "log": str(run.trial_log(key_of(trial), error)) if error else None,
     }
+
+
+def best_of(curve: Mapping[int, float], mode: str) -> dict[str, Any]:
+    """The best epoch of a curve of the objective, the first of several: it is chosen on the split that it is measured on."""
+    epoch = (max if mode == "max" else min)(sorted(curve), key=lambda epoch: curve[epoch], default=None)
+    return {"best_epoch": epoch, "best_epoch_score": None if epoch is None else curve[epoch]}
 
 
 def command(name: str, *arguments: object) -> str:

@@ -5,23 +5,35 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ModelWrapValidatorHandler, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ModelWrapValidatorHandler, field_validator, model_validator
 
 from trainables import config as c
-from trainables.errors import UserError
+from trainables import evaluation_config
+from trainables.errors import UserError, nearest
+from trainables.evaluation_config import PROTOCOLS
 from trainables.settings import read_settings, read_yaml, validated, with_values
 
-CONTINUABLE = ("trials", "seeds", "address", "resources", "trial.data.root", "trial.data.download")
+METRICS: dict[str, Literal["max", "min"]] = {  # and whether more or less of one is better
+    **{metric: mode for kind in PROTOCOLS.values() for metric, mode in kind.METRICS.items()},
+    "loss": "min",
+}
+CONTINUABLE = ("trials", "seeds", "address", "resources", "trial.data.root", "trial.data.download", "trial.data.loaders")
+
+
+def _metric(name: str) -> str:
+    if name not in METRICS:
+        raise ValueError(f"no such metric{nearest(name, METRICS)}")
+    return name
 
 
 class Objective(c.Section):
-    """What a search optimises: the metric of a trial's last epoch."""
+    """What a search optimises: a metric of a trial's last epoch, its loss or what one of `trial.evaluation.protocols` gives."""
 
-    metric: Literal["knn_top1", "loss"] = "knn_top1"
+    metric: Annotated[str, AfterValidator(_metric), Field(json_schema_extra={"enum": list(METRICS)})] = "knn_top1"
 
     @property
     def mode(self) -> Literal["max", "min"]:
-        return "min" if self.metric == "loss" else "max"
+        return METRICS[self.metric]
 
 
 class Stopping(c.Section):
@@ -96,6 +108,12 @@ class SearchSpec(c.Section):
         check_workers(self.resources.workers, self.trial)
         if self.trial.train.epochs < 1:
             raise ValueError("trial.train.epochs = 0: a search needs at least 1 epoch")
+        giver = evaluation_config.METRICS.get(self.objective.metric)
+        if giver is not None and giver not in self.trial.evaluation.protocols:
+            listed = ", ".join(self.trial.evaluation.protocols)
+            raise ValueError(
+                f"objective.metric = {self.objective.metric}: {giver} gives it, which trial.evaluation.protocols = {listed} lacks"
+            )
         return self
 
     @model_validator(mode="wrap")
@@ -133,6 +151,12 @@ class SearchSpec(c.Section):
 def _combined(grid: Mapping[str, list[Any]]) -> dict[str, dict[str, Any]]:
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())] if grid else []
     return {", ".join(f"{key.removeprefix('teacher.')} {value}" for key, value in point.items()): point for point in points}
+
+
+def first_metric(trial: c.TrialConfig) -> str:
+    """What shows how a trial is doing where there is no search: kNN's score, or the first that its protocols give."""
+    given = [metric for name in trial.evaluation.protocols for metric in PROTOCOLS[name].METRICS]
+    return "knn_top1" if "knn_top1" in given else given[0]
 
 
 def check_workers(workers: int, trial: c.TrialConfig) -> None:

@@ -12,10 +12,10 @@ from torch.utils.tensorboard.summary import hparams
 
 from trainables.settings import flat
 from tuner.runs import Run
-from tuner.spec import SearchSpec
+from tuner.spec import METRICS, SearchSpec
 
 TAGS = {  # metric -> tag; the order is that of the board
-    "knn_top1": "score/knn_top1",
+    **{metric: f"score/{metric}" for metric in METRICS if metric != "loss"},
     "loss": "train/loss",
     "lr": "train/learning_rate",
     "weight_decay": "train/weight_decay",
@@ -46,7 +46,7 @@ class TrialWriter:
         if metrics["epoch"] <= self.epoch:
             return
         self.epoch = metrics["epoch"]
-        tags = TAGS | {metric: metric for metric in metrics if metric.startswith("monitor/")}
+        tags = TAGS | {metric: metric for metric in metrics if "/" in metric and metric not in TAGS and not metric.startswith("time/")}
         for metric, tag in tags.items():
             if metric in metrics:
                 self.writer.add_scalar(tag, metrics[metric], int(metrics["step"]))

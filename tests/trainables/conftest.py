@@ -17,7 +17,6 @@ from trainables.learner import Learner
 TINY: dict[str, Any] = {
     "encoder.width": 4,
     "encoder.projector": {"hidden": 32, "out": 16},
-    "method.predictor_hidden": 32,
     "data.train_images": 64,
     "data.validation_images": 32,
     "train.epochs": 2,
@@ -47,7 +46,8 @@ def tiny() -> Callable[..., c.TrialConfig]:
     """Makes a configuration that trains in a moment: `tiny({"train.epochs": 3})`."""
 
     def make(values: dict[str, Any] | None = None) -> c.TrialConfig:
-        return c.changed({}, {**TINY, **(values or {})})
+        own = {} if "method.name" in (values or {}) else {"method.predictor_hidden": 32}
+        return c.changed({}, {**TINY, **own, **(values or {})})
 
     return make
 
@@ -61,7 +61,7 @@ def digits(tiny: Callable[..., c.TrialConfig]) -> data.Images:
 @pytest.fixture(scope="session")
 def learner_of() -> Callable[[c.TrialConfig], Learner]:
     """Makes a configuration's Learner for the digits, alone in its group."""
-    return lambda config: Learner(config, 1, 64, group.Group())
+    return lambda config: Learner(config, 1, 64, group.Group(), 10)
 
 
 @pytest.fixture

@@ -43,18 +43,18 @@ def plain(view: Tensor) -> Tensor:
 
 def seen(images: Tensor, config: c.Views, count: int = 2, key: tuple[int, ...] = (0, 0)) -> Tensor:
     """Views in [0, 1], [count, N, C, H, W], of images 0, 1, 2, ..."""
-    return plain(augment.views(images, torch.arange(len(images)), count, config, *key))
+    return plain(torch.stack(augment.views(images, torch.arange(len(images)), ["full"] * count, config, *key)))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_view_depends_on_its_own_sample_alone(channels, dtype):
     images, samples = pictures(8, channels).to(dtype), torch.tensor([5, 900, 3, 4, 1, 70, 8, 2])
-    whole = augment.views(images, samples, 2, EVERYTHING, 1, 7)
+    whole = torch.stack(augment.views(images, samples, ("full", "full"), EVERYTHING, 1, 7))
     chosen = torch.tensor([6, 0, 3])
-    some = augment.views(images[chosen], samples[chosen], 2, EVERYTHING, 1, 7)
+    some = torch.stack(augment.views(images[chosen], samples[chosen], ("full", "full"), EVERYTHING, 1, 7))
     assert torch.equal(some, whole[:, chosen])
-    one = augment.views(images[6:7], samples[6:7], 2, EVERYTHING, 1, 7)
+    one = torch.stack(augment.views(images[6:7], samples[6:7], ("full", "full"), EVERYTHING, 1, 7))
     assert torch.equal(one, whole[:, 6:7])
 
 
@@ -62,7 +62,7 @@ def test_a_view_depends_on_its_own_sample_alone(channels, dtype):
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 12)])
 def test_without_any_setting_an_image_is_only_standardised(channels, height, width):
     images = pictures(4, channels, height, width)
-    for view in augment.views(images, torch.arange(4), 2, settings(), 0, 0):
+    for view in augment.views(images, torch.arange(4), ("full", "full"), settings(), 0, 0):
         torch.testing.assert_close(view, augment.standardise(images), rtol=0, atol=1e-12)
 
 

@@ -1,6 +1,5 @@
 """Splits, and images that are decoded once."""
 
-import io
 import json
 import multiprocessing
 import os
@@ -13,28 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.trainables.pictures import encoded, picture, write_parquet
 from trainables import config as c
 from trainables import data
 from trainables.errors import UserError
-
-
-def picture(seed: int, height: int = 6, width: int = 6) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def encoded(pixels: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def write_parquet(path: Path, images: list[bytes], labels: list[int]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = pyarrow.array(
-        [{"bytes": row, "path": None} for row in images], pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
-    )
-    columns = {"id": pyarrow.array(range(len(labels))), "img": image, "label": pyarrow.array(labels, pyarrow.int64())}
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
 
 
 def parquet(root: Path, **values: object) -> c.Data:

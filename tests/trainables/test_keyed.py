@@ -1,5 +1,6 @@
 """Keyed randomness against the same hash in plain Python integers."""
 
+import math
 import zlib
 
 import pytest
@@ -59,6 +60,15 @@ def test_other_keys_give_other_numbers():
 def test_double_precision_has_the_same_numbers():
     single, double = (keyed.uniform(torch.arange(50), 3, 4, dtype=dtype) for dtype in (torch.float32, torch.float64))
     assert torch.equal(single.double(), double)
+
+
+def test_normal_numbers_are_pairs_of_uniform_ones():
+    """Box and Muller's formula in plain numbers; the first half of a row gives the radii, the second the angles."""
+    found = keyed.normal(torch.tensor([3, 9]), 4, 7, "noise", dtype=torch.float64)
+    for sample, row in zip((3, 9), found.tolist(), strict=True):
+        plain = plain_uniform(sample, 8, 7, "noise")
+        expected = [math.sqrt(-2 * math.log(1 - a)) * math.cos(2 * math.pi * b) for a, b in zip(plain[:4], plain[4:], strict=True)]
+        assert row == pytest.approx(expected, rel=1e-12)
 
 
 def test_numbers_are_uniform_and_uncorrelated():

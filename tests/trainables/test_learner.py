@@ -56,23 +56,23 @@ def test_invariant_07_steps_equal_plain_byol(tiny, digits, exact, update):
     for step in range(3):
         beta, lr = learner.teacher.momentum(step, learner.run), schedules.at(learner.config.optim.lr, step, learner.run)
         samples = torch.arange(64).roll(step)[16 * step : 16 * step + 16]
-        views = augment.views(digits.batch(samples, torch.device("cpu"), torch.float64), samples, 2, learner.config.views, 0, 0)
+        images = digits.batch(samples, torch.device("cpu"), torch.float64)
+        views = augment.views(images, samples, ("full", "full"), learner.config.views, 0, 0)
         if update == "before":
             average(own, averaged, beta)
         begin(norms_of(student, teacher), 0.0)
         losses = []
         for shard in range(2):
             learner.shards.current = range(shard, shard + 1)
-            a, b = views[:, 8 * shard : 8 * shard + 8]
+            a, b = (view[8 * shard : 8 * shard + 8] for view in views)
             with torch.no_grad():
                 targets = [torch.nn.Sequential(*teacher.values())(view) for view in (b, a)]
             predictions = [student(view).prediction for view in (a, b)]
             losses += [2 - 2 * torch.cosine_similarity(p, t) for p, t in zip(predictions, targets, strict=True)]
         loss = torch.stack(losses).view(2, 2, 8).sum(1).mean()
         grads = torch.autograd.grad(loss, weights)
-        for norm in norms_of(student):  # commit knows passes of whole shards; here each view was a pass
-            per_shard = torch.stack([found[0, 0] for _, found in norm.pending]).view(2, 2, 2, -1).mean(0)
-            for mean, var in per_shard:
+        for norm in norms_of(student):
+            for mean, var in torch.stack([found[:, 0] for _, found in norm.pending]).mean(0):
                 norm.running_mean += 0.1 * (mean - norm.running_mean)
                 norm.running_var += 0.1 * (var - norm.running_var)
         with torch.no_grad():

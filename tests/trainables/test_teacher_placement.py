@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.trainables.passes import given
 from trainables import config as c
 from trainables import train
 from trainables.data import Images
 from trainables.encoders import Student, build_parts, mlp, run_parts
 from trainables.group import Group
 from trainables.learner import Learner
-from trainables.methods import byol
+from trainables.methods.byol import BYOL
 from trainables.norm import Norm, Shards, begin, commit, norms_of
 from trainables.schedules import Length
 from trainables.teacher import Teacher
@@ -47,7 +48,7 @@ def two_views(seed: int = 2) -> Tensor:
 
 
 def loss_of(prediction: Tensor, target: Tensor) -> Tensor:
-    return byol.loss(prediction.unflatten(0, (2, -1)), target.unflatten(0, (2, -1))).mean()
+    return BYOL().loss(given(prediction.unflatten(0, (2, -1)), target.unflatten(0, (2, -1)))).mean()
 
 
 def learner_of(tiny, placement: object, digits: Images, **values: object) -> Learner:

@@ -68,6 +68,13 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["trial.optim.lr.warmup=5"], ["error: trial.optim.lr.warmup = 5 epochs", "train.epochs = 2"]),
         (["trial.data.train_images=5000"], ["trial.data.train_images = 5000", "the train split has 1438 images"]),
         (["trial.data.train_images=60"], ["trial.train.batch_size = 64", "only 60 training images"]),
+        (["trial.evaluation.protocols=[knn, lineer]"], ["trial.evaluation.protocols", "'lineer'", "did you mean 'linear'?"]),
+        (["trial.evaluation.protocols=classifier"], ["trial.evaluation.protocols: classifier needs a method", "'byol' has not"]),
+        (["trial.evaluation.linear.recipe=moko"], ["trial.evaluation.linear.recipe = 'moko'", "did you mean 'moco'?"]),
+        (["trial.evaluation.knn.metrik=cosine"], ["trial.evaluation.knn.metrik", "did you mean 'trial.evaluation.knn.metric'?"]),
+        (["objective.metric=linear_best"], ["objective.metric = 'linear_best'", "did you mean 'linear_best_top1'?"]),
+        (["objective.metric=rankme"], ["error: objective.metric = rankme: label_free gives it", "trial.evaluation.protocols = knn lacks"]),
+        (["trial.evaluation.protocols=linear"], ["error: objective.metric = knn_top1: knn gives it", "= linear lacks"]),
         (["resources.cpus_per_worker=1000"], ["a trial needs 1000 CPU"]),
     ],
 )
@@ -193,6 +200,22 @@ def test_what_the_resume_of_a_table_may_not_change(tmp_path: Path, capsys: pytes
 def test_an_evaluation_may_not_change_the_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "checkpoint").touch()
     assert "--set optim.lr" in complaint(capsys, "evaluate", "checkpoint", "--set", "optim.lr=1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--protocol", "knn", "linaer"], "--protocol knn linaer: no protocol is named 'linaer'; did you mean 'linear'?"),
+        (["--protocol", "nothing-like-it"], "valid: classifier, "),
+        (["--set", "evaluation.protocols=[knn]"], "--set evaluation.protocols: is of a trial"),
+        (["--protocol", "knn", "--save", "file"], "--save file: goes with --protocol linear"),
+        (["--against", "missing"], "missing: no such checkpoint"),
+        (["--set", "data.train_images=5"], "--set data.train_images: only data.root*, data.download*, data.labels.*, evaluation.*"),
+    ],
+)
+def test_an_evaluation_at_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str) -> None:
+    (tmp_path / "checkpoint").touch()
+    assert words in complaint(capsys, "evaluate", "checkpoint", *arguments)
 
 
 def test_keys_are_listed_with_defaults_and_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

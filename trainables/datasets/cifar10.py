@@ -4,7 +4,8 @@ from trainables import config as c
 from trainables import downloads
 from trainables.datasets import Chunks
 
-RESIZES = False
+FILES = False
+UNLABELLED = 0
 NEEDS_ROOT = True
 VIEWS: dict[str, object] = {}
 FOLDER = "cifar-10-batches-py"
@@ -22,4 +23,4 @@ def source(data: "c.Data", split: str) -> str | None:
 def read(data: "c.Data", split: str) -> Chunks:
     from torchvision.datasets import CIFAR10
 
-    yield downloads.read(data, CIFAR10, train=split == "train")
+    yield from downloads.read(data, CIFAR10, train=split == "train")

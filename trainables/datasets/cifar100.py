@@ -4,7 +4,8 @@ from trainables import config as c
 from trainables import downloads
 from trainables.datasets import Chunks
 
-RESIZES = False
+FILES = False
+UNLABELLED = 0
 NEEDS_ROOT = True
 VIEWS: dict[str, object] = {}
 FOLDER = "cifar-100-python"
@@ -22,4 +23,4 @@ def source(data: "c.Data", split: str) -> str | None:
 def read(data: "c.Data", split: str) -> Chunks:
     from torchvision.datasets import CIFAR100
 
-    yield downloads.read(data, CIFAR100, train=split == "train")
+    yield from downloads.read(data, CIFAR100, train=split == "train")

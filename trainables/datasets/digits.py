@@ -5,7 +5,8 @@ import numpy as np
 from trainables import config as c
 from trainables.datasets import Chunks
 
-RESIZES = False
+FILES = False
+UNLABELLED = 0
 NEEDS_ROOT = False
 VIEWS = {
     "crop_scale": [0.5, 1.0],

@@ -1,5 +1,6 @@
-"""A folder a class, below `train` and `test` (or `val`): root/train/cat/1.jpg."""
+"""A folder a class, below `train` and `test` (or `val`): root/train/cat/1.jpg. So ImageNet is kept for torchvision."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,10 @@ import numpy as np
 from trainables import config as c
 from trainables import files
 from trainables.datasets import Chunks
-from trainables.errors import UserError
+from trainables.errors import UserError, nearest
 
-RESIZES = True
+FILES = True
+UNLABELLED = 0
 NEEDS_ROOT = True
 VIEWS: dict[str, object] = {}
 FOLDERS = {"train": ("train",), "test": ("test", "val", "validation")}
@@ -17,33 +19,81 @@ ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 ROWS = 256
 
 
+class ImageFiles:
+    """Images with a file each, read one by one: `Encoded`."""
+
+    starts = None
+
+    def __init__(self, folder: Path, names: list[str], labels: np.ndarray):
+        self._folder, self._names, self.labels = str(folder), names, labels
+
+    def read(self, row: int) -> tuple[bytes, str]:
+        path = f"{self._folder}/{self._names[row]}"
+        try:
+            with open(path, "rb") as file:
+                return file.read(), path
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 def check(data: "c.Data") -> int:
-    return len(_files(data, "train"))
+    return sum(map(len, _listed(data, "train")[1].values()))
 
 
 def source(data: "c.Data", split: str) -> str:
-    return "\n".join([files.fingerprint(_files(data, split)), *_classes(data)])
+    folder, found = _listed(data, split)
+    return "\n".join([files.fingerprint(folder / name for name in _joined(found)), *_classes(data)])
+
+
+def names(data: "c.Data") -> list[str]:
+    """Of the train images, as they are stored: "cat/1.jpg"."""
+    return _joined(_listed(data, "train")[1])
+
+
+def encoded(data: "c.Data", split: str) -> ImageFiles:
+    """Classes are numbered by the sorted names of the train folders."""
+    folder, found = _listed(data, split)
+    classes = {name: index for index, name in enumerate(found if split == "train" else _classes(data))}
+    if unknown := found.keys() - classes.keys():
+        raise UserError(f"data.root = '{data.root}': {split} has classes that train lacks: {', '.join(sorted(unknown))}")
+    numbers = np.asarray([classes[name] for name in found], dtype=np.int64)
+    return ImageFiles(folder, _joined(found), np.repeat(numbers, [len(own) for own in found.values()]))
 
 
 def read(data: "c.Data", split: str) -> Chunks:
-    """Classes are numbered by the sorted names of the train folders."""
-    classes = {name: index for index, name in enumerate(_classes(data))}
-    found = _files(data, split)
-    if unknown := {file.parent.name for file in found} - set(classes):
-        raise UserError(f"data.root = '{data.root}': {split} has classes that train lacks: {', '.join(sorted(unknown))}")
-    for start in range(0, len(found), ROWS):
-        chunk = found[start : start + ROWS]
-        pictures = [files.decode(file.read_bytes(), data.image_size, str(file)) for file in chunk]
-        yield files.stack(pictures, f"'{data.root}'"), np.asarray([classes[file.parent.name] for file in chunk], dtype=np.int64)
+    found = encoded(data, split)
+    for start in range(0, len(found.labels), ROWS):
+        labels = found.labels[start : start + ROWS]
+        stored = map(found.read, range(start, start + len(labels)))
+        yield files.stack([files.decode(image, data.image_size, path) for image, path in stored], f"'{data.root}'"), labels
 
 
 def _classes(data: "c.Data") -> list[str]:
-    return sorted({file.parent.name for file in _files(data, "train")})
+    return list(_listed(data, "train")[1])
 
 
-def _files(data: "c.Data", split: str) -> list[Path]:
-    root = files.existing_root(data.root)
-    for name in FOLDERS[split]:
-        if found := sorted(file for file in (root / name).glob("*/*") if file.suffix.lower() in ENDINGS and not file.name.startswith(".")):
-            return found
+def _joined(found: dict[str, list[str]]) -> list[str]:
+    return [f"{name}/{file}" for name, own in found.items() for file in own]
+
+
+def _listed(data: "c.Data", split: str) -> tuple[Path, dict[str, list[str]]]:
+    """The folder of a split, and in it for each class that has images, or that is wanted, the images' names; all sorted."""
+    root, wanted = files.existing_root(data.root), files.chosen_classes(data.classes)
+    for folder in (root / name for name in FOLDERS[split]):
+        try:
+            below = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()) if folder.is_dir() else []
+            found = {name: own for name in below if (wanted is None or name in wanted) and (own := _images(folder / name))}
+        except OSError as error:
+            raise UserError(f"data.root = '{root}': {error.filename} cannot be read ({error.strerror})") from None
+        if split == "train" and below and (missing := sorted((wanted or set()) - found.keys())):
+            raise UserError(f"data.classes: no images {folder.name}/{missing[0]}/<image>{nearest(missing[0], below)}")
+        if found:
+            return folder, found
     raise UserError(f"data.root = '{root}': holds no images {FOLDERS[split][0]}/<class>/<image>")
+
+
+def _images(folder: Path) -> list[str]:
+    return sorted(name for name in os.listdir(folder) if os.path.splitext(name)[1].lower() in ENDINGS and not name.startswith("."))

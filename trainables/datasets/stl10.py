@@ -1,13 +1,15 @@
-"""STL-10 from torchvision: 5,000 train and 8,000 test images of 96 x 96 in 10 classes."""
+"""STL-10 from torchvision: 5,000 train and 8,000 test images of 96 x 96 in 10 classes, and 100,000 without labels."""
 
 from trainables import config as c
 from trainables import downloads
 from trainables.datasets import Chunks
 
-RESIZES = False
+FILES = False
+UNLABELLED = 100_000
 NEEDS_ROOT = True
 VIEWS: dict[str, object] = {"blur": [1.0, 0.1]}
 FOLDER = "stl10_binary"
+SPLITS = {"train": ("train",), "test": ("test",), "unlabelled": ("unlabeled",), "both": ("train", "unlabeled")}  # torchvision's names
 
 
 def check(data: "c.Data") -> int:
@@ -22,4 +24,5 @@ def source(data: "c.Data", split: str) -> str | None:
 def read(data: "c.Data", split: str) -> Chunks:
     from torchvision.datasets import STL10
 
-    yield downloads.read(data, STL10, split=split)
+    for name in SPLITS[split]:
+        yield from downloads.read(data, STL10, split=name)

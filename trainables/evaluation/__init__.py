@@ -1,57 +1,57 @@
-"""One file a protocol: `evaluate(bank, queries, config) -> dict` on features. `encode` makes the features."""
+"""One file a protocol: a class with its options, the metrics that it gives, and how it measures them.
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import accumulate, pairwise
+Configurations are validated with these files, so torch is imported where it is used.
+"""
 
-import torch
-from torch import Tensor, nn
+from __future__ import annotations
 
-from trainables import augment
-from trainables.data import Images
-from trainables.encoders import backbone_of, feature_width, run_parts
-from trainables.group import Group
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pydantic import field_validator, model_validator
 
-@dataclass(frozen=True)
-class Features:
-    """Features [N, F] in float32 and labels int64 [N], on one device."""
+from trainables.errors import nearest
+from trainables.sections import Section
+from trainables.settings import merged
 
-    x: Tensor
-    labels: Tensor
+if TYPE_CHECKING:
+    from trainables.config import TrialConfig
+    from trainables.subject import Subject
 
-
-@contextmanager
-def in_evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Each part of the module gets back the mode that it had."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
+Scores = dict[str, float]
+Output = Literal["features", "projections"]  # of the backbone, or of the projector behind it
 
 
-@torch.no_grad()
-def encode(parts: nn.ModuleDict, images: Images, batch_size: int, group: Group, feature_norm: bool = True) -> Features:
-    """Features of un-augmented images, in evaluation mode. Collective: the workers share the work, and all get the result.
+class Protocol(Section):
+    """Options of a protocol, and what it does with them. Protocols that learn from labels learn from those of `data.labels`.
 
-    Without `feature_norm` they are those before the encoder's feature norm (BN1).
+    METRICS: that it gives in every trial, and whether more ("max") or less ("min") of one is better. It may give others besides, with a
+    "/" in their names.
+    USES: other protocols whose options count too.
+    RECIPES: options of papers, by the name that the option `recipe` may have; what is set beside it counts above them.
     """
-    # whole batches are dealt to the workers, so that the shape of a batch, and with it every rounding, does not depend on their number
-    starts = range(0, len(images), batch_size)
-    sizes = [min(batch_size, len(images) - start) for start in starts]
-    dtype, backbone = next(parts.parameters()).dtype, backbone_of(parts, feature_norm)
-    rows = []
-    with in_evaluation_mode(parts):
-        for batch in group.share(len(starts)):
-            index = torch.arange(starts[batch], starts[batch] + sizes[batch])
-            x = augment.standardise(images.batch(index, group.device, dtype))
-            rows.append(run_parts(backbone, x).float())
-    width = feature_width(parts)
-    mine = torch.cat(rows) if rows else torch.empty(0, width, device=group.device)
-    bounds = list(accumulate(group.split(len(starts)), initial=0))
-    counts = [sum(sizes[first:last]) for first, last in pairwise(bounds)]
-    return Features(group.join(mine, counts), images.labels.to(group.device))
+
+    METRICS: ClassVar[dict[str, Literal["max", "min"]]] = {}
+    USES: ClassVar[tuple[str, ...]] = ()
+    RECIPES: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    @field_validator("recipe", check_fields=False)
+    @classmethod
+    def _known_recipe(cls, name: str | None) -> str | None:
+        if name is not None and name not in cls.RECIPES:
+            raise ValueError(f"no such recipe{nearest(name, cls.RECIPES)}")
+        return name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_recipe(cls, given: Any) -> Any:
+        recipe = given.get("recipe") if isinstance(given, Mapping) else None
+        return merged(cls.RECIPES[recipe], given, cls) if isinstance(recipe, str) and recipe in cls.RECIPES else given
+
+    def unfit(self, trial: TrialConfig) -> str | None:
+        """Why a trial cannot be judged in this way; None where it can."""
+        return None
+
+    def measure(self, subject: Subject) -> Scores:
+        """Scores of a network. Collective; the same on every worker, and for any number of them."""
+        raise NotImplementedError

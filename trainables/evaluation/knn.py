@@ -1,29 +1,69 @@
-"""Weighted k-nearest-neighbour classification of features (Wu et al. 2018; the protocol of MoCo's and DINO's kNN scores)."""
+"""k-nearest-neighbour classification of features (Wu et al. 2018; the protocols of MoCo's, DINO's, solo-learn's and EMAN's kNN scores)."""
 
-import torch
-import torch.nn.functional as F
+from __future__ import annotations
 
-from trainables import config as c
-from trainables.evaluation import Features
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-CHUNK = 1024
+from trainables.evaluation import Output, Protocol, Scores
+from trainables.sections import Count, Positive
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainables.subject import Features, Subject
+
+CHUNK = 2**27  # distances that are held at a time
+NEAR = 1e-5  # what is added to a distance before it divides
 
 
-@torch.no_grad()
-def evaluate(bank: Features, queries: Features, config: "c.KNN") -> dict[str, float]:
-    """Top-1 of a vote of the k most similar bank features, each with weight exp(cosine / temperature).
+class KNN(Protocol):
+    """Top-1 of a vote of the `k` training images nearest by `metric`, and of the nearest alone (knn1_top1).
 
-    Returns:
-        {"knn_top1": share of queries in [0, 1]}.
+    A vote weighs exp(cosine / `temperature`), or 1 / (distance + 1e-5) where the metric is euclidean, as in solo-learn; or they weigh the
+    same, for a `majority`: EMAN's, the first class where several have it.
     """
-    classes = int(bank.labels.max()) + 1
-    keys = F.normalize(bank.x, dim=1)
-    k = min(config.k, len(keys))
-    right = 0
-    for x, labels in zip(queries.x.split(CHUNK), queries.labels.split(CHUNK), strict=True):
-        similarity, index = (F.normalize(x, dim=1) @ keys.T).topk(k, dim=1)
-        weights = ((similarity - 1) / config.temperature).exp()
-        # a sum over one-hot votes: scatter_add_ would sum in any order on a GPU
-        votes = (F.one_hot(bank.labels[index], classes).to(weights.dtype) * weights[:, :, None]).sum(1)
-        right += int((votes.argmax(1) == labels).sum())
-    return {"knn_top1": right / len(queries.labels)}
+
+    k: Count = 20
+    temperature: Positive = 0.07
+    metric: Literal["cosine", "euclidean"] = "cosine"
+    votes: Literal["weighted", "majority"] = "weighted"
+    output: Output = "features"
+
+    METRICS: ClassVar[dict[str, Literal["max", "min"]]] = {"knn_top1": "max", "knn1_top1": "max"}
+
+    def measure(self, subject: Subject) -> Scores:
+        return self.score(subject.bank(self.output), subject.queries(self.output))
+
+    def score(self, bank: Features, queries: Features) -> Scores:
+        """Shares of queries in [0, 1] that are classified by a bank as they are labelled."""
+        import torch
+        import torch.nn.functional as F
+
+        classes, k = int(bank.labels.max()) + 1, min(self.k, len(bank.labels))
+        keys, rows = self._comparable(bank.x), max(1, CHUNK // len(bank.labels))
+        right = torch.zeros(2, dtype=torch.int64, device=keys.device)
+        for x, labels in zip(queries.x.split(rows), queries.labels.split(rows), strict=True):
+            weights, nearest = self._nearest(self._comparable(x), keys, k)
+            answers = bank.labels[nearest]
+            # a sum over one-hot votes: scatter_add_ would sum in any order on a GPU
+            votes = (F.one_hot(answers, classes).to(weights.dtype) * weights[:, :, None]).sum(1)
+            right += torch.stack([votes.argmax(1) == labels, answers[:, 0] == labels]).sum(1)
+        return {name: count / len(queries.labels) for name, count in zip(self.METRICS, right.tolist(), strict=True)}
+
+    def _comparable(self, x: Tensor) -> Tensor:
+        """Rows whose products are cosines; or as they are, in float64, for in float32 differences of squares lose small distances."""
+        import torch.nn.functional as F
+
+        return F.normalize(x, dim=1) if self.metric == "cosine" else x.double()
+
+    def _nearest(self, x: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Weights of the votes, and whose they are: [N, k] each, the nearest first."""
+        import torch
+
+        if self.metric == "cosine":
+            similarity, index = (x @ keys.T).topk(k, dim=1)
+            weights = ((similarity - 1) / self.temperature).exp()
+        else:
+            distance, index = torch.cdist(x, keys).topk(k, dim=1, largest=False)
+            weights = 1 / (distance + NEAR)
+        return (torch.ones_like(weights) if self.votes == "majority" else weights), index

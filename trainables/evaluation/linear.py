@@ -1,50 +1,193 @@
-"""Offline linear protocol: a linear classifier on frozen features, trained by SGD with a cosine schedule."""
+"""Offline linear protocol: a linear classifier of frozen features, trained by SGD, in the recipe of each paper."""
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from __future__ import annotations
 
-from trainables import config as c
-from trainables import keyed, schedules
-from trainables.evaluation import Features
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import AfterValidator, Field
+
+from trainables import schedules
+from trainables.evaluation import Protocol, Scores
+from trainables.schedules import Length
+from trainables.sections import Count, LearningRate, NonNegative, Positive, Share
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from trainables.subject import Features, Subject
 
 
-def score(classifier: nn.Linear, queries: Features) -> dict[str, float]:
-    """Top-1 and top-5 of a classifier of features.
+def _rising(scale: tuple[float, float] | None) -> tuple[float, float] | None:
+    if scale is not None and not 0 < scale[0] <= scale[1]:
+        raise ValueError("must be two rising numbers above 0")
+    return scale
 
-    Returns:
-        {"linear_top1": ..., "linear_top5": ...}, shares of queries in [0, 1].
+
+CropScale = Annotated[tuple[Share, Share] | None, AfterValidator(_rising)]
+PAPER: dict[str, Any] = {"standardise": False, "init": 0.01, "augment": True, "crop_scale": [0.08, 1.0], "every_epochs": 10}
+STEPS: dict[str, Any] = {"kind": "step", "milestones": ["60 epochs", "80 epochs"], "factor": 0.1}
+SOLO = {"byol": 0.3, "dino": 0.3, "ressl": 3.0, "moco": 3.0, "simclr": 1.0, "simsiam": 30.0}  # solo-learn's rates, by method
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "momentum2": {**PAPER, "norm": "logits", "epochs": 80, "lr": 0.2, "base_batch": 256},
+    "momentum2-stl10": {**PAPER, "norm": "logits", "epochs": 80, "lr": 0.5, "base_batch": 256},
+    "moco": {**PAPER, "norm": "logits", "lr": {**STEPS, "base": 30}, "base_batch": 256},
+    "eman": {**PAPER, "lr": {**STEPS, "base": 30}},
+    "eman-few": {**PAPER, "epochs": 50, "lr": {**STEPS, "milestones": ["30 epochs", "40 epochs"], "base": 30}},
+    "lightly": {**PAPER, "epochs": 90, "lr": 0.1, "base_batch": 256},
+    **{f"solo-{method}": {**PAPER, "lr": {**STEPS, "base": lr}, "base_batch": 256} for method, lr in SOLO.items()},
+}
+
+
+class Trained(NamedTuple):
+    """A classifier of raw features, as the last epoch left it, and the scores after each measured epoch."""
+
+    classifier: nn.Linear
+    curve: dict[int, Scores]
+
+
+class Rate(LearningRate):
+    """Of the classifier."""
+
+    base: Positive = 0.1
+
+
+class Linear(Protocol):
+    """`epochs` of SGD at batch `batch_size` (or all that have labels), with a rate `lr` that is of `base_batch` where that is given.
+
+    Features are computed once, un-augmented; or with `augment` anew in each epoch, of images cropped by `crop_scale` (the trial's own,
+    where it is not given) and flipped. With `standardise` they have mean 0 and variance 1 over the un-augmented ones. The classifier starts
+    at N(0, `init`²) with a bias of 0. `norm`: a batch norm without weights in front of it ("features"), one with weights behind it
+    ("logits"), or none.
+
+    linear_top1 and linear_top5 are of the last epoch. linear_best_top1 is the best after `every_epochs` epochs each and the last: many
+    papers report it, and it is chosen on the very split that it is measured on.
+
+    recipe: momentum2 and momentum2-stl10 (Momentum² Teacher; Spatial Ensemble's BYOL), moco (theirs for MoCo), eman and eman-few (for few
+    labels), lightly, and solo-<method> (solo-learn).
     """
-    with torch.no_grad():
-        ranked = classifier(queries.x).topk(min(5, classifier.out_features), dim=1).indices
-    hits = ranked == queries.labels[:, None]
-    return {"linear_top1": hits[:, 0].float().mean().item(), "linear_top5": hits.any(1).float().mean().item()}
 
+    recipe: Annotated[str, Field(json_schema_extra={"enum": list(RECIPES)})] | None = None
+    epochs: Count = 100
+    batch_size: Count = 256
+    base_batch: Count | None = None
+    lr: Rate = Rate()
+    momentum: Share = 0.9
+    weight_decay: NonNegative = 0.0
+    standardise: bool = True
+    norm: Literal["none", "features", "logits"] = "none"
+    init: NonNegative = 0.0
+    augment: bool = False
+    crop_scale: CropScale = None
+    every_epochs: Count = 10
 
-def train(bank: Features, config: "c.LinearProbe", seed: int = 0) -> nn.Linear:
-    """A classifier of raw features [N, F], trained on standardised ones (zero mean and unit variance over the bank)."""
-    mean, std = bank.x.mean(0), bank.x.std(0).clamp(min=1e-6)
-    x, count = (bank.x - mean) / std, len(bank.labels)
-    classes, batch = int(bank.labels.max()) + 1, min(config.batch_size, count)
-    weight = torch.zeros(classes, x.shape[1], device=x.device, requires_grad=True)
-    bias = torch.zeros(classes, device=x.device, requires_grad=True)
-    optimizer = torch.optim.SGD([weight, bias], lr=config.lr, momentum=0.9, weight_decay=config.weight_decay)
-    per_epoch = count // batch
-    for step in range(config.epochs * per_epoch):
-        epoch, position = divmod(step, per_epoch)
-        if position == 0:
+    METRICS: ClassVar[dict[str, Literal["max", "min"]]] = {"linear_top1": "max", "linear_top5": "max", "linear_best_top1": "max"}
+    RECIPES: ClassVar[dict[str, dict[str, Any]]] = RECIPES
+
+    def measure(self, subject: Subject) -> Scores:
+        curve = self.trained(subject).curve
+        return curve[max(curve)] | {"linear_best_top1": max(scores["linear_top1"] for scores in curve.values())}
+
+    def trained(self, subject: Subject) -> Trained:
+        """The classifier of a subject's features. Collective when asked for first."""
+
+        def augmented(epoch: int) -> Tensor:
+            return subject.encode(subject.train, subject.labelled, view=subject.cropped(self.crop_scale, "linear", epoch))
+
+        def make() -> Trained:
+            views = augmented if self.augment else None
+            return self.train(subject.bank(), subject.queries(), subject.classes, subject.config.seed, views)
+
+        return subject.once(("linear", self.model_dump_json()), make)
+
+    def train(
+        self, bank: Features, queries: Features, classes: int, seed: int = 0, augmented: Callable[[int], Tensor] | None = None
+    ) -> Trained:
+        """Trains on a bank and measures on queries.
+
+        Args:
+            bank: un-augmented features, and the labels.
+            queries: what is scored.
+            classes: how many there are.
+            seed: of the first weights and of the order.
+            augmented: the bank's features of an epoch, where they are computed anew.
+        """
+        import torch
+        import torch.nn.functional as F
+
+        from trainables import keyed
+        from trainables.subject import hits
+
+        mean, std = bank.x.mean(0), bank.x.std(0).clamp(min=1e-6)
+        if not self.standardise:
+            mean, std = torch.zeros_like(mean), torch.ones_like(std)
+        head = self._head(bank.x.shape[1], classes, seed).to(bank.x.device)
+        count = len(bank.labels)
+        batch, curve, x = min(self.batch_size, count), {}, (bank.x - mean) / std
+        per_epoch, scale = count // batch, batch / (self.base_batch or batch)
+        run = Length(self.epochs * per_epoch, per_epoch)
+        optimizer = torch.optim.SGD(head.parameters(), lr=0.1, momentum=self.momentum, weight_decay=self.weight_decay)
+        for epoch in range(self.epochs):
+            if augmented is not None:
+                x = (augmented(epoch) - mean) / std
             order = keyed.permutation(count, seed, epoch, "linear").to(x.device)
-        index = order[position * batch : (position + 1) * batch]
-        optimizer.param_groups[0]["lr"] = schedules.value("cosine", config.lr, 0.0, step, config.epochs * per_epoch)
-        optimizer.zero_grad()
-        F.cross_entropy(F.linear(x[index], weight, bias), bank.labels[index]).backward()
-        optimizer.step()
-    return _for_raw_features(weight.detach(), bias.detach(), mean, std)
+            for position, index in enumerate(order[: per_epoch * batch].split(batch)):
+                optimizer.param_groups[0]["lr"] = scale * schedules.at(self.lr, epoch * per_epoch + position, run)
+                optimizer.zero_grad()
+                F.cross_entropy(head(x[index]), bank.labels[index]).backward()
+                optimizer.step()
+            if (epoch + 1) % self.every_epochs == 0 or epoch + 1 == self.epochs:
+                classifier = folded(head, mean, std)
+                with torch.no_grad():
+                    curve[epoch + 1] = hits("linear", classifier(queries.x), queries.labels)
+        return Trained(classifier, curve)
+
+    def _head(self, inputs: int, classes: int, seed: int) -> nn.Sequential:
+        """The classifier with its norm, in training mode."""
+        from torch import nn
+
+        layer = first_classifier(inputs, classes, self.init, seed, "linear")
+        if self.norm == "features":
+            return nn.Sequential(nn.BatchNorm1d(inputs, affine=False), layer)
+        return nn.Sequential(layer, nn.BatchNorm1d(classes)) if self.norm == "logits" else nn.Sequential(layer)
 
 
-def _for_raw_features(weight: Tensor, bias: Tensor, mean: Tensor, std: Tensor) -> nn.Linear:
-    classifier = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device)
+def first_classifier(inputs: int, classes: int, init: float, *key: int | str) -> nn.Linear:
+    """A linear layer with weights drawn from N(0, init²) by a key, and a bias of 0."""
+    import torch
+    from torch import nn
+
+    from trainables import keyed
+
+    layer = nn.utils.skip_init(nn.Linear, inputs, classes)
     with torch.no_grad():
-        classifier.weight.copy_(weight / std)
-        classifier.bias.copy_(bias - (weight / std) @ mean)
-    return classifier
+        layer.weight.copy_(torch.randn(layer.weight.shape, generator=keyed.generator(*key, "classifier")).mul_(init))
+        layer.bias.zero_()
+    return layer
+
+
+def folded(head: nn.Sequential, mean: Tensor, std: Tensor) -> nn.Linear:
+    """The linear layer that gives for raw features x what a head in evaluation mode gives for (x - mean) / std.
+
+    In float64: where spreads are far from 1, terms that cancel are large.
+    """
+    import torch
+    from torch import nn
+
+    head = copy.deepcopy(head).double().eval()
+    with torch.no_grad():
+        base = head((-mean.double() / std)[None])
+        weight = head(torch.diag(1 / std.double()) - mean.double() / std) - base  # a row for each feature
+        layer = nn.utils.skip_init(nn.Linear, len(weight), weight.shape[1], device=mean.device)
+        layer.weight.copy_(weight.T)
+        layer.bias.copy_(base[0])
+    return layer
+
+
+def frozen_probe(subject: Subject) -> nn.Linear:
+    """The classifier that the linear protocol, as it is configured, trains for a subject. Collective when asked for first."""
+    protocol = subject.config.evaluation.protocol("linear")
+    assert isinstance(protocol, Linear)
+    return protocol.trained(subject).classifier

@@ -1,20 +1,34 @@
 """BYOL: the student predicts the teacher's projection of the other view (Grill et al. 2020, eq. 2)."""
 
-import torch.nn.functional as F
-from torch import Tensor
+from __future__ import annotations
 
-VIEWS = 2
-PREDICTOR = True
+from typing import TYPE_CHECKING, Literal
+
+from trainables.methods import Method, Pass
+from trainables.sections import Count
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCALES = {"sum": (4.0, -2.0), "cosine": (0.0, -2.0), "mean": (0.0, -0.5)}  # what is added to the sum of both cosines, times a factor
 
 
-def loss(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Sum over both directions of 2 - 2 cos(prediction, target): a loss in [0, 8] for each sample.
+class BYOL(Method):
+    """`convention` of the loss, from the cosines of both directions, which learning rates are tied to: "sum" of 2 - 2 cos, in [0, 8]
 
-    Args:
-        predictions: of the student, [2, B, D].
-        targets: of the teacher, [2, B, D], without gradient.
-
-    Returns:
-        [B].
+    (Momentum² Teacher, EMAN, solo-learn); "cosine", the same without its constant (Lightly); "mean" of -cos (the placement paper).
     """
-    return (2 - 2 * F.cosine_similarity(predictions, targets.flip(0), dim=-1)).sum(0)
+
+    name: Literal["byol"] = "byol"
+    predictor_hidden: Count = 4096
+    convention: Literal["sum", "cosine", "mean"] = "sum"
+
+    @property
+    def predictor(self) -> int:
+        return self.predictor_hidden
+
+    def loss(self, given: Pass) -> Tensor:
+        import torch.nn.functional as F
+
+        constant, factor = SCALES[self.convention]
+        return constant + factor * F.cosine_similarity(given.predictions, given.targets.flip(0), dim=-1).sum(0)

@@ -1,0 +1,31 @@
+"""What a loss looks at, made by hand."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainables.methods import Pass
+from trainables.schedules import Length
+
+
+def given(predictions: Tensor, targets: Tensor, **others: Any) -> Pass:
+    """A pass of one worker that holds the whole batch, as one shard."""
+    plain: dict[str, Any] = {
+        "projections": predictions,
+        "averaged": True,
+        "state": {},
+        "step": 0,
+        "run": Length(100, 10),
+        "shards": 1,
+        "first": 0,
+        "labels": None,
+        "gather": lambda rows: rows,
+    }
+    return Pass(predictions=predictions, targets=targets, **{**plain, **others})
+
+
+def pairs(rng: torch.Generator, count: int = 7, width: int = 5) -> tuple[Tensor, Tensor]:
+    """Outputs of student and teacher for two views [2, count, width], float64."""
+    predictions, targets = torch.randn(2, 2, count, width, generator=rng, dtype=torch.float64)
+    return predictions, targets

@@ -1,0 +1,160 @@
+"""`tuner evaluate` on a checkpoint: what it prints, records, compares and saves."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from trainables import checkpoint, train
+from trainables import config as c
+from trainables.errors import UserError
+from tuner import cli, evaluation, full_run, report, spec
+
+TRIAL: dict[str, Any] = {
+    "data": {"name": "digits", "train_images": 64, "validation_images": 32},
+    "encoder": {"width": 4, "projector": {"hidden": 32, "out": 16}},
+    "method": {"predictor_hidden": 32},
+    "train": {"epochs": 1, "batch_size": 16, "shard_size": 8},
+    "evaluation": {"linear": {"epochs": 2}, "finetune": {"epochs": 1}, "label_free": {"images": 20, "views": 2}},
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Of two seeds, and one of other data."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for name, values in (("a", {}), ("b", {"seed": 1}), ("other", {"data.split_seed": 1, "train.epochs": 0})):
+        train.fit(c.changed(TRIAL, values), folder / name, lambda metrics: True)
+    return [folder / name for name in ("a", "b", "other")]
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert cli.main(["evaluate", *map(str, arguments)]) == 0
+    return capsys.readouterr().out
+
+
+def test_by_default_knn_and_the_linear_protocol(checkpoints, capsys):
+    facts = json.loads(printed(capsys, checkpoints[0], "--json"))
+    found = checkpoint.newest(checkpoints[0])
+    assert found is not None
+    scores, _, _ = train.evaluate(found, "test")
+    assert scores.keys() == {"knn_top1", "knn1_top1", "linear_top1", "linear_top5", "linear_best_top1"}
+    assert facts == {
+        "checkpoint": str(found.path),
+        "step": 4,
+        "network": "student",
+        "split": "test",
+        "protocols": ["knn", "linear"],
+        "settings": {name: found.values["config"]["evaluation"][name] for name in ("knn", "linear")},
+        "before_feature_norm": False,
+        "labels": {"per_class": None, "share": None, "file": None, "seed": 0, "images": 64},
+        "seed": 0,
+        **scores,
+    }
+    lines = printed(capsys, checkpoints[0]).splitlines()
+    assert "network          student" in lines and "split            test" in lines
+    assert f"{'knn_top1':<24} {scores['knn_top1']:9.4f}" in lines
+    assert any(line.startswith("protocols        knn, linear ") for line in lines)
+
+
+def test_every_setting_that_counted_is_recorded(checkpoints, capsys):
+    settings = ["evaluation.knn.k=3", "evaluation.linear.recipe=momentum2", "evaluation.linear.epochs=1", "data.labels.per_class=2"]
+    options = [part for setting in settings for part in ("--set", setting)]
+    protocols = ["knn", "linear", "finetune", "label_free"]
+    arguments = ["--protocol", *protocols, "--network", "teacher", "--split", "validation", *options, "--json"]
+    facts = json.loads(printed(capsys, checkpoints[0], *arguments))
+    assert facts["protocols"] == list(facts["settings"]) == protocols
+    assert facts["settings"]["knn"]["k"] == 3 and facts["settings"]["finetune"]["epochs"] == 1
+    linear = facts["settings"]["linear"]
+    assert (linear["recipe"], linear["norm"], linear["lr"]["base"], linear["epochs"]) == ("momentum2", "logits", 0.2, 1)
+    assert (facts["network"], facts["split"]) == ("teacher", "validation")
+    assert facts["labels"]["per_class"] == 2 and facts["labels"]["images"] == 20
+    assert facts.keys() >= {"knn1_top1", "linear_best_top1", "finetune_top1", "rankme", "lidar", "alignment", "uniformity"}
+
+
+def test_two_checkpoints_side_by_side(checkpoints, capsys):
+    first, second, _ = checkpoints
+    alone = [json.loads(printed(capsys, path, "--json")) for path in (first, second)]
+    facts = json.loads(printed(capsys, first, "--against", second, "--json"))
+    assert facts["against"] == alone[1] and {key: facts[key] for key in alone[0]} == alone[0]
+    assert facts["difference"] == {name: alone[1][name] - alone[0][name] for name in facts["difference"]}
+    assert facts["difference"].keys() >= {"knn_top1", "linear_top1"} and any(facts["difference"].values())
+    lines = printed(capsys, first, "--against", second).splitlines()
+    a, b, more = (facts["knn_top1"], facts["against"]["knn_top1"], facts["difference"]["knn_top1"])
+    assert f"{'knn_top1':<24} {a:9.4f} {b:9.4f} {more:+9.4f}" in lines
+
+
+def test_checkpoints_of_other_data_are_not_compared(checkpoints, capsys):
+    assert cli.main(["evaluate", str(checkpoints[0]), "--against", str(checkpoints[2])]) == 2
+    assert "data.split_seed = 1, which is 0 for" in capsys.readouterr().err
+
+
+def test_a_protocol_that_does_not_fit(checkpoints, capsys):
+    assert cli.main(["evaluate", str(checkpoints[0]), "--protocol", "classifier"]) == 2
+    assert capsys.readouterr().err == "error: protocol classifier: needs a method whose head classifies, which 'byol' has not\n"
+
+
+def test_what_is_saved_is_what_was_scored(checkpoints, capsys, tmp_path):
+    """Also where the classifier had a norm on its logits: it is folded in."""
+    options = ["--set", "evaluation.linear.recipe=momentum2", "--set", "evaluation.linear.epochs=2", "--split", "validation"]
+    facts = json.loads(printed(capsys, checkpoints[0], "--save", tmp_path / "saved", *options, "--json"))
+    assert facts["saved"] == str(tmp_path / "saved")
+    saved, found = load_file(tmp_path / "saved"), checkpoint.newest(checkpoints[0])
+    assert found is not None and saved["fc.weight"].shape == (10, 32) and saved["conv1.weight"].shape == (4, 1, 3, 3)
+    changes = {"evaluation.linear.recipe": "momentum2", "evaluation.linear.epochs": 2}
+    _, subject, _ = train.evaluate(found, "validation", ["linear"], changes)
+    queries = subject.queries()
+    logits = torch.nn.functional.linear(queries.x, saved["fc.weight"], saved["fc.bias"])
+    assert facts["linear_top1"] == (logits.argmax(1) == queries.labels).float().mean().item()
+
+
+def test_corruptions_record_the_classifier_that_they_are_scored_by(checkpoints, capsys):
+    options = ["--split", "validation", "--set", "evaluation.linear.recipe=eman", "--set", "evaluation.linear.epochs=1"]
+    arguments = ["--protocol", "corruptions", *options, "--against", checkpoints[1]]
+    facts = json.loads(printed(capsys, checkpoints[0], *arguments, "--json"))
+    assert facts["protocols"] == ["corruptions"] and list(facts["settings"]) == ["corruptions", "linear"]
+    assert facts["settings"]["linear"]["lr"]["base"] == 30
+    name = "corruptions/fog/5"
+    assert facts["difference"][name] == facts["against"][name] - facts[name]
+    table = printed(capsys, checkpoints[0], *arguments).splitlines()[-17:]
+    assert table[0].split() == ["more", "by", "severity", "1", "2", "3", "4", "5", "mean"]
+    assert next(line for line in table if line.startswith("fog")).split()[5] == f"{facts['difference'][name]:+.4f}"
+
+
+def test_the_best_epoch_is_told_beside_the_last():
+    curve = {1: 0.2, 2: 0.5, 3: 0.5, 4: 0.1}
+    assert report.best_of(curve, "max") == {"best_epoch": 2, "best_epoch_score": 0.5}
+    assert report.best_of(curve, "min") == {"best_epoch": 4, "best_epoch_score": 0.1}
+    assert report.best_of({}, "max") == {"best_epoch": None, "best_epoch_score": None}
+    history = [{"epoch": float(epoch), "loss": value} for epoch, value in curve.items()]
+    line = "loss 0.1000 after the last epoch; 0.1000 after epoch 4, the best on validation"
+    assert full_run._best_line(history, spec.Objective(metric="loss")) == line
+
+
+def test_what_an_objective_may_be():
+    """Any metric of a listed protocol, or the loss; and what shows how a full run is doing."""
+    nested = {"trial": {"evaluation": {"protocols": ["linear", "label_free"]}}}
+    for metric, mode in {"linear_best_top1": "max", "lidar": "max", "alignment": "min", "loss": "min"}.items():
+        assert spec.parse({**nested, "objective": {"metric": metric}}).objective.mode == mode
+    with pytest.raises(UserError, match="objective.metric = finetune_top1: finetune gives it, which trial.evaluation"):
+        spec.parse({**nested, "objective": {"metric": "finetune_top1"}})
+    assert spec.first_metric(c.parse(nested["trial"])) == "linear_top1"
+    assert spec.first_metric(c.parse({"evaluation": {"protocols": ["label_free", "knn"]}})) == "knn_top1"
+
+
+def test_a_table_of_corruptions():
+    """Types by severities, with their means."""
+    kinds = ("fog", "snow")
+    scores = {f"corruptions/{kind}/{s}": 0.1 * s + 0.01 * i for i, kind in enumerate(kinds) for s in (1, 2, 3)}
+    scores |= {f"corruptions/{kind}": 0.2 + 0.01 * i for i, kind in enumerate(kinds)}
+    scores |= {f"corruptions/severity_{s}": 0.1 * s + 0.005 for s in (1, 2, 3)}
+    lines = evaluation._cells({"clean_top1": 0.9, "corruptions/mean": 0.205, **scores}, "")
+    assert [line.split() for line in lines[1:]] == [
+        ["fog", "0.1000", "0.2000", "0.3000", "0.2000"],
+        ["snow", "0.1100", "0.2100", "0.3100", "0.2100"],
+        ["mean", "0.1050", "0.2050", "0.3050", "0.2050"],
+    ]
+    assert evaluation._cells({"knn_top1": 0.9}, "") == []

@@ -1,0 +1,73 @@
+"""How a trial is judged: the section `evaluation` of a TrialConfig, with one section for each protocol that has options. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, create_model
+
+from trainables import discovery
+from trainables.errors import nearest
+from trainables.evaluation import Protocol
+from trainables.sections import Count, Section
+
+if TYPE_CHECKING:
+    from trainables.config import TrialConfig
+
+PROTOCOLS = discovery.classes("evaluation", Protocol)
+METRICS = {metric: name for name, kind in PROTOCOLS.items() for metric in kind.METRICS}
+"""The protocol that gives a metric."""
+
+
+def known(names: Iterable[str]) -> tuple[str, ...]:
+    """The names, each once, if there are such protocols; ValueError otherwise."""
+    names = tuple(dict.fromkeys(names))
+    for name in names:
+        if name not in PROTOCOLS:
+            raise ValueError(f"no protocol is named '{name}'{nearest(name, PROTOCOLS)}")
+    return names
+
+
+def with_recipe(nested: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial's nested values without the options of protocols that get another `recipe`: those of the recipe take their place."""
+    evaluation = {**nested.get("evaluation", {})}
+    for name in PROTOCOLS:
+        if f"evaluation.{name}.recipe" in changes:
+            evaluation.pop(name, None)
+    return {**nested, "evaluation": evaluation}
+
+
+class Common(Section):
+    """How a trial is judged, and on which network: the `student` or its `teacher`.
+
+    `protocols` are what it is scored by after `every_epochs` epochs, on the validation split. Features are those after the encoder's
+    `feature_norm`, or `before_feature_norm`; `batch_size` is that of the forwards that make them.
+    """
+
+    network: Literal["student", "teacher"] = "student"
+    before_feature_norm: bool = False
+    every_epochs: Count = 1
+    batch_size: Count = 256
+    protocols: Annotated[
+        tuple[str, ...],
+        BeforeValidator(lambda given: (given,) if isinstance(given, str) else given),
+        AfterValidator(known),
+        Field(min_length=1),
+    ] = ("knn",)
+
+    def protocol(self, name: str) -> Protocol:
+        """A protocol with its options."""
+        return getattr(self, name) if PROTOCOLS[name].model_fields else PROTOCOLS[name]()
+
+    def unfit(self, trial: TrialConfig) -> str | None:
+        """Why the trial cannot be scored by what `protocols` lists; None where it can."""
+        found = ((name, self.protocol(name).unfit(trial)) for name in self.protocols)
+        return next((f"{name} {reason}" for name, reason in found if reason), None)
+
+
+if TYPE_CHECKING:
+    Evaluation = Common
+else:
+    _own = {name: (kind, kind()) for name, kind in PROTOCOLS.items() if kind.model_fields}
+    Evaluation = create_model("Evaluation", __base__=Common, __doc__=Common.__doc__, **_own)
