@@ -288,10 +288,17 @@ class TrialConfig(Section):
 
     def check_data(self) -> None:
         """Raises `UserError` where the data folder is missing or holds too little. Reads names and counts only, so it is quick."""
+        self.check_length(self.training_images())
+
+    def training_images(self) -> int:
+        """How many there are. Raises `UserError` where the data folder is missing or holds less than is asked for."""
         reader = discovery.load("datasets", self.data.name)
         if self.data.labels.file is not None:
             files.lines(self.data.labels.file, "data.labels.file")
-        images, _ = split_sizes(self.data, reader.check(self.data), reader.UNLABELLED)
+        return split_sizes(self.data, reader.check(self.data), reader.UNLABELLED)[0]
+
+    def check_length(self, images: int) -> None:
+        """Raises `UserError` where so many training images are less than one batch, or their epochs shorter than a warm-up."""
         self.require_batch(images)
         length(self, images)
 

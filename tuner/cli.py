@@ -49,9 +49,12 @@ def launch(given: argparse.Namespace) -> int:
     wanted = spec.read(given.search, _settings(given))
     found = points.load(wanted) if wanted.table else space.load(wanted.space)
     space.rehearse(found, wanted.trial, wanted.resources.workers)
+    points.check_data(wanted)
     allocation.check_cluster(wanted)
     if rule := equivalence.own_line(wanted.trial):
         print(rule)
+    if alike := points.alike(wanted):
+        print(f"the same trial under several labels: {', '.join(repr(label) for label in alike)}")
     run = runs.Run.create(given.run or runs.unused(RUNS, wanted.name), "search", wanted.plain(), wanted.seed)
     if found.file is not None:
         run.keep_space(found.file)

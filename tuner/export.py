@@ -33,7 +33,7 @@ def export(run: Run, study: Study, top: int, output: Path) -> list[Path]:
 
 def _header(run: Run, study: Study, rank: int, trial: FrozenTrial) -> str:
     spec, untrained = study.spec, run.read_baseline() or {}
-    metric, epochs, complete = spec.objective.metric, spec.trial.train.epochs, len(study.best(spec.trials))
+    metric, epochs, complete = spec.objective.metric, study.epochs_of(trial), len(study.best(spec.trials))
     who, score = f"trial {key_of(trial)}, number {rank} of {complete} complete trials", f"{trial.values[0]:.4f}"
     if spec.table:
         label = points.label_of(spec, trial)

@@ -10,9 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from trainables import config as c
-from trainables.settings import section_keys
+from trainables.errors import UserError
 from tuner.space import Space, configured
 from tuner.spec import SearchSpec, check_workers
+from tuner.table import spelt_out
+
+OWNED = ("seed", "data.", "evaluation.")  # that points may not set,
+FREE = ("data.labels.",)  # and what of it they may
 
 
 class Points(Space):
@@ -32,9 +36,11 @@ def load(spec: SearchSpec) -> Points:
     Raises:
         UserError: a point has a key that TrialConfig lacks or that belongs to the search, or makes no valid trial.
     """
-    points = {label: _spelt_out(values) for label, values in spec.table.items()}
-    for label, values in points.items():
-        check_workers(spec.resources.workers, configured(spec.trial, values, f"point '{label}'"))
+    points = {label: spelt_out(values, spec.trial.method.name) for label, values in spec.table.items()}
+    for label, config in configs(spec).items():
+        check_workers(spec.resources.workers, config)
+        if config.train.epochs < 1:
+            raise UserError(f"point '{label}': train.epochs = 0: a search needs at least 1 epoch")
     seeds = range(spec.trial.seed, spec.trial.seed + spec.seeds)
 
     def suggest(trial: optuna.Trial) -> dict[str, Any]:
@@ -42,6 +48,36 @@ def load(spec: SearchSpec) -> Points:
         return {**points[label], "seed": trial.suggest_int("seed", seeds[0], seeds[-1])}
 
     return Points("points", suggest, [{"point": label, "seed": seed} for seed in seeds for label in points])
+
+
+def configs(spec: SearchSpec) -> dict[str, c.TrialConfig]:
+    """The trial of each point, with the first seed.
+
+    Raises:
+        UserError: a point makes no valid trial.
+    """
+    method = spec.trial.method.name
+    return {
+        label: configured(spec.trial, spelt_out(values, method), f"point '{label}'", OWNED, FREE) for label, values in spec.table.items()
+    }
+
+
+def check_data(spec: SearchSpec) -> None:
+    """Raises UserError where a point asks for more than the data hold, as `settled` does for what the points have in common."""
+    counts: dict[c.Data, int] = {}
+    for label, config in configs(spec).items():
+        try:
+            if config.data not in counts:
+                counts[config.data] = config.training_images()
+            config.check_length(counts[config.data])
+        except UserError as error:
+            raise UserError(f"point '{label}': {error}") from None
+
+
+def alike(spec: SearchSpec) -> list[str]:
+    """Labels of the points whose trial is that of another point too."""
+    made = configs(spec)
+    return [label for label, config in made.items() if sum(config == other for other in made.values()) > 1]
 
 
 def label_of(spec: SearchSpec, trial: FrozenTrial) -> str | None:
@@ -107,13 +143,3 @@ def plus_minus(mean: float | None, spread: float | None, sign: str = "") -> str:
     if mean is None:
         return ""
     return f"{mean:{sign}.4f}" + ("" if spread is None else f" ± {spread:.4f}")
-
-
-def _spelt_out(values: Mapping[str, Any], section: str = "") -> dict[str, Any]:
-    """Sections as dotted keys: a point changes the keys that it names, and leaves the rest of their section as `trial` has it."""
-    sections = section_keys(c.TrialConfig)
-    keys: dict[str, Any] = {}
-    for name, value in values.items():
-        dotted = f"{section}{name}"
-        keys |= _spelt_out(value, f"{dotted}.") if isinstance(value, Mapping) and dotted in sections else {dotted: value}
-    return keys

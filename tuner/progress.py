@@ -59,7 +59,7 @@ class Progress(tune.Callback):
             row = next(row for row in overview(self.run, self.study)["trials"] if row["key"] == trial.config["key"])
             score = "-" if row["score"] is None else f"{row['score']:.4f}"
             values = proposed(row, row["values"])
-            text = f"trial {row['key']}  {row['state']:<8} epoch {row['epoch']}/{self.study.spec.trial.train.epochs}  {score}  {values}"
+            text = f"trial {row['key']}  {row['state']:<8} epoch {row['epoch']}/{row['epochs']}  {score}  {values}"
             if row["error"]:
                 text += f"\n  {row['error']}\n  log: {row['log']}"
             self.console.print(text, soft_wrap=True, highlight=False, markup=False)

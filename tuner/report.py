@@ -81,7 +81,7 @@ def table_of(state: dict[str, Any], title: str = "") -> Table:
         score = "" if row["score"] is None else f"{row['score']:.4f}{' *' if row['key'] == state['best'] else ''}"
         text = row["error"] and f"{row['error']} (log: {row['log']})"
         values = proposed(row, telling)
-        table.add_row(row["key"], row["state"], f"{row['epoch']}/{state['epochs']}", score, Text(text or values))
+        table.add_row(row["key"], row["state"], f"{row['epoch']}/{row['epochs']}", score, Text(text or values))
     return table
 
 
@@ -133,6 +133,7 @@ def _row(run: Run, study: Study, trial: FrozenTrial, held: bool) -> dict[str, An
         "key": key_of(trial),
         "state": STATES[trial.state] if held or trial.state.is_finished() else "interrupted",
         "epoch": max(curve, default=0),
+        "epochs": study.epochs_of(trial),
         "score": score,
         "curve": {str(epoch): value for epoch, value in sorted(curve.items())},
         "point": points.label_of(study.spec, trial),

@@ -21,7 +21,7 @@ from trainables.settings import settable_keys
 from tuner.spec import check_workers
 
 REHEARSALS = 40
-OWNED = ("seed", "train.epochs")
+OWNED = ("seed", "train.epochs", "data.", "evaluation.")  # keys and, with a dot, sections
 
 
 @dataclass(frozen=True)
@@ -47,26 +47,34 @@ class Space:
         return configured(base, values, f"space '{self.name}'")
 
 
-def configured(base: c.TrialConfig, values: Mapping[str, Any], source: str) -> c.TrialConfig:
+def configured(
+    base: c.TrialConfig, values: Mapping[str, Any], source: str, owned: tuple[str, ...] = OWNED, free: tuple[str, ...] = ()
+) -> c.TrialConfig:
     """The trial of `base` in which each dotted key of `values` is set.
 
     Args:
         base: what the trials of a search have in common.
         values: of one trial.
         source: who proposed them, for errors.
+        owned: keys that make trials comparable; such that end with a dot are sections.
+        free: what of them may be set all the same.
 
     Raises:
         UserError: TrialConfig lacks a key, a key makes trials comparable, or the values do not make a valid trial.
     """
     try:
-        known = settable_keys(c.TrialConfig)
+        known = [*settable_keys(c.TrialConfig), "method"]  # another one comes as a whole
         if odd := [key for key in values if key not in known]:
             raise UserError(f"{odd[0]}: unknown key{nearest(str(odd[0]), known)}")
-        if owned := [key for key in values if key in OWNED or key.startswith(("data.", "evaluation."))]:
-            raise UserError(f"{owned[0]}: belongs to the search, so that its trials can be compared; set trial.{owned[0]} instead")
+        if taken := [key for key in values if _one_of(key, owned) and not _one_of(key, free)]:
+            raise UserError(f"{taken[0]}: belongs to the search, so that its trials can be compared; set trial.{taken[0]} instead")
         return c.changed(base.plain(), values)
     except UserError as error:
         raise UserError("\n".join(f"{source}: {line}" for line in str(error).splitlines())) from None
+
+
+def _one_of(key: str, keys: tuple[str, ...]) -> bool:
+    return key in keys or key.startswith(tuple(name for name in keys if name.endswith(".")))
 
 
 def load(name: str) -> Space:

@@ -1,6 +1,5 @@
 """SearchSpec: a search's YAML, validated before anything is started."""
 
-import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -12,6 +11,7 @@ from trainables import evaluation_config
 from trainables.errors import UserError, nearest
 from trainables.evaluation_config import PROTOCOLS
 from trainables.settings import read_settings, read_yaml, validated, with_values
+from tuner.table import combined, completed, set_by_hand
 
 METRICS: dict[str, Literal["max", "min"]] = {  # and whether more or less of one is better
     **{metric: mode for kind in PROTOCOLS.values() for metric, mode in kind.METRICS.items()},
@@ -77,8 +77,8 @@ class SearchSpec(c.Section):
     """A search. `trial` holds what its trials have in common; the space proposes the rest. `address`: "local", "auto" or host:port.
 
     Instead of a space there may be a table of points, each run in full: `points` gives each a label and what differs from `trial`, `grid`
-    combines all values of its keys. Each point is run with `seeds` seeds: `trial.seed`, `trial.seed` + 1, ... So `trials` follows, and
-    nothing is stopped early.
+    combines all values of its keys. A point may name another method or preset, and then gets what follows from it, as `trial` would. Each
+    point is run with `seeds` seeds: `trial.seed`, `trial.seed` + 1, ... So `trials` follows, and nothing is stopped early.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "search"
@@ -136,21 +136,20 @@ class SearchSpec(c.Section):
             raise ValueError(
                 f"stopping.kind = {spec.stopping.kind}: must be none, for the points of a table are compared at their last epoch"
             )
-        return spec.model_copy(update={"trials": trials, "stopping": spec.stopping.model_copy(update={"kind": "none"})})
+        update: dict[str, Any] = {"trials": trials, "stopping": spec.stopping.model_copy(update={"kind": "none"})}
+        whole = {label: completed(label, point, given.get("trial", {}), spec.trial) for label, point in spec.table.items()}
+        if whole != spec.table:
+            update |= {"points": whole, "grid": None}
+        return spec.model_copy(update=update)
 
     @property
     def table(self) -> dict[str, dict[str, Any]]:
         """The points of a table by their labels, each with what differs from `trial`; empty where a space proposes."""
-        return self.points or _combined(self.grid or {})
+        return self.points or combined(self.grid or {})
 
     def plain(self) -> dict[str, Any]:
         """Nested plain values, ready for YAML; `parse` gives the spec back."""
         return self.model_dump(mode="json", exclude={"space", "trials"} if self.table else None)
-
-
-def _combined(grid: Mapping[str, list[Any]]) -> dict[str, dict[str, Any]]:
-    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())] if grid else []
-    return {", ".join(f"{key.removeprefix('teacher.')} {value}" for key, value in point.items()): point for point in points}
 
 
 def first_metric(trial: c.TrialConfig) -> str:
@@ -181,10 +180,13 @@ def parse(given: Mapping[str, Any]) -> SearchSpec:
 def read(path: Path, settings: Iterable[str]) -> SearchSpec:
     """A search's file with settings from the command line; relative data folders and space files are taken from the working folder.
 
+    Keys of `trial` that are set so count in every point of a table.
+
     Raises:
         UserError: the file or a setting is at fault, or the data is missing.
     """
-    return settled(parse(with_values(read_yaml(path), read_settings(settings), SearchSpec)))
+    values = read_settings(settings)
+    return settled(parse(set_by_hand(with_values(read_yaml(path), values, SearchSpec), values)))
 
 
 def continued(content: Mapping[str, Any], settings: Iterable[str]) -> SearchSpec:

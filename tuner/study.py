@@ -111,6 +111,10 @@ class Study:
         """The configuration that a trial was run with."""
         return c.changed(self.spec.trial.plain(), trial.user_attrs["values"])
 
+    def epochs_of(self, trial: FrozenTrial) -> int:
+        """How long a trial is; rows of a table may differ in it."""
+        return trial.user_attrs["values"].get("train.epochs", self.spec.trial.train.epochs)
+
     def observe(self, key: str, metrics: Metrics) -> None:
         """Notes the objective at an epoch. Hearing an epoch again changes nothing."""
         epoch, value = int(metrics["epoch"]), float(metrics[self.spec.objective.metric])
@@ -133,7 +137,7 @@ class Study:
         value = metrics.get(self.spec.objective.metric)
         if error is not None or value is None or not math.isfinite(value):
             state, value = TrialState.FAIL, None
-        elif metrics["epoch"] >= self.spec.trial.train.epochs:
+        elif metrics["epoch"] >= self.epochs_of(self._trial(key)):
             state = TrialState.COMPLETE
         else:
             state = TrialState.PRUNED

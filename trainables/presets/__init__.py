@@ -1,4 +1,7 @@
-"""One file a paper: its recipes by method, in nested keys of a trial; `all` is what they have in common."""
+"""One file a paper, or a setting of it: recipes by method, in nested keys of a trial; `all` is what they have in common.
+
+A file may be `like` another one, and then holds only what differs; it offers the methods that it names itself.
+"""
 
 import functools
 from pathlib import Path
@@ -11,7 +14,7 @@ _HERE = Path(__file__).parent
 
 
 def names() -> list[str]:
-    """Names of the papers, sorted."""
+    """Names of the presets, sorted."""
     return sorted(path.stem for path in _HERE.glob("*.yaml"))
 
 
@@ -24,12 +27,15 @@ def known(name: str) -> str:
 
 def recipe(name: Any, method: str) -> list[dict[str, Any]]:
     """What a preset says of a method: nested values, later ones above earlier ones. Nothing where there is no such preset."""
-    return [section for key, section in _read(name).items() if key in ("all", method)] if name in names() else []
+    if name not in names():
+        return []
+    content = _read(name)
+    return [*recipe(content.get("like"), method), *(content[key] for key in ("all", method) if key in content)]
 
 
 def methods(name: str) -> list[str]:
     """Methods that a preset has a recipe for."""
-    return [key for key in _read(name) if key != "all"]
+    return [key for key in _read(name) if key not in ("all", "like")]
 
 
 @functools.cache
