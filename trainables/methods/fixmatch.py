@@ -37,6 +37,7 @@ class FixMatch(LabelledMethod):
         "teacher.update": "after",
         "teacher.norm.kind": "eman",
         "evaluation.network": "teacher",
+        "evaluation.protocols": ["knn", "classifier"],
         "views": {"crop_scale": [1.0, 1.0], "shift": 0.125},
     }
 

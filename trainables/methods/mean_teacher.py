@@ -34,6 +34,7 @@ class MeanTeacher(LabelledMethod):
         "teacher.momentum": {"kind": "running_mean", "base": 0.999},
         "teacher.update": "after",
         "evaluation.network": "teacher",
+        "evaluation.protocols": ["knn", "classifier"],
         "views": {"crop_scale": [1.0, 1.0], "shift": 0.125},
     }
 
