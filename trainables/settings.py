@@ -67,7 +67,7 @@ def described_keys(model: type[BaseModel], name: str = "", default: BaseModel | 
         if sections := _sections(info):
             for section in sections:
                 own = value if type(value) is section else None
-                rows += [row for row in described_keys(section, dotted, own) if row not in rows]
+                rows += described_keys(section, dotted, own)
         else:
             rows.append((dotted, _as_yaml(value), _rule(info)))
     return rows
@@ -87,7 +87,7 @@ def _words(schema: Mapping[str, Any]) -> str:
     if "enum" in schema:
         return " | ".join(schema["enum"])
     bounds = [(">=", "minimum"), (">", "exclusiveMinimum"), ("<=", "maximum"), ("<", "exclusiveMaximum")]
-    limits = " ".join(f"{sign} {schema[word]:g}" for sign, word in bounds if word in schema)
+    limits = " and ".join(f"{sign} {schema[word]:g}" for sign, word in bounds if word in schema)
     if "prefixItems" in schema:
         return f"[{', '.join(_words(item) for item in schema['prefixItems'])}]"
     kind = {"null": "nothing", "array": "list", "boolean": "true | false", "string": schema.get("format", "text")}

@@ -82,16 +82,21 @@ def test_a_trial_goes_on_from_its_state_bit_for_bit(trial_of, learner_of, digits
 
 
 @every_method
-@pytest.mark.parametrize("workers", [2, 4])
-def test_it_is_the_same_on_any_number_of_workers(trial_of, digits, together, variant, workers):
-    config = trial_of(variant, {"train.precision": "fp64", "train.batch_size": 32, "train.shard_size": 8, "optim.lr": 0.01})
+@pytest.mark.parametrize(("workers", "precision"), [(2, "fp32"), (4, "fp64")])
+def test_it_is_the_same_on_any_number_of_workers(trial_of, digits, together, variant, workers, precision):
+    """In fp32 to the last bit, where a method's samples do not look at each other across shards."""
+    size = {"train.batch_size": 32, "train.shard_size": 8}
+    config = trial_of(variant, {"train.precision": precision, **size, "optim.lr": 0.01})
     alone = Learner(config, 1, 64, Group(), 10)
     expected = take_steps(alone, digits, 0, 4)
     learners = [Learner(config, 1, 64, Group(rank, workers), 10) for rank in range(workers)]
-    found = together([lambda learner=learner: take_steps(learner, digits, 0, 4) for learner in learners])
-    assert [sum(parts) for parts in zip(*found, strict=True)] == pytest.approx(expected, rel=1e-9)
+    found = [sum(parts) for parts in zip(*together([lambda one=one: take_steps(one, digits, 0, 4) for one in learners]), strict=True)]
+    tolerance = 1e-9 if precision == "fp64" else 1e-4 if config.joint else 0.0
+    assert found == pytest.approx(expected, rel=tolerance, abs=1e-12 if precision == "fp64" else 1e-7)  # sums of printed losses round too
     for name, tensor in learners[-1].method_state.items():
-        torch.testing.assert_close(tensor, alone.method_state[name], rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(tensor, alone.method_state[name], rtol=10 * tolerance, atol=tolerance)
+    weights = zip(learners[-1].student.parameters(), alone.student.parameters(), strict=True)
+    assert all(torch.allclose(one, other, rtol=100 * tolerance, atol=100 * tolerance) for one, other in weights)
 
 
 @every_method

@@ -231,7 +231,7 @@ def test_an_evaluation_at_fault(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_keys_are_listed_with_defaults_and_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["keys", "trial.teacher"]) == 0
     rows = dict(line.split("\t", 1) for line in capsys.readouterr().out.splitlines())
-    assert rows["trial.teacher.momentum.base"] == "0.99\tnumber >= 0 <= 1"
+    assert rows["trial.teacher.momentum.base"] == "0.99\tnumber >= 0 and <= 1"
     assert rows["trial.teacher.norm.kind"].startswith("batch\tbatch | sync | shuffle | momentum | eman")
     assert "did you mean 'trial.teacher'" in complaint(capsys, "keys", "trial.teachr")
 

@@ -149,8 +149,10 @@ class LabelledMethod(Method):
         return shard_size // self.images_per_label
 
     def check(self, trial: TrialConfig) -> None:
-        if trial.train.shard_size % self.images_per_label:
-            rule = f"must divide train.shard_size = {trial.train.shard_size}, so that each shard has whole labelled images"
+        size = trial.train.shard_size
+        if size % self.images_per_label:
+            nearest = min((n for n in range(1, size + 1) if size % n == 0), key=lambda n: abs(n - self.images_per_label))
+            rule = f"must divide train.shard_size = {size}, so that each shard has whole labelled images; {nearest} does"
             raise ValueError(f"method.images_per_label = {self.images_per_label}: {rule}")
         if prototypes := trial.encoder.projector.prototypes:
             raise ValueError(f"encoder.projector.prototypes = {prototypes}: {self.name} compares classes, not prototypes")

@@ -71,7 +71,10 @@ class DINO(Method):
         return sum(pairs[1:], start=pairs[0]) / len(pairs)
 
     def close(self, state: State, targets: Tensor, step: int, run: Length) -> None:
-        state["center"].lerp_(targets.mean((0, 1)).to(state["center"].dtype), 1 - self.center_momentum)
+        import torch
+
+        mean = targets.mean((0, 1), dtype=torch.float64)  # whatever the order of workers and memory makes of it, in float32 it is the same
+        state["center"].lerp_(mean.to(state["center"].dtype), 1 - self.center_momentum)
 
     def frozen(self, step: int, run: Length) -> tuple[str, ...]:
         return ("fc2",) if step < schedules.steps_in(self.frozen_prototypes, run) else ()

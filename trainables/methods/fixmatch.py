@@ -39,6 +39,7 @@ class FixMatch(LabelledMethod):
         "evaluation.network": "teacher",
         "evaluation.protocols": ["knn", "classifier"],
         "views": {"crop_scale": [1.0, 1.0], "shift": 0.125},
+        "train": {"batch_size": 448, "shard_size": 448},
     }
 
     @property

@@ -36,6 +36,7 @@ class MeanTeacher(LabelledMethod):
         "evaluation.network": "teacher",
         "evaluation.protocols": ["knn", "classifier"],
         "views": {"crop_scale": [1.0, 1.0], "shift": 0.125},
+        "train": {"batch_size": 192, "shard_size": 192},
     }
 
     @property
