@@ -13,10 +13,9 @@ from torch import Tensor
 from trainables import config as c
 from trainables import keyed
 from trainables.methods import ViewKind
-from trainables.randaugment import randaugment
+from trainables.randaugment import grey, randaugment
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-GREY_WEIGHTS = (0.299, 0.587, 0.114)
 # from RGB to luma and two axes of chroma (YIQ): a turn of the chroma plane is a change of hue
 YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
 
@@ -27,8 +26,8 @@ def views(images: Tensor, samples: Tensor, kinds: Sequence[ViewKind], config: "c
     Args:
         images: the batch, on the device where the work is to be done.
         samples: int64 [N], each image's index in its split: what its numbers are keyed by, so they do not depend on the batch.
-        kinds: of the views. "full": all that is configured; "local": the same of a smaller crop, in fewer pixels; "weak": cropped and
-            flipped; "strong": the same, then RandAugment.
+        kinds: of the views. "full": all that is configured; "local": the same of a smaller crop, in fewer pixels, never solarised;
+            "weak": cropped and flipped; "strong": the same, then RandAugment.
         config: strengths and probabilities.
         key: seed and epoch.
     """
@@ -38,7 +37,7 @@ def views(images: Tensor, samples: Tensor, kinds: Sequence[ViewKind], config: "c
 def view(images: Tensor, samples: Tensor, number: int, kind: ViewKind, config: "c.Views", *key: int | str) -> Tensor:
     """One of `views`, by its number among them."""
     if kind == "local":
-        config = config.model_copy(update={"crop_scale": config.local_scale})
+        config = config.model_copy(update={"crop_scale": config.local_scale, "solarise": (0.0, 0.0)})
     elif kind != "full":
         off = {"turn": 0.0, "jitter": 0.0, "gray": 0.0, "blur": (0.0, 0.0), "solarise": (0.0, 0.0), "noise": 0.0}
         config = config.model_copy(update=off)
@@ -62,7 +61,7 @@ def _view(images: Tensor, samples: Tensor, view: int, config: "c.Views", size: i
         if config.jitter > 0:
             x = torch.where(_chosen(draws[6], config.jitter), _jitter(x, draws[7:11], config), x)
         if config.gray > 0:
-            x = torch.where(_chosen(draws[11], config.gray), _grey(x).expand_as(x), x)
+            x = torch.where(_chosen(draws[11], config.gray), grey(x).expand_as(x), x)
     if (p := config.blur[view % 2]) > 0:
         x = torch.where(_chosen(draws[12], p), _blur(x, 0.1 + 1.9 * draws[13]), x)
     if (p := config.solarise[view % 2]) > 0:
@@ -96,20 +95,15 @@ def _resample(images: Tensor, draws: tuple[Tensor, ...], config: "c.Views", size
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
-def _grey(x: Tensor) -> Tensor:
-    weights = torch.tensor(GREY_WEIGHTS, dtype=x.dtype, device=x.device)
-    return (x * weights[:, None, None]).sum(1, keepdim=True)
-
-
 def _jitter(x: Tensor, draws: tuple[Tensor, ...], config: "c.Views") -> Tensor:
     """Brightness, contrast, saturation and hue, in this order; hue is turned in the chroma plane of YIQ."""
     strengths = (config.brightness, config.contrast, config.saturation)
     bright, contrast, saturation = ((1 + s * (2 * d - 1))[:, None, None, None] for s, d in zip(strengths, draws[:3], strict=True))
     x = (x * bright).clamp(0, 1)
-    mean = _grey(x).mean((2, 3), keepdim=True)
+    mean = grey(x).mean((2, 3), keepdim=True)
     x = (mean + (x - mean) * contrast).clamp(0, 1)
-    grey = _grey(x)
-    x = (grey + (x - grey) * saturation).clamp(0, 1)
+    plain = grey(x)
+    x = (plain + (x - plain) * saturation).clamp(0, 1)
     if config.hue == 0:
         return x
     angle = 2 * math.pi * config.hue * (2 * draws[3] - 1)

@@ -80,7 +80,7 @@ class Views(Section):
     """Augmentation of a view. `blur` and `solarise` have one probability for even views and one for odd ones; each data set has its own
 
     defaults. A crop is moved by up to a `shift` of the side, beyond the border too. Local views (multi-crop) are crops of `local_scale`,
-    `local_size` pixels wide, or 96 of 224.
+    `local_size` pixels wide, or 96 of 224 and at least 8: with fewer a bf16 convolution of torch on a CPU is not to be trusted.
     """
 
     crop_scale: tuple[Share, Share] = (0.2, 1.0)
@@ -103,7 +103,7 @@ class Views(Section):
 
     def local_side(self, side: int) -> int:
         """Width of the local views of images of a width."""
-        return self.local_size or max(4, round(side * 96 / 224))
+        return self.local_size or max(8, round(side * 96 / 224))
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -160,7 +160,7 @@ class Train(Section):
 
     With `exact` a worker runs its shards one after another and gradients are summed in float64: in fp32 the trial is then the same to
     the last bit on any number of workers of one kind. Without, a worker runs all its shards in one pass, which is faster where shards
-    are small; so it does where shards look at each other (norms `sync` and `shuffle`).
+    are small; so it does where shards look at each other (norms `sync` and `shuffle`, SimCLR's batch).
 
     With `base_batch` the equivalence rule applies: learning rate and teacher momentum are those of a batch of that size, and follow the
     batch (trainables.equivalence).
@@ -218,10 +218,10 @@ class TrialConfig(Section):
         if method in METHODS:
             own = METHODS[method](name=method)
             under = with_values({"method": own.model_dump(mode="json")}, own.DEFAULTS, cls)
-            for recipe in presets.recipe(given.get("preset"), method):
-                under = merged(under, recipe, cls)
         if data in discovery.names("datasets"):
             under["views"] = {**under.get("views", {}), **discovery.load("datasets", data).VIEWS}
+        for recipe in presets.recipe(given.get("preset"), method) if method in METHODS else []:
+            under = merged(under, recipe, cls)
         return merged(under, given, cls)
 
     @model_validator(mode="after")
@@ -250,10 +250,12 @@ class TrialConfig(Section):
             raise ValueError("evaluation.before_feature_norm: the encoder has none; set encoder.feature_norm to pooled or map")
         if self.encoder.stem == "standard" and self.encoder.name in WIDE:
             raise ValueError(f"encoder.stem = standard: '{self.encoder.name}' is for small images")
-        if "filters" in self.monitors and self.encoder.projector.hidden != 2:
-            raise ValueError(
-                f"monitors: filters are points in a plane, so encoder.projector.hidden = {self.encoder.projector.hidden} must be 2"
-            )
+        head = self.encoder.projector
+        if "filters" in self.monitors and (head.hidden != 2 or head.layers == 1 or head.prototypes):
+            rule = f"so encoder.projector.hidden = {head.hidden} must be 2, with layers = {head.layers} at least 2 and without prototypes"
+            raise ValueError(f"monitors: filters are points in a plane, {rule}")
+        if self.teacher.placement == ("fc1",) and head.layers == 1 and not head.prototypes:
+            raise ValueError("teacher.placement: a projector of one layer is fc2 alone, so nothing would be averaged")
         return self
 
     def warmups(self) -> dict[str, str]:
@@ -265,11 +267,11 @@ class TrialConfig(Section):
             "teacher.momentum": teacher.momentum,
             "teacher.smoothing.p": teacher.smoothing.p,
             "teacher.norm.alpha": teacher.norm.alpha,
-            **{f"method.{name}": schedule for name, schedule in self.method.schedules().items()},
             **{f"teacher.momenta.{part}": own for part, own in teacher.momenta.items()},
         }
         return {f"{key}.warmup": schedule.warmup for key, schedule in followed.items()} | {
-            "teacher.norm.warm_start": teacher.norm.warm_start
+            "teacher.norm.warm_start": teacher.norm.warm_start,
+            **{f"method.{name}": duration for name, duration in self.method.durations().items()},
         }
 
     @property

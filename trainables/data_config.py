@@ -33,6 +33,11 @@ class Labels(Section):
     file: Annotated[Path, AfterValidator(Path.expanduser), AfterValidator(Path.absolute)] | None = None  # workers have another folder
     seed: Annotated[int, Field(ge=0)] = 0
 
+    @property
+    def everything(self) -> bool:
+        """Whether all labels that there are count."""
+        return self.per_class is None and self.share is None and self.file is None
+
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         given = [key for key in ("per_class", "share", "file") if getattr(self, key) is not None]

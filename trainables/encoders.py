@@ -75,7 +75,8 @@ class Prototypes(nn.Module):
         nn.init.trunc_normal_(self.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(F.normalize(x, dim=-1), F.normalize(self.weight, dim=-1))
+        with torch.autocast(x.device.type, enabled=False):  # cosines are divided by small temperatures
+            return F.linear(F.normalize(x.to(self.weight.dtype), dim=-1), F.normalize(self.weight, dim=-1))
 
 
 def _split(projector: nn.Sequential) -> tuple[nn.Sequential, nn.Sequential]:

@@ -70,7 +70,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         first = sum(ctx.counts[: ctx.group.rank])
-        summed = ctx.group.sum(gradients[0].contiguous())
+        summed = ctx.group.sum(gradients[0].clone(memory_format=torch.contiguous_format))
         return summed[first : first + ctx.counts[ctx.group.rank]], None, None
 
 

@@ -123,7 +123,6 @@ class Learner:
         )
         given = Pass(
             predictions,
-            projections,
             projections[:0].detach() if target is None else target.detach().to(self.dtype).unflatten(0, (len(taught), -1)),
             bool(self.teacher.averaged),
             self.method_state,
@@ -179,7 +178,7 @@ class Learner:
         """[V, samples of this worker, D], ordered by shard -> [V, samples of all workers, D], with gradient. Collective."""
         of_a_shard = rows.shape[1] // len(self.shards.mine)
         counts = [shards * of_a_shard for shards in self.shards.counts]
-        return self.group.gather(rows.transpose(0, 1), counts).transpose(0, 1)
+        return self.group.gather(rows.transpose(0, 1), counts).transpose(0, 1).contiguous()  # sums over it go in one order for any number
 
     def _close_method(self) -> None:
         """Brings the teacher's outputs of the whole batch into the method's state. Collective."""

@@ -53,7 +53,8 @@ def cut_out(images: Tensor, centre: tuple[Tensor, ...], size: float) -> Tensor:
     return torch.where((inside[0][:, :, None] & inside[1][:, None, :])[:, None], OUTSIDE, images)
 
 
-def _grey(x: Tensor) -> Tensor:
+def grey(x: Tensor) -> Tensor:
+    """Luma [N, 1, H, W] of RGB; grey pictures are their own."""
     return x if x.shape[1] == 1 else (x * x.new_tensor(GREY)[:, None, None]).sum(1, keepdim=True)
 
 
@@ -110,8 +111,8 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "autocontrast": lambda x, level: pictures.autocontrast(x),
     "equalize": _equalize,
     "brightness": _towards(torch.zeros_like),
-    "color": _towards(lambda x: _grey(x).expand_as(x)),
-    "contrast": _towards(lambda x: _grey(x).mean((1, 2, 3), keepdim=True).expand_as(x)),
+    "color": _towards(lambda x: grey(x).expand_as(x)),
+    "contrast": _towards(lambda x: grey(x).mean((1, 2, 3), keepdim=True).expand_as(x)),
     "sharpness": _towards(_smooth),
     "posterize": _posterize,
     "solarize": _solarize,

@@ -105,8 +105,7 @@ class Subject:
     ):
         self.parts, self.config, self.train, self.scored, self.group, self.probe = parts, config, train, scored, group, probe
         wanted = config.data.labels
-        everything = wanted.per_class is None and wanted.share is None and wanted.file is None
-        self.labelled = (train.labels >= 0).nonzero()[:, 0] if everything else data.labelled(train, wanted)
+        self.labelled = (train.labels >= 0).nonzero()[:, 0] if wanted.everything else data.labelled(train, wanted)
         self.classes = int(train.labels.max()) + 1
         self._made: dict[Hashable, Any] = {}
 

@@ -38,6 +38,11 @@ class Alpha(Schedule):
     final: Share = 0.0
     factor: Factor = 0.1
 
+    @classmethod
+    def short(cls, value: Any) -> dict[str, Any]:
+        """A plain number is that share throughout."""
+        return {"kind": "constant", "base": value}
+
 
 class TeacherNorm(Section):
     """Whose batch-norm statistics the teacher uses, in training.

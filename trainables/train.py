@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import logging
 import math
@@ -73,6 +74,7 @@ def _fit(
     config.require_batch(len(train))
     learner = Learner(config, train.channels, len(train), workers, bank.classes)
     labelled = labelled_images(config, bank)
+    train = with_known_labels(config, train)
     if rule := equivalence.own_line(config):
         log.info(rule)
     history = _resume(learner, folder)
@@ -221,6 +223,15 @@ def batches(
         views = augment.views(images, keys, method.LABELLED_VIEWS, config.views, config.seed, "labelled")
         pictures |= {Piece("labelled", view): x for view, x in enumerate(views)}
         yield Batch(pictures, labels | {"labelled": labelled.labels[chosen].to(learner.group.device)})
+
+
+def with_known_labels(config: c.TrialConfig, train: data.Images) -> data.Images:
+    """The same images, without the labels that `data.labels` does not have: an online probe does not see them."""
+    if config.data.labels.everything or not config.online_probe.lr or (train.labels < 0).all():
+        return train
+    known, labels = data.labelled(train, config.data.labels), torch.full_like(train.labels, -1)
+    labels[known] = train.labels[known]
+    return dataclasses.replace(train, labels=labels)
 
 
 def labelled_images(config: c.TrialConfig, bank: data.Images) -> data.Images | None:

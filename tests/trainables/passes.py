@@ -12,7 +12,6 @@ from trainables.schedules import Length
 def given(predictions: Tensor, targets: Tensor, **others: Any) -> Pass:
     """A pass of one worker that holds the whole batch, as one shard."""
     plain: dict[str, Any] = {
-        "projections": predictions,
         "averaged": True,
         "state": {},
         "step": 0,

@@ -13,6 +13,7 @@ from trainables.errors import UserError
 from trainables.methods import Pass
 from trainables.methods.fixmatch import FixMatch
 from trainables.methods.mean_teacher import MeanTeacher
+from trainables.methods.ressl import ReSSL
 from trainables.schedules import Length
 
 SHARDS, LABELLED, IMAGES, CLASSES = 2, 2, 6, 4
@@ -65,9 +66,8 @@ def test_fixmatch_against_plain_loops(rng, source):
 
 
 def test_invariant_55_threshold_and_pseudo_labels(rng):
-    """Fails when the mean is over sure images alone, or when a pseudo-label carries a gradient."""
+    """Fails when the mean is over sure images alone, or weak and strong views change places."""
     own = logits(rng, LABELLED, IMAGES, IMAGES)
-    supervised = FixMatch(weight=0.0).loss(labelled_pass(rng, own, own[:0]))
     seen = labelled_pass(rng, own, own[:0])
     supervised = FixMatch(weight=0.0).loss(seen)
     assert torch.equal(FixMatch(threshold=1.01).loss(seen), supervised)
@@ -79,6 +79,19 @@ def test_invariant_55_threshold_and_pseudo_labels(rng):
     (gradient,) = torch.autograd.grad(found.sum(), same)
     _, to_weak, to_strong = gradient[0].unflatten(0, (SHARDS, -1)).split([LABELLED, IMAGES, IMAGES], dim=1)
     assert to_weak.abs().max() == 0 and to_strong.abs().max() > 0
+
+
+def test_who_sees_what():
+    """Labels are learnt in weak views; pseudo-labels come from weak views and are learnt in strong ones."""
+    by_student, by_teacher = FixMatch(), FixMatch(pseudo_labels="teacher")
+    assert by_student.views == ("weak", "strong") and by_student.LABELLED_VIEWS == ("weak",)
+    labelled, weak, strong = ("labelled", 0), ("images", 0), ("images", 1)
+    assert by_student.student_sights == ((labelled, weak, strong),) and by_student.teacher_sights == ()
+    assert by_teacher.student_sights == ((labelled, strong),) and by_teacher.teacher_sights == ((weak,),)
+    ressl = ReSSL()
+    assert ressl.views == ("full", "weak") and (ressl.student_sights, ressl.teacher_sights) == (((weak,),), ((strong,),))
+    mean_teacher = MeanTeacher()
+    assert mean_teacher.student_sights == ((labelled, weak),) and mean_teacher.teacher_sights == ((("labelled", 1), strong),)
 
 
 def test_mean_teacher_against_plain_loops(rng):

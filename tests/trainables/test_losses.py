@@ -100,7 +100,7 @@ def test_invariant_48_swapped_views_and_queues(rng):
 
 
 def test_invariant_51_ressl_of_equals_is_the_entropy_and_has_no_gradient(rng):
-    """Fails when temperatures are swapped, or the target has a gradient."""
+    """Fails when a sample's own key is among those that it is compared with."""
     p, _ = pairs(rng)
     query = p[:1].requires_grad_()
     ressl = ReSSL(queue=9, temperature=Temperature(base=0.1), teacher_temperature=Temperature(base=0.1))
@@ -134,7 +134,7 @@ def test_dino_against_its_formula(rng):
 
 
 def test_invariant_52_the_center_follows_the_logits_and_takes_constants_away(rng):
-    """Fails when the batch's own center is used, or its share is 0.9."""
+    """Fails when its share of the batch is 0.9, or differs between views."""
     dino = DINO()
     state = double(dino.initial_state(5, 0))
     v = torch.randn(5, generator=rng, dtype=torch.float64)

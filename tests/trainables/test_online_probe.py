@@ -54,6 +54,14 @@ def test_pictures_without_a_label_add_nothing(tiny, digits):
     assert torch.equal(learner.student.probe.weight, before)
 
 
+def test_it_learns_only_labels_that_the_trial_has(tiny, digits):
+    config = tiny({"online_probe.lr": 0.1, "data.labels.per_class": 1})
+    shown = train.with_known_labels(config, digits)
+    known = data.labelled(digits, config.data.labels)
+    assert torch.equal((shown.labels >= 0).nonzero()[:, 0], known) and torch.equal(shown.labels[known], digits.labels[known])
+    assert train.with_known_labels(tiny({"online_probe.lr": 0.1}), digits) is digits
+
+
 def test_it_is_a_part_of_the_state_and_goes_on(tiny, digits):
     config = tiny({"online_probe.lr": 0.1})
     whole, resumed = (Learner(config, 1, 64, Group(), 10) for _ in range(2))

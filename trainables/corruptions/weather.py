@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from trainables.augment import GREY_WEIGHTS
 from trainables.corruptions import filters, frost_texture, liquid
 from trainables.corruptions.draws import Draws
+from trainables.randaugment import GREY
 
 
 def snow(
@@ -87,7 +87,7 @@ def plasma(draws: Draws, side: int, decay: float) -> Tensor:
 def _grey(x: Tensor) -> Tensor:
     if x.shape[1] == 1:
         return x
-    return (x * torch.tensor(GREY_WEIGHTS, dtype=x.dtype, device=x.device)[:, None, None]).sum(1, keepdim=True)
+    return (x * torch.tensor(GREY, dtype=x.dtype, device=x.device)[:, None, None]).sum(1, keepdim=True)
 
 
 def _colour(x: Tensor, *channels: int) -> Tensor:

@@ -33,7 +33,6 @@ class Pass(NamedTuple):
     """What a loss looks at: `samples` of some shards, after their forwards.
 
     predictions: of the student, [sights, samples, D], for each of its sights; from its predictor where the method has one.
-    projections: of the student, in front of the predictor.
     targets: of the teacher, for each of its sights, without gradient.
     averaged: whether the teacher has averaged parts; without, its targets are the student's own projections.
     state: of the method, as the last step left it.
@@ -44,7 +43,6 @@ class Pass(NamedTuple):
     """
 
     predictions: Tensor
-    projections: Tensor
     targets: Tensor
     averaged: bool
     state: State
@@ -64,6 +62,7 @@ class Temperature(Schedule):
     """What logits are divided by."""
 
     base: Positive
+    final: Positive = 0.1
     factor: Factor = 0.1
 
 
@@ -133,9 +132,35 @@ class Method(Section):
         """Parts of the student that do not move in a step."""
         return ()
 
-    def schedules(self) -> dict[str, Schedule]:
+    def durations(self) -> dict[str, str]:
+        """Durations that a run begins with, by option."""
+        return {f"{name}.warmup": schedule.warmup for name, schedule in self._schedules().items()}
+
+    def _schedules(self) -> dict[str, Schedule]:
         """The options that follow the step, by name."""
         return {name: value for name in type(self).model_fields if isinstance(value := getattr(self, name), Schedule)}
+
+
+class QueueMethod(Method):
+    """A method that compares with a `queue` of the teacher's past outputs, one for each of its sights."""
+
+    queue: Count = 65_536
+
+    def check(self, trial: TrialConfig) -> None:
+        if self.queue < trial.train.batch_size:
+            raise ValueError(f"method.queue = {self.queue}: must hold a batch of train.batch_size = {trial.train.batch_size}")
+
+    def initial_state(self, width: int, seed: int) -> State:
+        from trainables import queue
+
+        return queue.initial(len(self.teacher_sights), self.queue, width, seed)
+
+    def close(self, state: State, targets: Tensor, step: int, run: Length) -> None:
+        import torch.nn.functional as F
+
+        from trainables import queue
+
+        queue.enqueue(state, F.normalize(targets, dim=-1))
 
 
 class LabelledMethod(Method):

@@ -76,5 +76,8 @@ class DINO(Method):
         mean = targets.mean((0, 1), dtype=torch.float64)  # whatever the order of workers and memory makes of it, in float32 it is the same
         state["center"].lerp_(mean.to(state["center"].dtype), 1 - self.center_momentum)
 
+    def durations(self) -> dict[str, str]:
+        return super().durations() | {"frozen_prototypes": self.frozen_prototypes}
+
     def frozen(self, step: int, run: Length) -> tuple[str, ...]:
         return ("fc2",) if step < schedules.steps_in(self.frozen_prototypes, run) else ()

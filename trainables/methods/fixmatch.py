@@ -38,7 +38,7 @@ class FixMatch(LabelledMethod):
         "teacher.norm.kind": "eman",
         "evaluation.network": "teacher",
         "evaluation.protocols": ["knn", "classifier"],
-        "views": {"crop_scale": [1.0, 1.0], "shift": 0.125},
+        "views": {"crop_scale": [1.0, 1.0], "crop_ratio": [1.0, 1.0], "shift": 0.125},
         "train": {"batch_size": 448, "shard_size": 448},
     }
 
@@ -70,6 +70,6 @@ class FixMatch(LabelledMethod):
             weak, strong = strong.chunk(2, dim=1)
         else:
             weak = given.targets[0].unflatten(0, (given.shards, -1))
-        sure, pseudo = weak.detach().softmax(-1).max(-1)
+        sure, pseudo = weak.softmax(-1).max(-1)
         each = F.cross_entropy(strong.flatten(0, 1), pseudo.flatten(), reduction="none").view_as(sure)
         return supervised + self.weight * (each * (sure >= self.threshold)).mean(1)

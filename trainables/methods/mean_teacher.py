@@ -35,7 +35,7 @@ class MeanTeacher(LabelledMethod):
         "teacher.update": "after",
         "evaluation.network": "teacher",
         "evaluation.protocols": ["knn", "classifier"],
-        "views": {"crop_scale": [1.0, 1.0], "shift": 0.125},
+        "views": {"crop_scale": [1.0, 1.0], "crop_ratio": [1.0, 1.0], "shift": 0.125},
         "train": {"batch_size": 192, "shard_size": 192},
     }
 
@@ -46,6 +46,9 @@ class MeanTeacher(LabelledMethod):
     @property
     def teacher_sights(self) -> tuple[Sight, ...]:
         return (SECOND,)
+
+    def durations(self) -> dict[str, str]:
+        return super().durations() | {"rampup": self.rampup}
 
     def weight(self, step: int, run: schedules.Length) -> float:
         """Of the consistency in a step."""

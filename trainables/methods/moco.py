@@ -7,22 +7,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from trainables.methods import Method, Pass, Sight, State, Temperature, sights
-from trainables.schedules import Length
-from trainables.sections import Count
+from trainables.methods import Pass, QueueMethod, Sight, Temperature, sights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from trainables.config import TrialConfig
 
-
-class MoCo(Method):
+class MoCo(QueueMethod):
     """InfoNCE over 1 + `queue` keys."""
 
     name: Literal["moco"] = "moco"
     temperature: Temperature = Temperature(base=0.2)
-    queue: Count = 65_536
     symmetric: bool = False
 
     DEFAULTS: ClassVar[dict[str, Any]] = {"encoder.projector": {"hidden": 2048, "out": 128, "norm": "none"}}
@@ -35,15 +30,6 @@ class MoCo(Method):
     def teacher_sights(self) -> tuple[Sight, ...]:
         return sights((0, 1) if self.symmetric else (1,))
 
-    def check(self, trial: TrialConfig) -> None:
-        if self.queue < trial.train.batch_size:
-            raise ValueError(f"method.queue = {self.queue}: must hold a batch of train.batch_size = {trial.train.batch_size}")
-
-    def initial_state(self, width: int, seed: int) -> State:
-        from trainables import queue
-
-        return queue.initial(len(self.teacher_sights), self.queue, width, seed)
-
     def loss(self, given: Pass) -> Tensor:
         import torch
         import torch.nn.functional as F
@@ -53,10 +39,3 @@ class MoCo(Method):
         positive = (queries * keys).sum(-1, keepdim=True)
         logits = torch.cat([positive, queries @ negatives.transpose(1, 2)], dim=-1) / given.at(self.temperature)
         return -F.log_softmax(logits, dim=-1)[..., 0].mean(0)
-
-    def close(self, state: State, targets: Tensor, step: int, run: Length) -> None:
-        import torch.nn.functional as F
-
-        from trainables import queue
-
-        queue.enqueue(state, F.normalize(targets, dim=-1))

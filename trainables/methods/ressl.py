@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from trainables.methods import Method, Pass, Sight, State, Temperature, ViewKind, sights
-from trainables.schedules import Length
-from trainables.sections import Count
+from trainables.methods import Pass, QueueMethod, Sight, Temperature, ViewKind, sights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from trainables.config import TrialConfig
 
-
-class ReSSL(Method):
+class ReSSL(QueueMethod):
     """Cross entropy between softmax(key . queue / `teacher_temperature`) and softmax(query . queue / `temperature`).
 
     The student sees the first view, the teacher the second, which is only cropped and flipped. A sample's own key is not among the queue.
@@ -23,7 +19,6 @@ class ReSSL(Method):
     name: Literal["ressl"] = "ressl"
     temperature: Temperature = Temperature(base=0.1)
     teacher_temperature: Temperature = Temperature(base=0.04)
-    queue: Count = 65_536
 
     VIEWS: ClassVar[tuple[ViewKind, ...]] = ("full", "weak")
     DEFAULTS: ClassVar[dict[str, Any]] = {"encoder.projector": {"hidden": 4096, "out": 256, "norm": "none"}}
@@ -36,15 +31,6 @@ class ReSSL(Method):
     def teacher_sights(self) -> tuple[Sight, ...]:
         return sights((1,))
 
-    def check(self, trial: TrialConfig) -> None:
-        if self.queue < trial.train.batch_size:
-            raise ValueError(f"method.queue = {self.queue}: must hold a batch of train.batch_size = {trial.train.batch_size}")
-
-    def initial_state(self, width: int, seed: int) -> State:
-        from trainables import queue
-
-        return queue.initial(1, self.queue, width, seed)
-
     def loss(self, given: Pass) -> Tensor:
         import torch.nn.functional as F
 
@@ -52,10 +38,3 @@ class ReSSL(Method):
         past = given.state["queue"][0].to(query.dtype).T
         target = F.softmax(key @ past / given.at(self.teacher_temperature), dim=-1)
         return -(target * F.log_softmax(query @ past / given.at(self.temperature), dim=-1)).sum(-1)
-
-    def close(self, state: State, targets: Tensor, step: int, run: Length) -> None:
-        import torch.nn.functional as F
-
-        from trainables import queue
-
-        queue.enqueue(state, F.normalize(targets, dim=-1))
