@@ -18,7 +18,7 @@ from tuner import cli, points, spec
 
 ROOM = Path(search_spaces.__file__).parent / "papers"
 PAPERS = sorted(ROOM.glob("*.yaml"))
-TABLES = [path for path in PAPERS if path.stem != "small_teachers"]
+TABLES = [path for path in PAPERS if not path.stem.startswith("small_")]
 INDEX = (ROOM / "README.md").read_text()
 EXPERIMENTS = {
     "M2T": ["T1", "T2", "T3", "T4", "F3", "T5", "T6", "T7", "T8", "T12"],

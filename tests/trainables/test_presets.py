@@ -143,6 +143,9 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     | {"optim.weight_decay.base": 5e-4, "method.images_per_label": 7, "method.threshold": 0.95, "method.weight": 1.0}
     | {"train.batch_size": 448, "teacher.momentum.base": 0.999, "teacher.smoothing.p.base": 0.5, "method.pseudo_labels": "student"}
     | {"evaluation.network": "teacher"},
+    ("mean_teacher", "mean_teacher"): SGD
+    | {"encoder.name": "wrn28-2", "optim.lr.base": 0.05, "optim.nesterov": True, "optim.weight_decay.base": 2e-4}
+    | {"method.consistency": 100.0, "teacher.momentum.kind": "running_mean", "teacher.momentum.base": 0.97, "train.epochs": 180},
 }
 
 

@@ -14,7 +14,7 @@ from torchvision.datasets import STL10
 
 from tests.trainables.pictures import encoded, numbered, picture, write_folders, write_parquet, write_parquets
 from trainables import config as c
-from trainables import data, evaluation, files, train
+from trainables import data, files, subject, train
 from trainables.errors import UserError
 from trainables.group import Group
 from trainables.learner import Learner
@@ -90,19 +90,19 @@ def test_a_trial_learns_from_unlabelled_images_and_is_scored_with_labelled_ones(
     own = {"name": "stl10", "root": str(stl10), "train_split": "unlabelled", "train_images": 16, "validation_images": 6}
     short = {"train.epochs": 1, "train.batch_size": 8, "train.channels_last": False, "evaluation.linear.epochs": 1}
     config = tiny({"data": own, **short})
-    sizes, encode = [], evaluation.encode
+    sizes, encode = [], subject.encode
 
-    def noting(parts: Any, images: data.Images, *others: Any) -> evaluation.Features:
+    def noting(parts: Any, images: data.Images, *others: Any) -> torch.Tensor:
         sizes.append((len(images), int(images.labels.min())))
         return encode(parts, images, *others)
 
-    monkeypatch.setattr(evaluation, "encode", noting)
+    monkeypatch.setattr(subject, "encode", noting)
     (metrics,) = train.fit(config, tmp_path / "trial", lambda metrics: True)
     assert metrics["step"] == 2 and sizes == [(24, 0), (6, 0)]
     found = train.checkpoint.newest(tmp_path / "trial")
     assert found is not None
-    scores, _, classifier = train.evaluate(found, "test")
-    assert classifier.out_features == 3 and 0 <= scores["linear_top1"] <= 1 and sizes[2:] == [(24, 0), (10, 0)]
+    scores, judged, _ = train.evaluate(found, "test", ["linear"])
+    assert judged.classes == 3 and 0 <= scores["linear_top1"] <= 1 and sizes[2:] == [(24, 0), (10, 0)]
 
 
 def test_what_is_learnt_from_and_scored_with_is_one_object_where_it_is_the_same(tmp_path: Path, tiny):
@@ -334,5 +334,5 @@ def test_images_of_other_modes_become_rgb(mode):
 def test_an_evaluation_of_the_bank_does_not_see_unlabelled_images(stl10: Path, tiny):
     both, bank = data.splits(stl(stl10, train_split="both"), "train", "bank")
     learner = Learner(tiny(), 3, 64, Group())
-    features = evaluation.encode(learner.student.parts, bank.part(torch.arange(4)), 4, Group())
+    features = subject.Subject(learner.student.parts, tiny(), bank.part(torch.arange(4)), bank, Group()).bank()
     assert (features.labels >= 0).all() and (both.labels < 0).any()

@@ -16,14 +16,14 @@ import yaml
 
 from tests.trainables.pictures import numbered, write_folders, write_parquet, write_parquets
 from tests.trainables.test_fit_resume import Killed, assert_same_end, go_on, kill_at
-from trainables import checkpoint, data, evaluation, keyed, train
+from trainables import checkpoint, data, keyed, train
 from trainables import config as c
 from trainables.datasets import parquet
 from trainables.errors import UserError
-from trainables.evaluation import Features
 from trainables.group import Group
 from trainables.learner import Learner
 from trainables.stream import Stream
+from trainables.subject import Features, Subject
 
 SIZES, GROUP = [23, 17, 20], 5  # of the Parquet files, and of their row groups: 5 + 4 + 4 of them, two are smaller
 CPU = torch.device("cpu")
@@ -269,7 +269,7 @@ def test_a_trial_is_the_same_on_two_workers(trial_of, together, name):
                 images.expect(*train.coming(learner, order, 0))
                 for at in range(learner.run.per_epoch):
                     learner.step(train.batches(learner, images, order, at, epoch))
-                bank = evaluation.encode(learner.student.parts, images, 5, learner.group)
+                bank = Subject(learner.student.parts, config, images, images, learner.group).bank()
             images.close()
             return learner.state_dict()[0], bank
 
