@@ -68,6 +68,7 @@ class StudySearcher(Searcher):
         folder = str(self.run.trial_folder(proposal.key))
         return {
             "board": self.groups.name,
+            "claim": trial_id,
             "key": proposal.key,
             "point": proposal.point,
             "trial": proposal.config.plain(),
@@ -83,7 +84,7 @@ class StudySearcher(Searcher):
         proposal = self.running.pop(trial_id, None)
         if proposal is None:
             return
-        ray.get(self.groups.board.release.remote(proposal.key))
+        ray.get(self.groups.board.release.remote(trial_id))
         lost = (result or {}).get("lost") or ("the trial's actor died again and again" if error else None)
         if lost is not None:  # no fault of the trial: another slot takes it, or the next session
             log.warning("trial %s: %s", proposal.key, lost)

@@ -79,12 +79,16 @@ class Switchboard:
     def __init__(self, slots: int, attempts: int):
         self.mailboxes = [Mailbox() for _ in range(slots)]
         self.attempts = attempts
+        self.over: set[str] = set()
         self.closed = False
         self.changed = asyncio.Condition()
 
     async def acquire(self, trial_id: str, work: dict[str, Any]) -> tuple[int, int] | None:
-        """A slot for a trial, as soon as one is free; asked again, the same. None where all slots are broken."""
-        while True:
+        """A slot for a trial, as soon as one is free; asked again, the same. None where all slots are broken, or the trial is over.
+
+        Tune hands a trial to an actor that another one left, and may start the one that it had begun to make for it all the same.
+        """
+        while trial_id not in self.over:
             for slot, box in enumerate(self.mailboxes):
                 if box.trial_id == trial_id:
                     return slot, box.sequence
@@ -99,6 +103,7 @@ class Switchboard:
             if all(box.broken is not None for box in self.mailboxes):
                 return None
             await self._until(lambda: any(b.free for b in self.mailboxes) or all(b.broken is not None for b in self.mailboxes))
+        return None
 
     async def take(self, ticket: tuple[int, int], position: int) -> tuple[str, Any]:
         """Message `position` of a trial: ("metrics", dict), ("end", None), ("error", text) or, with no workers to be had, ("lost", text).
@@ -116,7 +121,8 @@ class Switchboard:
         return box.outcome or ("lost", "the slot has gone to another trial")
 
     async def release(self, trial_id: str) -> None:
-        """Ends a trial's claim; workers that still train it stop at the end of the epoch, where they wait."""
+        """Ends a trial's claim for good; workers that still train it stop at the end of the epoch, where they wait."""
+        self.over.add(trial_id)
         for box in self.mailboxes:
             if box.trial_id == trial_id:
                 box.trial_id, box.stopping = None, True

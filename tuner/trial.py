@@ -10,19 +10,19 @@ from tuner.slots import Conversation, SlotLost
 
 
 class SlotTrial(tune.Trainable):
-    """Its config: {"board": name of the switchboard, "key", "trial": configuration, "folder": of the trial, "epochs", "metric"}.
+    """Its config: {"board": name of the switchboard, "claim": for it, "key", "trial": configuration, "folder", "epochs", "metric"}.
 
     A step is an epoch; its result has the epoch and the objective, for schedulers, and all metrics of the trial below "metrics". A trial
     that fails by its own fault is done with an "error" in its result, one that has no workers with "lost", and neither with an exception:
-    Tune's restarts are for actors that died.
+    Tune's restarts are for actors that died. The searcher gives its slot back, for an actor may not be the only one of its trial.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
         work = {"key": config["key"], "config": config["trial"], "folder": config["folder"]}
-        self.epochs, self.metric = config["epochs"], config["metric"]
+        self.key, self.epochs, self.metric = config["key"], config["epochs"], config["metric"]
         self.last: dict[str, Any] = {"epoch": 0, "metrics": {}}
         try:
-            self.talk: Conversation | None = Conversation(ray.get_actor(config["board"]), config["key"], work)
+            self.talk: Conversation | None = Conversation(ray.get_actor(config["board"]), config["claim"], work)
         except SlotLost as lost:
             self.talk, self.lost = None, str(lost)
 
@@ -37,16 +37,11 @@ class SlotTrial(tune.Trainable):
             return {**self.last, "lost": str(lost), "done": True}
         if metrics is None:
             return {**self.last, "error": "it ended before its last epoch", "done": True}
-        if metrics["trial"] != self.talk.trial_id:
-            raise RuntimeError(f"metrics of trial {metrics['trial']} reached trial {self.talk.trial_id}")
+        if metrics["trial"] != self.key:
+            raise RuntimeError(f"metrics of trial {metrics['trial']} reached trial {self.key}")
         self.last = {"epoch": metrics["epoch"], self.metric: metrics[self.metric], "metrics": metrics, "error": None}
         return {**self.last, "done": metrics["epoch"] >= self.epochs}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.cleanup()
         self.setup(new_config)
         return True
-
-    def cleanup(self) -> None:
-        if self.talk is not None:
-            self.talk.release()

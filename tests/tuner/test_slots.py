@@ -51,6 +51,22 @@ def test_acquire_is_idempotent() -> None:
     play(scene, slots=2)
 
 
+def test_an_actor_that_comes_too_late_gets_no_slot() -> None:
+    """Tune may start a second one for a trial, and may do so after its end."""
+
+    async def scene(board: Switchboard) -> None:
+        ticket = await board.acquire("a", WORK)
+        assert await board.acquire("b", WORK) == (1, 1)
+        waiting = asyncio.create_task(board.acquire("c", WORK))
+        await board.release("a")
+        await board.release("c")
+        assert await waiting is None
+        assert await board.acquire("a", WORK) is None
+        assert await board.acquire("d", WORK) == (ticket[0], 2)
+
+    play(scene, slots=2)
+
+
 def test_a_stopped_trial_keeps_its_slot_until_the_workers_are_done() -> None:
     async def scene(board: Switchboard) -> None:
         await board.acquire("a", WORK)
