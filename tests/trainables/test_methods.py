@@ -129,7 +129,7 @@ def test_without_norm_in_the_head_and_without_an_average_it_collapses_visibly(tr
         learner = learner_of(trial_of(name, {**values, "encoder.projector.norm": norm, "teacher.momentum": momentum}))
         take_steps(learner, digits, 0, 60)
         spread[norm] = learner.close_epoch()["embedding_std"]
-    assert spread["none"] < 0.05 < 0.1 < spread["hidden"]
+    assert spread["none"] < 0.1 < spread["hidden"] and 2 * spread["none"] < spread["hidden"], spread
 
 
 @pytest.mark.parametrize(("momentum", "collapses"), [(0.9, False), (1.0, True)])
