@@ -11,12 +11,13 @@ from rich.text import Text
 
 from trainables import config as c
 from trainables.errors import UserError
+from trainables.evaluation_config import METRICS
 from tuner.space import Space, configured
 from tuner.spec import SearchSpec, check_workers
 from tuner.table import spelt_out
 
 OWNED = ("seed", "data.", "evaluation.")  # that points may not set,
-FREE = ("data.labels.",)  # and what of it they may
+FREE = ("data.labels.", "evaluation.protocols")  # and what of it they may
 
 
 class Points(Space):
@@ -41,6 +42,10 @@ def load(spec: SearchSpec) -> Points:
         check_workers(spec.resources.workers, config)
         if config.train.epochs < 1:
             raise UserError(f"point '{label}': train.epochs = 0: a search needs at least 1 epoch")
+        giver, listed = METRICS.get(spec.objective.metric), config.evaluation.protocols
+        if giver is not None and giver not in listed:
+            rule = f"{giver} gives it, which its evaluation.protocols = {', '.join(listed)} lacks"
+            raise UserError(f"point '{label}': objective.metric = {spec.objective.metric}: {rule}")
     seeds = range(spec.trial.seed, spec.trial.seed + spec.seeds)
 
     def suggest(trial: optuna.Trial) -> dict[str, Any]:

@@ -141,5 +141,5 @@ def test_milestones_count_from_the_beginning_and_a_warm_up_begins_at_its_factor(
 def test_a_plain_number_is_the_base_and_a_plain_duration_counts_epochs():
     config = c.parse({"teacher": {"momentum": 0.9, "norm": {"alpha": 0.3}}, "optim": {"lr": {"base": 0.1, "warmup": 2}, "weight_decay": 0}})
     assert config.teacher.momentum == Momentum(kind="constant", base=0.9), "0 is a copy and 1 a frozen teacher, throughout"
-    assert config.teacher.norm.alpha == Alpha(base=0.3)
+    assert config.teacher.norm.alpha == Alpha(kind="constant", base=0.3)
     assert config.optim.lr.warmup == "2 epochs" and config.optim.weight_decay.base == 0

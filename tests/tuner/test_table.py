@@ -46,6 +46,14 @@ def test_a_row_may_follow_another_paper() -> None:
     assert found["b"] == c.parse({**TRIAL, "preset": "eman", "method": {"name": "moco"}})
 
 
+def test_a_row_that_does_not_give_the_objective_is_refused() -> None:
+    spec = specs.parse({"trial": TRIAL, "points": {"a": {"preset": "eman"}}, "objective": {"metric": "online_top1"}})
+    with pytest.raises(
+        c.UserError, match="^point 'a': objective.metric = online_top1: online gives it, which its evaluation.protocols = knn lacks$"
+    ):
+        points.load(spec)
+
+
 def test_momenta_of_parts_go_with_their_row() -> None:
     trial = {**TRIAL, "teacher": {"momenta": {"block4": 0.5}}}
     found = configs(trial=trial, points={"a": {"method.name": "dino"}, "b": {"method.name": "dino", "teacher.momenta": {"fc2": 0.9}}})
