@@ -33,6 +33,9 @@ VARIANTS = {
     "moco v2+": {"method.name": "moco", "method.symmetric": True, **SMALL["moco"]},
 }
 every_method = pytest.mark.parametrize("variant", list(VARIANTS))
+every_method_now_or_later = pytest.mark.parametrize(
+    "variant", [name if name in SMALL else pytest.param(name, marks=pytest.mark.long) for name in VARIANTS]
+)
 
 
 @pytest.fixture
@@ -99,7 +102,7 @@ def test_it_is_the_same_on_any_number_of_workers(trial_of, digits, together, var
     assert all(torch.allclose(one, other, rtol=100 * tolerance, atol=100 * tolerance) for one, other in weights)
 
 
-@every_method
+@every_method_now_or_later
 def test_it_runs_with_every_norm_and_placement(trial_of, learner_of, digits, variant):
     norms = ("eman",) if variant == "fixmatch" else ("batch", "sync", "shuffle", "momentum", "eman")
     for norm, placement in itertools.product(norms, ("whole", "projector", ["block4", "fc1"])):
@@ -109,7 +112,7 @@ def test_it_runs_with_every_norm_and_placement(trial_of, learner_of, digits, var
     assert torch.tensor(take_steps(learner_of(trial_of(variant, alone)), digits, 0, 2)).isfinite().all()
 
 
-@every_method
+@every_method_now_or_later
 def test_its_loss_falls_on_digits(trial_of, learner_of, digits, variant):
     """The teacher, where there is one, stays as it is, and past keys are its own: what falls is the distance to one and the same target."""
     values: dict[str, Any] = {"train.epochs": 15, "train.exact": False, "optim.lr": 0.05}
