@@ -54,7 +54,7 @@ class Encoder(Section):
     pooling, `output_norm` (BN2) on the projector's output.
     """
 
-    name: Literal["resnet18", "resnet34", "resnet50", "wrn28-2", "wrn28-8"] = "resnet18"
+    name: Literal["resnet10", "resnet18", "resnet34", "resnet50", "wrn28-2", "wrn28-8"] = "resnet18"
     width: Count | None = None
     stem: Literal["small", "standard"] = "small"
     norm: Literal["batch", "sync"] = "batch"

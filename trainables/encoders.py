@@ -16,7 +16,12 @@ from trainables.config import Encoder, Head
 from trainables.norm import EPS, KINDS, RUNNING_SHARE, Norm, Shards, norms_of
 from trainables.teacher_config import PROJECTOR
 
-DEPTHS = {"resnet18": (BasicBlock, (2, 2, 2, 2)), "resnet34": (BasicBlock, (3, 4, 6, 3)), "resnet50": (Bottleneck, (3, 4, 6, 3))}
+DEPTHS = {
+    "resnet10": (BasicBlock, (1, 1, 1, 1)),
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+}
 WIDENINGS = {"wrn28-2": 2, "wrn28-8": 8}
 Block = type[BasicBlock | Bottleneck]
 NormFactory = Callable[[int], nn.Module]

@@ -15,6 +15,7 @@ from trainables import data, group
 from trainables.learner import Learner
 
 TINY: dict[str, Any] = {
+    "encoder.name": "resnet10",
     "encoder.width": 4,
     "encoder.projector": {"hidden": 32, "out": 16},
     "data.train_images": 64,

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from trainables import config as c
 from trainables.encoders import Student, backbone_of, build_parts, feature_width, mlp, plain_resnet_state, run_parts
@@ -58,11 +59,11 @@ def test_parts_equal_torchvision_in_training(rng):
     torch.testing.assert_close(parts["block4"][1].conv2.weight.grad, model.layer4[1].conv2.weight.grad, rtol=1e-2, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet10", "resnet18", "resnet34", "resnet50"])
 def test_backbones_have_the_names_and_shapes_of_torchvision(name):
     with torch.device("meta"):
         parts = build_parts(c.Encoder(name=name, stem="standard"), 3, ONE_SHARD)
-        model = getattr(torchvision.models, name)()
+        model = ResNet(BasicBlock, [1, 1, 1, 1]) if name == "resnet10" else getattr(torchvision.models, name)()
     found = {key: tensor.shape for key, tensor in plain_resnet_state(parts).items()}
     assert found == {key: tensor.shape for key, tensor in model.state_dict().items() if not key.startswith("fc.")}
 

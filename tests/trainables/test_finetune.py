@@ -51,7 +51,7 @@ def test_a_plain_copy_says_what_the_network_says_in_evaluation(tiny, digits, lea
     parts = randomised(learner_of(config).network("teacher"), rng)
     network = backbone_of(parts, not before)
     copy = plain(network)
-    assert sum(isinstance(module, PlainNorm) for module in copy.modules()) == 20 + (not before)
+    assert sum(isinstance(module, PlainNorm) for module in copy.modules()) == 12 + (not before)
     assert not any(isinstance(module, Norm) for module in copy.modules())
     assert all(p.requires_grad for p in copy.parameters())
     x = augment.standardise(digits.batch(torch.arange(16), torch.device("cpu"), torch.float32))
@@ -130,7 +130,7 @@ def test_every_recipe_runs_and_leaves_the_network_as_it_was(tiny, subject_of, re
     modes = [module.training for module in subject.parts.modules()]
     wanted = [parameter.requires_grad for parameter in subject.parts.parameters()]
     found, again = measure(subject, ["finetune"]), measure(subject, ["finetune"])
-    assert found == again and 0 < found["finetune_top1"] <= found["finetune_best_top1"] <= 1
+    assert found == again and 0 <= found["finetune_top1"] <= found["finetune_best_top1"] <= 1
     assert all(torch.equal(tensor, before[name]) for name, tensor in subject.parts.state_dict().items())
     assert modes == [module.training for module in subject.parts.modules()]
     assert wanted == [parameter.requires_grad for parameter in subject.parts.parameters()]

@@ -217,5 +217,5 @@ def test_byol_learns_digits(tiny, digits):
     """From the 4 of unrelated embeddings well down within 60 steps, and not by collapse."""
     learner = learner_of(tiny({"train.epochs": 12, "train.exact": False}))
     losses = take_steps(learner, digits, 0, 48)
-    assert sum(losses[:3]) / 3 > 3 and sum(losses[-5:]) / 5 < 0.6 * sum(losses[:3]) / 3
+    assert losses[0] > 3 and sum(losses[-5:]) / 5 < 0.5 * losses[0]
     assert learner.spread_sum().item() / learner.shards.total > 0.3

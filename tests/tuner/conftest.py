@@ -15,7 +15,7 @@ SMALL: dict[str, Any] = {
     "trials": 4,
     "trial": {
         "data": {"name": "digits", "train_images": 256, "validation_images": 100},
-        "encoder": {"width": 4, "projector": {"hidden": 32, "out": 16}},
+        "encoder": {"name": "resnet10", "width": 4, "projector": {"hidden": 32, "out": 16}},
         "method": {"predictor_hidden": 32},
         "train": {"epochs": 3, "batch_size": 32, "shard_size": 16, "checkpoint_steps": 3},
     },

@@ -14,6 +14,8 @@ from tests.tuner.conftest import Tuner
 from trainables.evaluation.knn import KNN
 from tuner.tensorboard import TAGS
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 # four trials: a plain one, one whose loss explodes, and two that go on
 SPACE = """
 KNOWN_GOOD = [{"lr": 0.05, "share": 0.01}, {"lr": 1e30, "share": 0.01}]
