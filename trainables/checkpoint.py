@@ -75,8 +75,10 @@ def read(path: Path) -> Checkpoint:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise Damaged(f"{path}: damaged ({error})") from None
-    if metadata.get("sha256") != _digest(tensors, metadata.get("values", "")):
+        raise Damaged(f"{path}: damaged, or no checkpoint ({error})") from None
+    if "sha256" not in metadata:
+        raise Damaged(f"{path}: is no checkpoint of a trial")
+    if metadata["sha256"] != _digest(tensors, metadata.get("values", "")):
         raise Damaged(f"{path}: damaged (its hash does not fit its content)")
     return Checkpoint(path, tensors, json.loads(metadata["values"]))
 

@@ -53,8 +53,8 @@ def launch(given: argparse.Namespace) -> int:
     allocation.check_cluster(wanted)
     if rule := equivalence.own_line(wanted.trial):
         print(rule)
-    if alike := points.alike(wanted):
-        print(f"the same trial under several labels: {', '.join(repr(label) for label in alike)}")
+    for alike in points.alike(wanted):
+        print(f"one trial under several labels: {', '.join(map(repr, alike))}")
     run = runs.Run.create(given.run or runs.unused(RUNS, wanted.name), "search", wanted.plain(), wanted.seed)
     if found.file is not None:
         run.keep_space(found.file)
@@ -234,8 +234,8 @@ def _parser() -> argparse.ArgumentParser:
         "--protocol",
         nargs="+",
         metavar="NAME",
-        help="what it is scored by: knn and linear (default), finetune, label_free, classifier, corruptions; 'tuner keys trial.evaluation' "
-        "lists their settings. Scores called 'best' are chosen on the split that they are measured on",
+        help="what it is scored by: knn and linear (default), finetune, label_free, classifier, online, corruptions; "
+        "'tuner keys trial.evaluation' lists their settings. Scores called 'best' are chosen on the split that they are measured on",
     )
     added.add_argument("--against", type=Path, metavar="CHECKPOINT", help="another one, scored beside it: how much more it has")
     added.add_argument("--split", choices=["test", "validation"], default="test")

@@ -28,8 +28,7 @@ def start(given: argparse.Namespace) -> int:
         print(rule)
     resources = {"workers": given.workers, "cpus_per_worker": given.cpus_per_worker, "gpus_per_worker": given.gpus_per_worker}
     content = {"name": "train", "address": given.address, "trial": config.plain(), "resources": resources}
-    wanted = spec.parse(content | {"objective": {"metric": spec.first_metric(config)}})
-    wanted = spec.settled(wanted)
+    wanted = spec.settled(spec.parse(content))
     check_cluster(wanted)
     run = runs.Run.create(given.run or runs.unused(Path("runs"), f"train-{given.config.stem}"), "train", wanted.plain(), config.seed)
     run.hold()

@@ -79,10 +79,12 @@ def check_data(spec: SearchSpec) -> None:
             raise UserError(f"point '{label}': {error}") from None
 
 
-def alike(spec: SearchSpec) -> list[str]:
-    """Labels of the points whose trial is that of another point too."""
-    made = configs(spec)
-    return [label for label, config in made.items() if sum(config == other for other in made.values()) > 1]
+def alike(spec: SearchSpec) -> list[list[str]]:
+    """Labels of the points that have one and the same trial, for each such trial."""
+    labels: dict[str, list[str]] = {}
+    for label, config in configs(spec).items():
+        labels.setdefault(config.model_dump_json(), []).append(label)
+    return [group for group in labels.values() if len(group) > 1]
 
 
 def label_of(spec: SearchSpec, trial: FrozenTrial) -> str | None:

@@ -27,7 +27,10 @@ def _metric(name: str) -> str:
 
 
 class Objective(c.Section):
-    """What a search optimises: a metric of a trial's last epoch, its loss or what one of `trial.evaluation.protocols` gives."""
+    """What a search optimises: a metric of a trial's last epoch, its loss or what one of `trial.evaluation.protocols` gives.
+
+    Where it is not given it is `classifier_top1` of a method that classifies, and kNN's score of all others.
+    """
 
     metric: Annotated[str, AfterValidator(_metric), Field(json_schema_extra={"enum": list(METRICS)})] = "knn_top1"
 
@@ -108,7 +111,7 @@ class SearchSpec(c.Section):
         check_workers(self.resources.workers, self.trial)
         if self.trial.train.epochs < 1:
             raise ValueError("trial.train.epochs = 0: a search needs at least 1 epoch")
-        giver = evaluation_config.METRICS.get(self.objective.metric)
+        giver = evaluation_config.METRICS.get(self.objective.metric) if "metric" in self.objective.model_fields_set else None
         if giver is not None and giver not in self.trial.evaluation.protocols:
             listed = ", ".join(self.trial.evaluation.protocols)
             raise ValueError(
@@ -118,9 +121,11 @@ class SearchSpec(c.Section):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _settle_a_table(cls, given: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
-        """Fills in what follows from a table, and refuses what goes against it."""
+    def _settle(cls, given: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        """Fills in what follows from the trial and from a table, and refuses what goes against it."""
         spec = validate(given)
+        if "metric" not in spec.objective.model_fields_set:
+            spec = spec.model_copy(update={"objective": Objective(metric=first_metric(spec.trial))})
         if not spec.table:
             if spec.seeds > 1:
                 raise ValueError(f"seeds = {spec.seeds}: only a table is run with several seeds; give points or a grid")
@@ -153,9 +158,9 @@ class SearchSpec(c.Section):
 
 
 def first_metric(trial: c.TrialConfig) -> str:
-    """What shows how a trial is doing where there is no search: kNN's score, or the first that its protocols give."""
+    """What shows how a trial is doing: its classifier's score, else kNN's, else the first that its protocols give."""
     given = [metric for name in trial.evaluation.protocols for metric in PROTOCOLS[name].METRICS]
-    return "knn_top1" if "knn_top1" in given else given[0]
+    return next((metric for metric in ("classifier_top1", "knn_top1") if metric in given), given[0])
 
 
 def check_workers(workers: int, trial: c.TrialConfig) -> None:

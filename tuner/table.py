@@ -64,6 +64,10 @@ def completed(label: str, point: Values, given: Any, trial: c.TrialConfig) -> Va
         raise UserError("\n".join(f"point '{label}': {line}" for line in str(error).splitlines())) from None
     base = _leaves(trial.plain())
     found = {key: value for key, value in _leaves(whole).items() if base.get(key, ...) != value}
+    for key in found.keys() - values.keys() - {"evaluation.protocols"}:
+        if key.startswith("evaluation."):
+            rule = f"comes with its {'method' if method != name else 'preset'}, but how trials are scored belongs to the search"
+            raise UserError(f"point '{label}': {key} = {found[key]}: {rule}; set trial.{key} for all points")
     if method != name:
         found = {"method": whole["method"], **{key: value for key, value in found.items() if not key.startswith("method.")}}
     return found

@@ -74,7 +74,10 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["trial.evaluation.knn.metrik=cosine"], ["trial.evaluation.knn.metrik", "did you mean 'trial.evaluation.knn.metric'?"]),
         (["objective.metric=linear_best"], ["objective.metric = 'linear_best'", "did you mean 'linear_best_top1'?"]),
         (["objective.metric=rankme"], ["error: objective.metric = rankme: label_free gives it", "trial.evaluation.protocols = knn lacks"]),
-        (["trial.evaluation.protocols=linear"], ["error: objective.metric = knn_top1: knn gives it", "= linear lacks"]),
+        (
+            ["objective.metric=knn_top1", "trial.evaluation.protocols=linear"],
+            ["error: objective.metric = knn_top1: knn gives it", "= linear lacks"],
+        ),
         (["resources.cpus_per_worker=1000"], ["a trial needs 1000 CPU"]),
     ],
 )

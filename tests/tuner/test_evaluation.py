@@ -141,8 +141,22 @@ def test_what_an_objective_may_be():
         assert spec.parse({**nested, "objective": {"metric": metric}}).objective.mode == mode
     with pytest.raises(UserError, match="objective.metric = finetune_top1: finetune gives it, which trial.evaluation"):
         spec.parse({**nested, "objective": {"metric": "finetune_top1"}})
-    assert spec.first_metric(c.parse(nested["trial"])) == "linear_top1"
-    assert spec.first_metric(c.parse({"evaluation": {"protocols": ["label_free", "knn"]}})) == "knn_top1"
+
+
+@pytest.mark.parametrize(
+    ("trial", "metric"),
+    [
+        ({}, "knn_top1"),
+        ({"evaluation": {"protocols": ["linear", "label_free"]}}, "linear_top1"),
+        ({"evaluation": {"protocols": ["label_free", "knn"]}}, "knn_top1"),
+        ({"method": {"name": "fixmatch", "images_per_label": 4}}, "classifier_top1"),
+    ],
+)
+def test_an_objective_that_is_not_given_is_what_the_method_is_judged_by(trial, metric):
+    for content in ({"trial": trial}, {"trial": trial, "points": {"a": {}}}):
+        found = spec.parse(content)
+        assert found.objective.metric == metric
+        assert spec.parse(found.plain()) == found, "what is written down says so"
 
 
 def test_a_table_of_corruptions():

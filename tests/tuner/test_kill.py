@@ -89,12 +89,16 @@ def test_a_search_that_loses_a_worker_and_its_driver_ends_as_one_that_was_left_a
     worker = wait_for(lambda: worker_of(run, "0000", 1), "worker of the first trial")
     os.kill(worker, signal.SIGKILL)
     wait_for(lambda: worker_of(run, "0000", 1, attempt=2), "second attempt of the first trial")
+    early = wait_for(lambda: _scores(run / "tensorboard" / "0000"), "score in TensorBoard")
+    assert len(early) < EPOCHS, "nothing waits for the end of a trial to be written"
     wait_for(lambda: checkpoints(run, "0001"), "checkpoint of the second trial")
     workers = [worker_of(run, "0001", rank) for rank in (0, 1)]
     driver.kill()
     driver.wait()
     assert driver.returncode == -signal.SIGKILL
     wait_for(lambda: not any(trains(pid) for pid in workers), "end of the orphans", 60)
+    assert _scores(run / "tensorboard" / "0000")[: len(early)] == early
+    assert "_hparams_/session_start_info" in _events(run / "tensorboard" / "0001").summary_metadata
     before = tuner.state("killed")
     assert [row["state"] for row in before["trials"]][:2] == [untouched["trials"][0]["state"], "interrupted"]
 
@@ -105,32 +109,19 @@ def test_a_search_that_loses_a_worker_and_its_driver_ends_as_one_that_was_left_a
     log = (run / "trials" / "0001" / "rank-0.log").read_text()
     assert "continued from" in log, "the interrupted trial went on from its checkpoint"
     for row in after["trials"]:
-        events = EventAccumulator(str(run / "tensorboard" / row["key"]))
-        events.Reload()
-        assert [event.value for event in events.Scalars("score/knn_top1")] == pytest.approx(list(row["curve"].values()))
-        assert "_hparams_/session_start_info" in events.summary_metadata
+        assert _scores(run / "tensorboard" / row["key"]) == pytest.approx(list(row["curve"].values()))
+        assert "_hparams_/session_start_info" in _events(run / "tensorboard" / row["key"]).summary_metadata
 
 
-def test_hparams_and_curves_of_a_killed_search_can_be_read(tuner: Tuner, search: str) -> None:
-    """Nothing waits for the end of a trial to be written."""
-    run = tuner.folder / "cut"
-    driver = tuner.start("launch", search, "--run", "cut")
-    wait_for(lambda: len(checkpoints(run, "0000")) >= 2, "checkpoint")
-    curve = wait_for(lambda: _scores(run / "tensorboard" / "0000"), "score in TensorBoard")
-    driver.kill()
-    driver.wait()
-    events = EventAccumulator(str(run / "tensorboard" / "0000"))
+def _events(folder: Path) -> EventAccumulator:
+    events = EventAccumulator(str(folder))
     events.Reload()
-    assert "_hparams_/session_start_info" in events.summary_metadata
-    assert _scores(run / "tensorboard" / "0000")[: len(curve)] == curve
+    return events
 
 
 def _scores(folder: Path) -> list[float]:
-    if not folder.exists():
-        return []
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    return [event.value for event in events.Scalars("score/knn_top1")] if "score/knn_top1" in events.Tags()["scalars"] else []
+    events = _events(folder) if folder.exists() else None
+    return [one.value for one in events.Scalars("score/knn_top1")] if events and "score/knn_top1" in events.Tags()["scalars"] else []
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])

@@ -54,6 +54,14 @@ def test_a_row_that_does_not_give_the_objective_is_refused() -> None:
         points.load(spec)
 
 
+def test_a_row_that_would_be_scored_otherwise_is_refused() -> None:
+    with pytest.raises(
+        c.UserError,
+        match="^point 'a': evaluation.network = teacher: comes with its preset, but .*; set trial.evaluation.network for all",
+    ):
+        configs(points={"a": {"preset": "momentum2"}})
+
+
 def test_momenta_of_parts_go_with_their_row() -> None:
     trial = {**TRIAL, "teacher": {"momenta": {"block4": 0.5}}}
     found = configs(trial=trial, points={"a": {"method.name": "dino"}, "b": {"method.name": "dino", "teacher.momenta": {"fc2": 0.9}}})
@@ -121,6 +129,6 @@ def test_a_grid_loses_what_is_set_by_hand(tmp_path: Path) -> None:
 
 def test_rows_that_are_the_same_trial_are_named() -> None:
     spec = specs.parse({"points": {"a": {}, "b": {"optim.lr": 0.3}, "c": {"optim": {"lr": {"base": 0.3}}}}})
-    assert points.alike(spec) == ["b", "c"]
+    assert points.alike(spec) == [["b", "c"]]
     assert points.alike(specs.parse({"points": {"a": {}, "b": {"optim.lr": 0.3}}})) == []
     assert points.alike(specs.parse({})) == []

@@ -55,7 +55,7 @@ class FixMatch(LabelledMethod):
         norm = trial.teacher.norm.kind
         if self.pseudo_labels == "student" and trial.teacher.placement and norm != "eman":
             rule = "with method.pseudo_labels = student the teacher sees no training image, so that only eman gives it statistics"
-            raise ValueError(f"teacher.norm.kind = {norm}: {rule}")
+            raise ValueError(f"teacher.norm.kind = {norm}: {rule}; pseudo_labels = teacher takes any")
 
     def loss(self, given: Pass) -> Tensor:
         import torch.nn.functional as F
