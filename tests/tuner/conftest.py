@@ -1,6 +1,7 @@
 """A search that is small enough for tests, and `tuner` as a user runs it: in a process of its own."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray writes it so; else all other tests come before what Ray starts
 
 SMALL: dict[str, Any] = {
     "name": "small",
