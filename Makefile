@@ -16,10 +16,12 @@ quickstart: $(READY)
 	$(BIN)/tuner launch examples/digits.yaml
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m 'not long and not ray'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not long and ray'
 
 test-long: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m long
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m 'long and not ray'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'long and ray'
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,7 +1,6 @@
 """A search that is small enough for tests, and `tuner` as a user runs it: in a process of its own."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,8 +9,6 @@ from typing import Any
 
 import pytest
 import yaml
-
-os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray writes it so; else all other tests come before what Ray starts
 
 SMALL: dict[str, Any] = {
     "name": "small",

@@ -8,7 +8,7 @@ from ray.cluster_utils import Cluster
 
 from tests.tuner.conftest import Tuner
 
-pytestmark = [pytest.mark.long, pytest.mark.xdist_group("ray"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.timeout(300)]
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import search_spaces
 from tests.tuner.conftest import Tuner
 
-pytestmark = [pytest.mark.long, pytest.mark.xdist_group("ray"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.timeout(600)]
 PAPERS = Path(search_spaces.__file__).parent / "papers"
 ROWS = {"BYOL": "byol", "SimSiam": "simsiam", "DINO": "dino", "ReSSL": "ressl", "MoCo v2+": "moco", "SimCLR": "simclr"}
 

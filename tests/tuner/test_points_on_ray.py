@@ -12,7 +12,7 @@ from tests.tuner.conftest import SMALL, Tuner
 from tests.tuner.test_kill import checkpoints, wait_for
 from tests.tuner.test_search_on_ray import hparams_of
 
-pytestmark = [pytest.mark.long, pytest.mark.xdist_group("ray"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.timeout(600)]
 POINTS: dict[str, Any] = {"EMA": {}, "beta = 0": {"teacher.momentum": {"kind": "constant", "base": 0}}}
 
 

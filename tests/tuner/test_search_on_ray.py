@@ -14,7 +14,7 @@ from tests.tuner.conftest import Tuner
 from trainables.evaluation.knn import KNN
 from tuner.tensorboard import TAGS
 
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = pytest.mark.ray
 
 # four trials: a plain one, one whose loss explodes, and two that go on
 SPACE = """

@@ -19,7 +19,7 @@ from tuner import runs, search
 from tuner.slots import Conversation, Slots
 from tuner.spec import Resources
 
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = pytest.mark.ray
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
 
 
