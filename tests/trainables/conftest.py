@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
+from tests.trainables.pictures import photographs
 from trainables import config as c
 from trainables import data, group
 from trainables.learner import Learner
@@ -57,6 +59,12 @@ def tiny() -> Callable[..., c.TrialConfig]:
 def digits(tiny: Callable[..., c.TrialConfig]) -> data.Images:
     """The 64 training images of a tiny configuration."""
     return data.load(tiny().data, "train")
+
+
+@pytest.fixture(scope="session")
+def natural() -> dict[str, Tensor]:
+    """Photographs for each table of corruption levels."""
+    return {"cifar": photographs(32), "imagenet": photographs(64)}
 
 
 @pytest.fixture(scope="session")

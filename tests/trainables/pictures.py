@@ -1,4 +1,4 @@
-"""Small pictures, and files that hold them."""
+"""Small pictures, photographs, and files that hold them."""
 
 import io
 from pathlib import Path
@@ -6,11 +6,24 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 import pyarrow.parquet
+import torch
 from PIL import Image
+from sklearn.datasets import load_sample_images
+from torch import Tensor
 
 
 def picture(seed: int, height: int = 6, width: int = 6) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def photographs(side: int) -> Tensor:
+    """Twelve squares of two photographs, float32 [12, 3, side, side] in whole 255ths."""
+    squares = []
+    for photograph in load_sample_images().images:
+        whole = Image.fromarray(photograph)
+        for left, top, size in ((0, 0, 427), (213, 0, 427), (100, 0, 300), (300, 100, 300), (50, 200, 227), (400, 200, 227)):
+            squares.append(np.array(whole.resize((side, side), Image.Resampling.BOX, (left, top, left + size, top + size))))
+    return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous() / 255
 
 
 def encoded(pixels: np.ndarray) -> bytes:
