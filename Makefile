@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 .PHONY: quickstart test test-long lint type bench clean
 
@@ -16,12 +17,12 @@ quickstart: $(READY)
 	$(BIN)/tuner launch examples/digits.yaml
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m 'not long and not ray'
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not long and ray'
+	$(PYTEST) -n 2 -m 'not long and not ray'
+	$(PYTEST) -m 'not long and ray'
 
 test-long: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m 'long and not ray'
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'long and ray'
+	$(PYTEST) -n 2 -m 'long and not ray'
+	$(PYTEST) -m 'long and ray'
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -188,9 +188,10 @@ def test_small_and_grey_images(natural, kind, size):
 
 def test_black_and_white_images_come_out_finite():
     for value in (0.0, 1.0):
+        image = torch.full((1, 3, 16, 16), value, dtype=torch.float64)
         for kind in KINDS:
             for severity in (1, 5):
-                assert corrupt(torch.full((1, 3, 16, 16), value), torch.zeros(1, dtype=torch.int64), kind, severity).isfinite().all()
+                assert corrupt(image, torch.zeros(1, dtype=torch.int64), kind, severity).isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ CORNERS = [GRID[0], GRID[20], GRID[39], GRID[-1]]
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_every_teacher_is_the_same_on_1_2_and_4_workers(tiny):
-    """Ten steps, of five epochs, in float64, each relative to one worker."""
+    """Ten steps in float64, each relative to one worker."""
     found = check.differences([tiny({"train.precision": "fp64", **FOUR_SHARDS, **point}) for point in GRID], [1, 2, 4], steps=10)
     for workers in (2, 4):
         worst = max(zip(found[workers], map(str, GRID), strict=True))
