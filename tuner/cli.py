@@ -60,7 +60,7 @@ def launch(given: argparse.Namespace) -> int:
         run.keep_space(found.file)
     run.hold()
     try:
-        return _search(run, wanted)
+        return _search(run, _opened(run, wanted))
     except UserError:
         run.discard()
         raise
@@ -74,8 +74,9 @@ def resume(given: argparse.Namespace) -> int:
     wanted = spec.continued(run.spec, _settings(given))
     allocation.check_cluster(wanted)
     run.hold()
+    study = _opened(run, wanted) if run.kind == "search" else None
     run.write_spec(wanted.plain())
-    return full_run.continue_run(run, wanted) if run.kind == "train" else _search(run, wanted)
+    return full_run.continue_run(run, wanted) if study is None else _search(run, study)
 
 
 def _settings(given: argparse.Namespace) -> list[str]:
@@ -83,16 +84,30 @@ def _settings(given: argparse.Namespace) -> list[str]:
     return [*given.set, f"address={given.address}"] if given.address else given.set
 
 
-def _search(run: Any, wanted: Any) -> int:
+def _opened(run: Any, wanted: Any) -> Any:
+    """A run's study, to be gone on with.
+
+    Raises:
+        UserError: something in the run is damaged, or what defines the trials was changed.
+    """
+    from tuner import points, space
+    from tuner.study import Study
+
+    run.check_journal()
+    run.read_baseline()
+    return Study(run.journal, wanted, points.load(wanted) if wanted.table else space.load(run.space(wanted.space)))
+
+
+def _search(run: Any, study: Any) -> int:
     from rich.console import Console
 
-    from tuner import export, points, report, search, space
+    from tuner import export, points, report, search
 
-    study = search.run_search(run, wanted, points.load(wanted) if wanted.table else space.load(run.space()))
-    if wanted.table:
+    search.run_search(run, study)
+    if study.spec.table:
         Console().print(points.table_of(report.overview(run, study)))
     if not study.best(1):
-        lacking = "point was completed with all of its seeds" if wanted.table else "trial was completed"
+        lacking = "point was completed with all of its seeds" if study.spec.table else "trial was completed"
         print(f"error: no {lacking}; see: tuner status {run.path}", file=sys.stderr)
         return 1
     exported = export.export(run, study, 3, run.best_folder / "best.yaml")
@@ -145,6 +160,7 @@ def _study_of(run: Any) -> Any:
     from tuner import spec
     from tuner.study import Study
 
+    run.check_journal()
     return Study(run.journal, spec.parse(run.spec), None, reading=True)
 
 

@@ -45,6 +45,6 @@ def _header(run: Run, study: Study, rank: int, trial: FrozenTrial) -> str:
         "score": f"{metric} {score} on validation after {epochs} epochs, untrained {untrained.get(metric)}",
         "network": spec.trial.evaluation.network,
         "proposed": ", ".join(f"{key}={value}" for key, value in trial.user_attrs["values"].items()),
-        "commit": run.manifest["commit"],
+        "commit": run.manifest.get("commit"),
     }
     return "".join(f"# {name}: {fact}\n" for name, fact in facts.items())

@@ -19,7 +19,7 @@ import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
@@ -29,6 +29,7 @@ from trainables.settings import read_yaml
 PACKAGES = ("teacher-tuner", "torch", "torchvision", "ray", "optuna", "pydantic", "numpy", "pyarrow")
 Kind = Literal["search", "train"]
 SPACE_COPY = "space.py"
+ASKED = re.compile(rb'^\{"op_code": ?4,', re.MULTILINE)  # the beginning of a journal's line that holds a new trial
 
 
 class Run:
@@ -47,6 +48,8 @@ class Run:
             self.kind: Kind = self.manifest["kind"]
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{self.path / 'manifest.json'}: is damaged; put the whole file back") from None
+        if self.kind not in get_args(Kind) or not isinstance(self.manifest.get("sessions", []), list):
+            raise UserError(f"{self.path / 'manifest.json'}: is damaged; put the whole file back")
         self._lock: Any = None
 
     @classmethod
@@ -77,17 +80,35 @@ class Run:
 
     def discard(self) -> None:
         """Removes a run, unless something has been asked or trained in it."""
-        asked = self.journal.read_bytes().count(b"\n") > 1  # the first line makes the study
-        if not asked and not any((self.path / "trials").iterdir()):
+        if not self.asked() and not any((self.path / "trials").iterdir()):
             shutil.rmtree(self.path)
+
+    def asked(self) -> int:
+        """How many trials the journal holds, by its lines: also of a journal that Optuna cannot read."""
+        return len(ASKED.findall(self.journal.read_bytes())) if self.journal.is_file() else 0
+
+    def check_journal(self) -> None:
+        """Refuses a journal that lacks trials which have a folder: a search that went on over it would ask for them again.
+
+        Raises:
+            UserError: the journal is missing, was emptied, or is older than the trials.
+        """
+        folders = [folder.name for folder in (self.path / "trials").glob("*") if re.fullmatch(r"\d{4,}", folder.name)]
+        if unknown := [name for name in sorted(folders) if int(name) >= self.asked()]:
+            what = "does not know" if self.journal.is_file() else "is missing, which knew"
+            advice = "put the whole journal back from a copy, or launch the search again with another --run"
+            raise UserError(f"{self.journal}: {what} trial {unknown[0]}, which has a folder in trials; {advice}")
 
     def keep_space(self, file: Path) -> None:
         """Copies a user's space, so that the run does not depend on a file that may move or change."""
         shutil.copy(file, self.path / SPACE_COPY)
 
-    def space(self) -> str:
-        """The name under which the run's space is loaded: the copy of a user's file, or a space of the package."""
-        name = str(self.spec["space"])
+    def space(self, name: str) -> str:
+        """The name under which the run's space is loaded: the copy of a user's file, or a space of the package.
+
+        Args:
+            name: of the space in the run's spec.
+        """
         if ".py" not in name:
             return name
         function = name.rpartition(":")[2] if not name.endswith(".py") else "suggest"
@@ -165,9 +186,22 @@ class Run:
             return True
 
     def read_baseline(self) -> dict[str, float] | None:
-        """Scores of the untrained encoder, once they were measured."""
+        """Scores of the untrained encoder, once they were measured.
+
+        Raises:
+            UserError: the file is damaged.
+        """
         path = self.path / "untrained.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            scores = json.loads(path.read_text())
+            numbers = [value for name, value in scores.items() if name not in ("trial", "slot")]
+        except (ValueError, AttributeError):
+            numbers = [None]
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise UserError(f"{path}: is damaged; put the whole file back, or remove it and it is measured again by 'tuner resume'")
+        return scores
 
     def write_baseline(self, metrics: dict[str, float]) -> None:
         write_atomically(self.path / "untrained.json", json.dumps(metrics))

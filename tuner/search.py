@@ -26,7 +26,6 @@ from tuner.progress import Progress
 from tuner.report import resume_hint
 from tuner.runs import Run
 from tuner.slots import Conversation, Slots
-from tuner.space import Space
 from tuner.spec import Resources, SearchSpec
 from tuner.study import Proposal, Study
 from tuner.tensorboard import TensorBoard
@@ -125,24 +124,23 @@ def metrics_of(result: dict[str, Any]) -> dict[str, Any]:
     return {key.removeprefix("metrics/"): value for key, value in result.items() if key.startswith("metrics/")}
 
 
-def run_search(run: Run, spec: SearchSpec, space: Space) -> Study:
-    """Runs what is left of a search, and returns its study.
+def run_search(run: Run, study: Study) -> None:
+    """Runs what is left of a search.
 
     Raises:
         UserError: the cluster has no room for a trial.
     """
-    study = Study(run.journal, spec, space)
+    spec = study.spec
     ended = [trial for trial in study.trials() if trial.state.is_finished()]
     left = spec.trials - len(ended)
     if left <= 0:
-        return study
+        return
     console = Console(file=sys.stdout)
     with cluster(spec.address, run) as nodes:
         room = concurrent_trials(nodes, spec.resources, left)
         with Slots(room, spec.resources, run.ray_folder) as groups, Progress(run, study, room, console) as progress:
             _measure_baseline(run, spec, groups, progress)
             _tune(run, study, groups, room, progress)
-    return study
 
 
 def _tune(run: Run, study: Study, groups: Slots, room: int, progress: Progress) -> None:

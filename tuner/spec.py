@@ -10,7 +10,7 @@ from trainables import config as c
 from trainables import evaluation_config
 from trainables.errors import UserError, nearest
 from trainables.evaluation_config import PROTOCOLS
-from trainables.settings import read_settings, read_yaml, validated, with_values
+from trainables.settings import dotted_keys, flat, read_settings, read_yaml, validated, with_values
 from tuner.table import combined, completed, set_by_hand
 
 METRICS: dict[str, Literal["max", "min"]] = {  # and whether more or less of one is better
@@ -18,6 +18,9 @@ METRICS: dict[str, Literal["max", "min"]] = {  # and whether more or less of one
     "loss": "min",
 }
 CONTINUABLE = ("trials", "seeds", "address", "resources", "trial.data.root", "trial.data.download", "trial.data.loaders")
+OF_NO_TRIAL = (*CONTINUABLE, "name", "trial.train.checkpoint_steps", "trial.train.keep_checkpoints")  # keys that make no trial another
+
+ABSENT = object()
 
 
 def _metric(name: str) -> str:
@@ -208,6 +211,41 @@ def continued(content: Mapping[str, Any], settings: Iterable[str]) -> SearchSpec
     if (wanted := getattr(after, key)) < (had := getattr(before, key)):
         raise UserError(f"{key} = {wanted}: the search was launched with {had}, and can only get more")
     return after
+
+
+def require_same(launched: Mapping[str, Any], spec: SearchSpec) -> None:
+    """Compares a search with what it was launched with; a key that the version of the launch did not have is passed over.
+
+    Args:
+        launched: nested values of the spec, as they were at the launch.
+        spec: as it is now.
+
+    Raises:
+        UserError: a key that makes a trial what it is has changed; a line for each.
+    """
+    now, faults = spec.plain(), []
+    for key in dotted_keys(SearchSpec):
+        values = [_value(launched, key), _value(now, key)]
+        if ABSENT in values or key.startswith(OF_NO_TRIAL):
+            continue
+        before, after = (flat(value, f"{key}.") if isinstance(value, Mapping) else {key: value} for value in values)
+        for part in sorted(before.keys() | after.keys()):
+            if before.get(part) != after.get(part):
+                rule = f"was {before.get(part)!r} at the launch; trials of both cannot be compared, so put it back"
+                faults.append(f"{part} = {after.get(part)!r}: {rule}")
+    if faults:
+        raise UserError("\n".join(faults))
+
+
+def _value(nested: Any, dotted: str) -> Any:
+    """The value of a dotted key; None where a section that could hold it is None, ABSENT where there is no such key."""
+    for part in dotted.split("."):
+        if nested is None:
+            return None
+        if not isinstance(nested, Mapping) or part not in nested:
+            return ABSENT
+        nested = nested[part]
+    return nested
 
 
 def settled(spec: SearchSpec) -> SearchSpec:

@@ -1,5 +1,7 @@
 """The Optuna study on a journal file: the one truth of what was asked and told. Every trial is asked once and told once."""
 
+import hashlib
+import json
 import math
 import warnings
 from collections.abc import Mapping
@@ -10,18 +12,20 @@ from typing import Any, Literal
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import FrozenTrial, TrialState
 
 from trainables import config as c
 from trainables.errors import UserError
 from tuner import points
 from tuner.space import Space
-from tuner.spec import SearchSpec
+from tuner.spec import SearchSpec, require_same
 
 Metrics = Mapping[str, Any]
 
 
 NAME = "search"
+LAUNCHED = "launched"  # the study's attribute with what the search was launched with
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,9 @@ class Study:
         spec: of the search.
         space: what to ask; a reader may do without.
         reading: whether the study is only looked at.
+
+    Raises:
+        UserError: the journal is damaged, or the spec or the space has changed since the launch.
     """
 
     def __init__(self, journal: Path, spec: SearchSpec, space: Space | None, reading: bool = False):
@@ -50,18 +57,34 @@ class Study:
         self.spec, self.space = spec, space
         if not reading:
             _mend(journal)
-        try:
-            self._storage: optuna.storages.BaseStorage = JournalStorage(JournalFileBackend(str(journal)))
-        except (ValueError, KeyError) as error:
-            raise UserError(f"{journal}: is damaged ({error}); put the whole file back") from None
+        if reading and not journal.exists():  # a reader leaves no trace
+            self._storage: optuna.storages.BaseStorage = optuna.storages.InMemoryStorage()
+        else:
+            self._storage = _storage(journal)
         begun = NAME in optuna.get_all_study_names(self._storage)
-        if reading and not begun:  # a reader leaves no trace
+        if reading and not begun:
             self._storage = optuna.storages.InMemoryStorage()
         if begun:
             self._study = optuna.load_study(storage=self._storage, study_name=NAME)
         else:
             self._study = optuna.create_study(storage=self._storage, study_name=NAME, direction=self._direction)
         self._ids = {key_of(trial): trial._trial_id for trial in self.trials()}
+        if odd := [trial.number for trial in self.trials() if not isinstance(trial.user_attrs.get("values"), dict)]:
+            raise _damaged(journal, f"trial {odd[0]} has no values")
+        if not reading:
+            self._compare_with_launch()
+
+    def _compare_with_launch(self) -> None:
+        """Notes what defines the trials in the journal, once; from then on refuses what differs, for its trials could not be compared."""
+        file = self.space.file if self.space else None
+        code = None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
+        launched = self._study.user_attrs.get(LAUNCHED)
+        if launched is None:  # also of a run that was launched before this was noted
+            self._study.set_user_attr(LAUNCHED, {"spec": self.spec.plain(), "space": code})
+            return
+        require_same(launched["spec"], self.spec)
+        if launched["space"] != code:
+            raise UserError(f"{file}: has changed since the launch, and trials of both spaces cannot be compared; put it back")
 
     @property
     def _direction(self) -> Literal["maximize", "minimize"]:
@@ -169,6 +192,35 @@ def _sampler(spec: SearchSpec, number: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True)
 
 
+def _storage(journal: Path) -> JournalStorage:
+    """The journal, replayed.
+
+    Raises:
+        UserError: it holds something else than Optuna's operations.
+    """
+    try:
+        return JournalStorage(JournalFileBackend(str(journal)))
+    except OSError:
+        raise
+    except Exception as error:  # Optuna replays what it reads without a look at it: anything may come of a damaged line
+        with journal.open("rb") as lines:
+            odd = next((f"line {number} is none of Optuna's" for number, line in enumerate(lines, start=1) if not _operation(line)), None)
+        raise _damaged(journal, odd or f"{type(error).__name__}: {error}") from None
+
+
+def _operation(line: bytes) -> bool:
+    """Whether a line of a journal has the form of Optuna's."""
+    try:
+        content = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(content, dict) and content.get("op_code") in list(JournalOperation) and "worker_id" in content
+
+
+def _damaged(journal: Path, why: str) -> UserError:
+    return UserError(f"{journal}: is damaged ({why}); put the whole file back from a copy, or launch the search again with another --run")
+
+
 def _mend(journal: Path) -> None:
     """Cuts off a last line that a killed process did not finish, and the lock that it left; the caller holds the run."""
     journal.with_name(journal.name + ".lock").unlink(missing_ok=True)
@@ -177,5 +229,8 @@ def _mend(journal: Path) -> None:
     with journal.open("r+b") as file:
         content = file.read()
         whole = content.rfind(b"\n") + 1
+        last = content[content.rfind(b"\n", 0, max(0, whole - 1)) + 1 : whole]
+        if last and not _operation(last):  # to Optuna it may be a line that is being written, until another one follows
+            raise _damaged(journal, f"line {len(content[:whole].splitlines())} is none of Optuna's")
         if whole < len(content):
             file.truncate(whole)
