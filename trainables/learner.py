@@ -14,6 +14,7 @@ from trainables import config as c
 from trainables import equivalence, optim, schedules
 from trainables.encoders import Student, StudentOutput, build_parts, feature_width, mlp
 from trainables.group import Group
+from trainables.loss_curve import LossCurve
 from trainables.methods import Pass, Piece, Sight
 from trainables.norm import KINDS, Shards, begin, commit, norms_of
 from trainables.teacher import Teacher
@@ -63,6 +64,7 @@ class Learner:
         self.optimizer = optim.build(config.optim, self.student, config.online_probe.lr)
         self.step_index = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=group.device)  # of this worker's shards, since the epoch began
+        self.loss_curve = LossCurve(self.run, num_shards, group.device)
         self.projections: list[Tensor] = []  # of the last step, for each pass [sights, shards, samples, D]
         self.output_gradients: dict[str, Tensor] = {}  # of the last step of an epoch: largest absolute value for each part
         self.remembered: dict[str, Tensor] = {}  # what the drift of the teacher is measured against
@@ -108,6 +110,7 @@ class Learner:
         if not early:
             self.teacher.update(step, self.run, self.group.rank)
         self.loss_sum += loss_sum
+        self.loss_curve.add(step, loss_sum)
         self.step_index += 1
         return loss_sum
 
@@ -222,6 +225,7 @@ class Learner:
         """Mean loss since the epoch began, and what the monitors and schedules say of its last step. Collective; starts the next sum."""
         loss, spread = self.group.sum(torch.stack([self.loss_sum, self.spread_sum()])).tolist()  # divided later, so that sums stay exact
         self.loss_sum.zero_()
+        self.loss_curve.close_epoch(self.step_index, self.group)
         step, run = self.step_index - 1, self.run
         return {
             "loss": loss / (run.per_epoch * self.shards.total),
@@ -254,8 +258,9 @@ class Learner:
             for name, tensor in self.teacher.own_state().items():
                 for rank, one in enumerate(self.group.join(tensor[None], [1] * self.group.size)):
                     tensors[f"teachers.{rank}.{name}"] = one
-        sums = self.group.join(self.loss_sum[None], [1] * self.group.size)
-        return tensors, {"step": self.step_index, "loss_sums": sums.tolist()}
+        rows = self.group.join(torch.cat([self.loss_sum[None], self.loss_curve.sums])[None], [1] * self.group.size).tolist()
+        plain = {"loss_sums": [row[0] for row in rows], "loss_windows": [row[1:] for row in rows], "loss_points": [*self.loss_curve.points]}
+        return tensors, {"step": self.step_index, **plain}
 
     def load_state_dict(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Restores what `state_dict` gave, on any number of workers.
@@ -287,6 +292,7 @@ class Learner:
         self.remembered = {k.removeprefix(prefix): v.to(self.group.device) for k, v in tensors.items() if k.startswith(prefix)}
         self.step_index = values["step"]
         self.loss_sum.fill_(sums[self.group.rank] if same_workers else sum(sums) * (self.group.rank == 0))
+        self.loss_curve.restore(values.get("loss_windows"), values.get("loss_points", []), self.step_index, self.group)
 
     @property
     def _teachers_differ(self) -> bool:

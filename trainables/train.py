@@ -29,7 +29,8 @@ from trainables.methods import Piece
 from trainables.subject import Subject, measure
 
 log = logging.getLogger(__name__)
-Metrics = dict[str, float]
+Metrics = dict[str, Any]
+"""Numbers by name, and "loss_curve": points [step, loss] since the last report, several of each epoch."""
 Report = Callable[[Metrics], bool]
 """Receives the metrics of an epoch on rank 0 and says whether to go on. On a resume it receives the whole history again first."""
 
@@ -96,10 +97,11 @@ def _fit(
                 _require_finite(learner.mean_loss(at + 1), epoch + 1)
                 _save(learner, history, folder)
         epoch += 1
-        metrics = {"epoch": float(epoch), "step": float(learner.step_index), **learner.close_epoch()}
+        metrics: Metrics = {"epoch": float(epoch), "step": float(learner.step_index), **learner.close_epoch()}
         _require_finite(metrics["loss"], epoch)
         if epoch % config.evaluation.every_epochs and epoch < config.train.epochs:
             continue
+        metrics["loss_curve"] = learner.loss_curve.take()
         metrics["time/images_per_second"] = clock.images_per_second(learner.step_index, config.train.batch_size)
         metrics |= monitors.measure(learner, validation)
         metrics |= score(learner, bank, validation)
@@ -328,7 +330,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _print_metrics(metrics: Any) -> bool:
-    shown = {key: value for key, value in metrics.items() if key not in ("time/first_step_at", "time/measured_at")}
+    shown = {key: value for key, value in metrics.items() if key not in ("loss_curve", "time/first_step_at", "time/measured_at")}
     print("  ".join(f"{key.removeprefix('time/')} {value:.4g}" for key, value in shown.items()), flush=True)
     return True
 

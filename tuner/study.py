@@ -155,7 +155,8 @@ class Study:
         """
         if self._trial(key).state.is_finished():
             return
-        for name, value in {**details, "metrics": dict(metrics), "error": error}.items():
+        numbers = {name: value for name, value in metrics.items() if name != "loss_curve"}  # which is in the checkpoint and on the board
+        for name, value in {**details, "metrics": numbers, "error": error}.items():
             self._storage.set_trial_user_attr(self._ids[key], name, value)
         value = metrics.get(self.spec.objective.metric)
         if error is not None or value is None or not math.isfinite(value):

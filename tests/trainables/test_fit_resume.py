@@ -135,7 +135,7 @@ def test_history_is_told_again_on_a_resume(tiny, tmp_path: Path):
 def test_metrics_of_an_epoch(tiny, tmp_path: Path):
     (metrics,) = train.fit(tiny({"train.epochs": 1}), tmp_path, go_on)
     assert {name for name in metrics if not name.startswith("monitor/")} == {
-        *("epoch", "step", "loss", "embedding_std", "teacher_distance", "momentum", "alpha", "p", "lr", "weight_decay"),
+        *("epoch", "step", "loss", "loss_curve", "embedding_std", "teacher_distance", "momentum", "alpha", "p", "lr", "weight_decay"),
         *("knn_top1", "knn1_top1"),
         *("time/images_per_second", "time/first_step_at", "time/measured_at"),
     }
@@ -162,6 +162,8 @@ def test_epochs_without_an_evaluation(tiny, tmp_path: Path):
     plain = train.fit(tiny({"train.epochs": 3}), tmp_path / "every", go_on)
     some = train.fit(config, tmp_path / "some", go_on)
     assert [metrics["epoch"] for metrics in some] == [2, 3]
+    curves = [metrics.pop("loss_curve") for metrics in plain]
+    assert [metrics.pop("loss_curve") for metrics in some] == [curves[0] + curves[1], curves[2]], "of every epoch, evaluated or not"
     assert timeless(some) == [timeless(plain)[epoch - 1] for epoch in (2, 3)]
 
 
