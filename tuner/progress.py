@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from tuner.report import newsworthy, overview, proposed, table_of
+from tuner.report import newsworthy, overview, proposed, state_of, table_of
 from tuner.runs import Run
 from tuner.study import Study
 
@@ -59,7 +59,7 @@ class Progress(tune.Callback):
             row = next(row for row in overview(self.run, self.study)["trials"] if row["key"] == trial.config["key"])
             score = "-" if row["score"] is None else f"{row['score']:.4f}"
             values = proposed(row, row["values"])
-            text = f"trial {row['key']}  {row['state']:<8} epoch {row['epoch']}/{row['epochs']}  {score}  {values}"
+            text = f"trial {row['key']}  {state_of(row):<8} epoch {row['epoch']}/{row['epochs']}  {score}  {values}"
             if row["error"]:
                 text += f"\n  {row['error']}\n  log: {row['log']}"
             self.console.print(text, soft_wrap=True, highlight=False, markup=False)

@@ -81,8 +81,13 @@ def table_of(state: dict[str, Any], title: str = "") -> Table:
         score = "" if row["score"] is None else f"{row['score']:.4f}{' *' if row['key'] == state['best'] else ''}"
         text = row["error"] and f"{row['error']} (log: {row['log']})"
         values = proposed(row, telling)
-        table.add_row(row["key"], row["state"], f"{row['epoch']}/{row['epochs']}", score, Text(text or values))
+        table.add_row(row["key"], state_of(row), f"{row['epoch']}/{row['epochs']}", score, Text(text or values))
     return table
+
+
+def state_of(row: dict[str, Any]) -> str:
+    """A trial's state in words; a collapsed one says so, whatever its score."""
+    return f"{row['state']}, collapsed" if row["collapsed"] else row["state"]
 
 
 def proposed(row: dict[str, Any], telling: Collection[str]) -> str:
@@ -140,6 +145,7 @@ def _row(run: Run, study: Study, trial: FrozenTrial, held: bool) -> dict[str, An
         "values": trial.user_attrs.get("values", {}),
         "metrics": trial.user_attrs.get("metrics", {}),
         **best_of(curve, study.spec.objective.mode),
+        "collapsed": trial.user_attrs.get("collapsed", False),
         "error": error,
         "log": str(run.trial_log(key_of(trial), error)) if error else None,
     }

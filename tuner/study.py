@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from trainables import config as c
 from trainables.errors import UserError
 from tuner import points
+from tuner.collapse import collapsed
 from tuner.space import Space
 from tuner.spec import SearchSpec, require_same
 
@@ -147,6 +148,8 @@ class Study:
     def tell(self, key: str, metrics: Metrics, error: str | None, details: Mapping[str, Any]) -> None:
         """Ends a trial: failed with its error, complete at its last epoch, or stopped before it. A trial that was told stays as it is.
 
+        Whether its last embeddings were collapsed is noted too; that changes neither its end nor its score.
+
         Args:
             key: of the trial.
             metrics: the last ones.
@@ -156,7 +159,8 @@ class Study:
         if self._trial(key).state.is_finished():
             return
         numbers = {name: value for name, value in metrics.items() if name != "loss_curve"}  # which is in the checkpoint and on the board
-        for name, value in {**details, "metrics": numbers, "error": error}.items():
+        flat = collapsed(metrics, self.config_of(self._trial(key)).encoder.projector.prototypes)
+        for name, value in {**details, "metrics": numbers, "error": error, "collapsed": flat}.items():
             self._storage.set_trial_user_attr(self._ids[key], name, value)
         value = metrics.get(self.spec.objective.metric)
         if error is not None or value is None or not math.isfinite(value):
