@@ -48,10 +48,22 @@ def view(images: Tensor, samples: Tensor, number: int, kind: ViewKind, config: "
 
 def standardise(images: Tensor) -> Tensor:
     """Images in [0, 1] with zero mean and unit variance, roughly: ImageNet's constants, their averages for grey images."""
+    mean, std = _constants(images)
+    return (images - mean) / std
+
+
+def unstandardise(images: Tensor) -> Tensor:
+    """What `standardise` was given, up to rounding."""
+    mean, std = _constants(images)
+    return images * std + mean
+
+
+def _constants(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of ImageNet's channels, [C, 1, 1] each; for grey images those of the channels' averages."""
     mean, std = (torch.tensor(v, dtype=images.dtype, device=images.device) for v in (MEAN, STD))
     if images.shape[1] != 3:
         mean, std = mean.mean(0, keepdim=True), std.mean(0, keepdim=True)
-    return (images - mean[:, None, None]) / std[:, None, None]
+    return mean[:, None, None], std[:, None, None]
 
 
 def _view(images: Tensor, samples: Tensor, view: int, config: "c.Views", size: int | None, key: tuple[int | str, ...]) -> Tensor:

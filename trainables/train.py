@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 import torchvision
 
-from trainables import augment, checkpoint, data, equivalence, group, monitors, settings
+from trainables import augment, checkpoint, data, equivalence, group, monitors, settings, views_picture
 from trainables import config as c
 from trainables.errors import TrialFailure, UserError
 from trainables.evaluation_config import with_recipe
@@ -78,6 +78,8 @@ def _fit(
     train = with_known_labels(config, train)
     if rule := equivalence.own_line(config):
         log.info(rule)
+    if workers.rank == 0:
+        views_picture.write(config, train, labelled, folder)
     history = _resume(learner, folder)
     going = _replay(history, report, workers)
     if config.train.epochs == 0 and not history:

@@ -191,7 +191,7 @@ def test_a_checkpoint_says_what_it_is_of_and_is_evaluated(tiny, tmp_path: Path):
     found = checkpoint.newest(tmp_path)
     assert found is not None and c.parse(found.values["config"]) == config
     assert found.values["versions"]["torch"] == torch.__version__
-    assert len(list(tmp_path.iterdir())) == config.train.keep_checkpoints == 2
+    assert len(list(tmp_path.glob(checkpoint.PATTERN))) == config.train.keep_checkpoints == 2
     scores, subject, learner = train.evaluate(found, "validation")
     assert scores["knn_top1"] == history[-1]["knn_top1"]
     assert learner.step_index == 8 and subject.config.evaluation.network == "student"
