@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from trainables import discovery, files, presets, schedules
-from trainables.data_config import Data, split_sizes
+from trainables import data_check, discovery, evaluation_config, presets, schedules
+from trainables.data_config import Data
 from trainables.data_config import Labels as Labels
 from trainables.errors import UserError
 from trainables.evaluation_config import Evaluation
@@ -289,15 +289,13 @@ class TrialConfig(Section):
         return self.model_dump(mode="json")
 
     def check_data(self) -> None:
-        """Raises `UserError` where the data folder is missing or holds too little. Reads names and counts only, so it is quick."""
+        """Raises `UserError` where the data is missing, at fault or too little, as far as a look of seconds shows (`data_check`)."""
         self.check_length(self.training_images())
 
     def training_images(self) -> int:
-        """How many there are. Raises `UserError` where the data folder is missing or holds less than is asked for."""
-        reader = discovery.load("datasets", self.data.name)
-        if self.data.labels.file is not None:
-            files.lines(self.data.labels.file, "data.labels.file")
-        return split_sizes(self.data, reader.check(self.data), reader.UNLABELLED)[0]
+        """How many there are. Raises `UserError` where the data is missing, at fault, or less than is asked for (`data_check`)."""
+        judges = (evaluation_config.PROTOCOLS[name] for name in self.evaluation.protocols)
+        return data_check.training_images(self.data, bool(self.method.LABELLED_VIEWS) or any(judge.LABELS for judge in judges))
 
     def check_length(self, images: int) -> None:
         """Raises `UserError` where so many training images are less than one batch, or their epochs shorter than a warm-up."""

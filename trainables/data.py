@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainables import carving, discovery, keyed
 from trainables import config as c
-from trainables import discovery, files, keyed
+from trainables.data_config import split_sizes
 from trainables.datasets import Chunks
 from trainables.errors import UserError
 from trainables.stream import Stream
@@ -128,7 +129,7 @@ class _Splits:
         if self._data.train_split != "train":
             others = torch.arange(len(images) - self._unlabelled, len(images))
             pool = torch.cat([pool, others]) if self._data.train_split == "both" else others
-            pool = pool[_permutation(len(pool), self._data)]
+            pool = pool[torch.from_numpy(carving.permutation(len(pool), self._data))]
         return images.part(pool[: self._sizes[0]].sort().values)
 
     @cached_property
@@ -152,24 +153,15 @@ class _Splits:
 
     @cached_property
     def _sizes(self) -> tuple[int, int]:
-        return c.split_sizes(self._data, len(self._stored), self._unlabelled)
+        return split_sizes(self._data, len(self._stored), self._unlabelled)
 
     @cached_property
     def _carved(self) -> tuple[Tensor, Tensor]:
         """Rows of the stored train split in random order: of validation, and all others; those in `labels.file` come first of them."""
         images, file = self._stored, self._data.labels.file
-        listed, held_out = torch.zeros(len(images), dtype=torch.bool), self._sizes[1]
-        if file is not None:
-            rows = _listed(file, images)
-            if int(rows[-1]) >= len(images):
-                raise UserError(f"data.labels.file = '{file}': there is no image {int(rows[-1])}, the train split has {len(images)}")
-            listed[rows] = True
-        order = _permutation(len(images), self._data)
-        may = order[((images.labels >= 0) & ~listed)[order]]
-        if len(may) < held_out:
-            raise UserError(f"data.validation_images = {held_out}: only {len(may)} labelled train images are not in data.labels.file")
-        others = order[torch.isin(order, may[:held_out], invert=True)]
-        return may[:held_out], others[listed[others].byte().argsort(descending=True, stable=True)]
+        named = None if file is None else carving.listed(file, images.names)
+        held, others = carving.carved(self._data, images.labels.numpy(), self._sizes[1], named)
+        return torch.from_numpy(held), torch.from_numpy(others)
 
 
 def labelled(images: Images, wanted: c.Labels) -> Tensor:
@@ -179,7 +171,7 @@ def labelled(images: Images, wanted: c.Labels) -> Tensor:
         UserError: a class has fewer images than asked for, or none has a label, or a file names what is not in the split.
     """
     if wanted.file is not None:
-        rows = _listed(wanted.file, images)
+        rows = torch.from_numpy(carving.listed(wanted.file, images.names))
         found = (torch.isin(images.rows, rows) & (images.labels >= 0)).nonzero()[:, 0]
         if len(found) < len(rows):
             raise UserError(f"data.labels.file = '{wanted.file}': {len(rows) - len(found)} of {len(rows)} are no labelled training images")
@@ -209,31 +201,6 @@ def cycled(count: int, places: range, *key: int | str) -> tuple[Tensor, Tensor]:
         own = rounds == number
         chosen[own] = keyed.permutation(count, *key, number)[within[own]]
     return chosen, rounds
-
-
-def _listed(file: Path, images: Images) -> Tensor:
-    """Rows of the stored split that a file names: sorted int64 [n], each once."""
-    given = files.lines(file, "data.labels.file")
-    wanted = set(given[given[:1] == ["Index"] :])  # the head of a table of indices
-    if not wanted:
-        raise UserError(f"data.labels.file = '{file}': must hold an index on each line")
-    if all(line.isdecimal() for line in wanted):
-        return torch.tensor(sorted(map(int, wanted)))
-    if images.names is None:
-        odd = next(line for line in given if line in wanted and not line.isdecimal())
-        raise UserError(f"data.labels.file = '{file}': '{odd}' must be an index; these images have no names")
-    rows: dict[str, int] = {}
-    for row, name in enumerate(images.names()):
-        for one in {name, name.rpartition("/")[2]} & wanted:
-            if rows.setdefault(one, row) != row:
-                raise UserError(f"data.labels.file = '{file}': '{one}' names several images; write {name}")
-    if missing := sorted(wanted - rows.keys()):
-        raise UserError(f"data.labels.file = '{file}': {len(missing)} of {len(wanted)} are no train images, such as '{missing[0]}'")
-    return torch.tensor(sorted(set(rows.values())))
-
-
-def _permutation(count: int, data: "c.Data") -> Tensor:
-    return torch.from_numpy(np.random.default_rng(data.split_seed).permutation(count))
 
 
 def cache_folder() -> Path:

@@ -1,6 +1,6 @@
 """Data sets that torchvision downloads and stores: opened alike, read as arrays."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,43 @@ from trainables.errors import UserError
 ROWS = 1024
 
 
-def check(data: "c.Data", folder: str) -> None:
-    """The folder that torchvision unpacks to must be there, unless it may be downloaded."""
-    if data.download:
+def check(data: "c.Data", folder: str, least: Mapping[str, int]) -> None:
+    """What torchvision unpacks must be there, unless it may be downloaded.
+
+    Args:
+        data: of the trial.
+        folder: below the root.
+        least: the files in it, and the bytes that each has at least.
+
+    Raises:
+        UserError: the folder or a file is missing, or a file is not whole.
+    """
+    unpacked = _unpacked(data, folder)
+    if unpacked is None or data.download:
         return
-    root = files.existing_root(data.root)
-    if not (root / folder).is_dir():
-        raise UserError(f"data.root = '{root}': holds no folder '{folder}'; set data.download=true to fetch it")
+    for name, size in least.items():
+        file = unpacked / name
+        has = file.stat().st_size if file.is_file() else None
+        if has is None or has < size:
+            state = "is missing" if has is None else f"is not whole ({has} bytes of at least {size})"
+            raise UserError(f"data.root = '{data.root}': {folder}/{name} {state}; set data.download=true to fetch it")
 
 
 def source(data: "c.Data", folder: str) -> str | None:
     """Fingerprint of the unpacked files; None before a download."""
-    check(data, folder)
+    unpacked = _unpacked(data, folder)
+    return None if unpacked is None else files.fingerprint(sorted(file for file in unpacked.rglob("*") if file.is_file()))
+
+
+def _unpacked(data: "c.Data", folder: str) -> Path | None:
+    """The folder that torchvision unpacks to; None before a download."""
     unpacked = (data.root or Path()) / folder
-    return files.fingerprint(sorted(file for file in unpacked.rglob("*") if file.is_file())) if unpacked.is_dir() else None
+    if unpacked.is_dir():
+        return unpacked
+    if data.download:
+        return None
+    root = files.existing_root(data.root)
+    raise UserError(f"data.root = '{root}': holds no folder '{folder}', but {files.contents(root)}; set data.download=true to fetch it")
 
 
 def read(data: "c.Data", open_set: Callable[..., Any], **split: object) -> Chunks:

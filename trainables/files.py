@@ -1,13 +1,16 @@
 """Files of a data set: their checks, their fingerprint, and images decoded from bytes."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from trainables.errors import UserError
+
+SHOWN = 6  # entries of a folder that a message lists
 
 
 def existing_root(root: Path | None) -> Path:
@@ -27,6 +30,19 @@ def existing_root(root: Path | None) -> Path:
     if empty:
         raise UserError(f"data.root = '{root}': the folder is empty")
     return root
+
+
+def contents(folder: Path) -> str:
+    """What a folder holds instead of what was looked for there: its first entries, for messages."""
+    names = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir() if not entry.name.startswith("."))
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "") or "nothing"
+
+
+def spread(count: int, parts: int) -> list[int]:
+    """Up to `parts` of range(count), evenly spaced: the first and the last, then the others in a fixed random order."""
+    places = np.unique(np.linspace(0, count - 1, min(count, parts)).round().astype(np.int64)).tolist()
+    ends, middle = places[:1] + places[1:][-1:], places[1:-1]
+    return [*ends, *np.random.default_rng(0).permutation(middle).tolist()]
 
 
 def chosen_classes(classes: Path | tuple[str, ...] | None) -> set[str] | None:
@@ -60,17 +76,28 @@ def fingerprint(files: Iterable[Path]) -> str:
     return "\n".join(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}" for file, stat in stats)
 
 
+@contextmanager
+def opened(encoded: bytes, where: str) -> Iterator[Image.Image]:
+    """An image of which only the head is read yet.
+
+    Raises:
+        UserError: these bytes are no image, or what the block reads of it is damaged.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            yield image
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # what Pillow raises for damage, by format
+        raise UserError(f"{where}: not an image that can be decoded") from None
+
+
 def decode(encoded: bytes, size: int | None, where: str) -> np.ndarray:
     """RGB uint8 [H, W, 3]; with `size`, the shorter side resized to it and the centre cut out.
 
     Raises:
         UserError: these bytes are no image.
     """
-    try:
-        with Image.open(io.BytesIO(encoded)) as opened:
-            image = opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # what Pillow raises for damage, by format
-        raise UserError(f"{where}: not an image that can be decoded") from None
+    with opened(encoded, where) as stored:
+        image = stored.convert("RGB")
     if size is not None and image.size != (size, size):
         scale = size / min(image.size)
         width, height = (max(size, round(side * scale)) for side in image.size)

@@ -173,7 +173,7 @@ def test_parquet_files_without_rows(tmp_path: Path):
 
 def test_parquet_columns_that_do_not_fit(tmp_path: Path):
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "label": [1]}), tmp_path / "train-0.parquet")
-    with pytest.raises(UserError, match=r"needs a column struct<bytes, path>.*it has text, label"):
+    with pytest.raises(UserError, match=r"needs a column struct<bytes, path>.*it has text \(string\), label \(int64\)"):
         data.load(parquet(tmp_path), "train")
 
 

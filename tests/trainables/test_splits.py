@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torchvision.datasets import STL10
 from tests.trainables.pictures import encoded, numbered, picture, write_folders, write_parquet, write_parquets
 from trainables import config as c
 from trainables import data, files, subject, train
+from trainables.datasets import stl10 as stl10_files
 from trainables.errors import UserError
 from trainables.group import Group
 from trainables.learner import Learner
@@ -74,14 +76,19 @@ def test_both_are_the_train_images_less_validation_and_the_unlabelled_ones(stl10
     assert len(data.load(stl(stl10, train_split="unlabelled", train_images=7), "bank")) == 24
 
 
-def test_more_unlabelled_images_than_there_are(stl10: Path):
+def test_more_unlabelled_images_than_there_are(stl10: Path, tmp_path: Path):
+    whole = tmp_path / "whole" / "stl10_binary"
+    whole.mkdir(parents=True)
+    for name, size in stl10_files.LEAST.items():  # files without content
+        (whole / name).touch()
+        os.truncate(whole / name, size)
     for split, there in (("unlabelled", 50), ("both", 74)):
         with pytest.raises(UserError, match=f"data.train_images = 75: data.train_split = {split} has {there} images"):
             data.load(stl(stl10, train_split=split, train_images=75), "train")
-        wanted = {"name": "stl10", "root": str(stl10), "train_split": split, "train_images": 104_501}
+        wanted = {"name": "stl10", "root": str(whole.parent), "train_split": split, "train_images": 104_501}
         with pytest.raises(UserError, match=f"data.train_images = 104501: data.train_split = {split} has 10"):
             c.parse({"data": wanted}).check_data()
-    c.parse({"data": {"name": "stl10", "root": str(stl10), "train_split": "unlabelled", "train_images": 100_000}}).check_data()
+    c.parse({"data": {"name": "stl10", "root": str(whole.parent), "train_split": "unlabelled", "train_images": 100_000}}).check_data()
     with pytest.raises(UserError, match=r"validation_images = 30: the train split has 30 images for both"):
         data.load(stl(stl10, train_split="both", validation_images=30), "train")
 
@@ -261,10 +268,10 @@ def test_classes_of_folders_are_chosen_and_renumbered(tmp_path: Path):
             assert len(test) == 4 and sorted(test.labels.tolist()) == [0, 0, 1, 1]
             assert c.parse({"data": given.model_dump(mode="json")}).data == given
     assert len(data.load(every, "test")) == len(before) == 9  # a cache of its own
-    config = c.parse({"data": {**given.model_dump(mode="json"), "classes": ["n02"]}, "train": {"batch_size": 4, "shard_size": 2}})
+    config = c.parse({"data": {**given.model_dump(mode="json"), "classes": ["n02", "n00"]}, "train": {"batch_size": 16, "shard_size": 2}})
     config.check_data()
-    with pytest.raises(UserError, match="train.batch_size = 8: there are only 6 training images"):
-        c.changed(config.plain(), {"train.batch_size": 8}).check_data()
+    with pytest.raises(UserError, match="train.batch_size = 18: there are only 16 training images"):
+        c.changed(config.plain(), {"train.batch_size": 18}).check_data()
 
 
 def test_classes_of_parquet_are_chosen_by_label(tmp_path: Path):

@@ -1,8 +1,9 @@
 """One file a data set. A file says whether it `NEEDS_ROOT`, whether it reads image `FILES`, how many `UNLABELLED` images it has besides
 train, which `VIEWS` suit it, and how it is read.
 
-`check(data)` is the number of stored train images; it raises `UserError` for a folder that is missing or empty. It is asked before
-anything starts, so it must be quick. A split is "train" or "test", or with unlabelled images "unlabelled" or "both", train images first.
+Before anything starts `trainables.data_check` looks at the data, in a second or two. Of a data set with `FILES` it asks for `encoded`; of
+any other for `check(data)`, the number of stored train images, which raises `UserError` where files are missing or incomplete, and for
+its number of `CLASSES`. A split is "train" or "test", or with unlabelled images "unlabelled" or "both", train images first.
 `source(data, split)` is a text that changes when the stored images change, or None where reading is as quick as a cache.
 `read(data, split)` yields chunks (images uint8 [n, H, W, C], labels int64 [n]); a label below 0 is none.
 
@@ -31,6 +32,9 @@ class Encoded(Protocol):
         Raises:
             UserError: it cannot be read; the file is named.
         """
+
+    def sample(self) -> Iterator[list[tuple[bytes, str]]]:
+        """A few of the images in bunches, spread over all; the first images and the last come first. See `read`."""
 
     def close(self) -> None:
         """Gives back what is held in memory; reading goes on afterwards."""

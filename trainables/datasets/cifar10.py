@@ -5,14 +5,16 @@ from trainables import downloads
 from trainables.datasets import Chunks
 
 FILES = False
+CLASSES = 10
 UNLABELLED = 0
 NEEDS_ROOT = True
 VIEWS: dict[str, object] = {}
 FOLDER = "cifar-10-batches-py"
+LEAST = {f"data_batch_{n}": 10_000 * 3072 for n in range(1, 6)} | {"test_batch": 10_000 * 3072, "batches.meta": 1}  # bytes
 
 
 def check(data: "c.Data") -> int:
-    downloads.check(data, FOLDER)
+    downloads.check(data, FOLDER, LEAST)
     return 50_000
 
 

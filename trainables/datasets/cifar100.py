@@ -5,14 +5,16 @@ from trainables import downloads
 from trainables.datasets import Chunks
 
 FILES = False
+CLASSES = 100
 UNLABELLED = 0
 NEEDS_ROOT = True
 VIEWS: dict[str, object] = {}
 FOLDER = "cifar-100-python"
+LEAST = {"train": 50_000 * 3072, "test": 10_000 * 3072, "meta": 1}  # bytes
 
 
 def check(data: "c.Data") -> int:
-    downloads.check(data, FOLDER)
+    downloads.check(data, FOLDER, LEAST)
     return 50_000
 
 

@@ -6,6 +6,7 @@ from trainables import config as c
 from trainables.datasets import Chunks
 
 FILES = False
+CLASSES = 10
 UNLABELLED = 0
 NEEDS_ROOT = False
 VIEWS = {

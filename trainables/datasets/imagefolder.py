@@ -1,6 +1,7 @@
 """A folder a class, below `train` and `test` (or `val`): root/train/cat/1.jpg. So ImageNet is kept for torchvision."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ VIEWS: dict[str, object] = {}
 FOLDERS = {"train": ("train",), "test": ("test", "val", "validation")}
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 ROWS = 256
+BUNCHES = 32  # of a sample,
+BUNCH = 16  # and images in each
 
 
 class ImageFiles:
@@ -35,12 +38,15 @@ class ImageFiles:
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
+    def sample(self) -> Iterator[list[tuple[bytes, str]]]:
+        """See `Encoded`."""
+        bounds = np.linspace(0, len(self._names), min(len(self._names), BUNCHES) + 1).astype(np.int64).tolist()
+        for bunch in files.spread(len(bounds) - 1, BUNCHES):
+            first, end = bounds[bunch : bunch + 2]
+            yield [self.read(first + row) for row in sorted(files.spread(end - first, BUNCH))]
+
     def close(self) -> None:
         """Nothing is held."""
-
-
-def check(data: "c.Data") -> int:
-    return sum(map(len, _listed(data, "train")[1].values()))
 
 
 def source(data: "c.Data", split: str) -> str:
@@ -88,11 +94,21 @@ def _listed(data: "c.Data", split: str) -> tuple[Path, dict[str, list[str]]]:
             found = {name: own for name in below if (wanted is None or name in wanted) and (own := _images(folder / name))}
         except OSError as error:
             raise UserError(f"data.root = '{root}': {error.filename} cannot be read ({error.strerror})") from None
+        if split == "train" and wanted is None and found:
+            _require_images(root, folder, [name for name in below if name not in found])
         if split == "train" and below and (missing := sorted((wanted or set()) - found.keys())):
             raise UserError(f"data.classes: no images {folder.name}/{missing[0]}/<image>{nearest(missing[0], below)}")
         if found:
             return folder, found
-    raise UserError(f"data.root = '{root}': holds no images {FOLDERS[split][0]}/<class>/<image>")
+    place = folder if folder.is_dir() else root
+    raise UserError(f"data.root = '{root}': holds no images {FOLDERS[split][0]}/<class>/<image>; {place} holds {files.contents(place)}")
+
+
+def _require_images(root: Path, folder: Path, empty: list[str]) -> None:
+    """Raises `UserError` where class folders of train are empty, but for hidden ones; torchvision refuses them, too."""
+    if seen := [name for name in empty if not name.startswith(".")]:
+        rule = f"{folder.name}/{seen[0]} holds no images ({', '.join(sorted(ENDINGS))})"
+        raise UserError(f"data.root = '{root}': {rule}; remove it, or choose classes with data.classes")
 
 
 def _images(folder: Path) -> list[str]:

@@ -24,6 +24,9 @@ NEEDS_ROOT = True
 VIEWS: dict[str, object] = {}
 STEMS = {"train": ("train",), "test": ("test", "validation", "valid")}
 ROWS = 1024
+BUNCHES = 12  # of a sample, each of one row group,
+BUNCH = 48  # images in each at most,
+BUNCH_BYTES = 2**24  # and so much of a row group
 
 
 class RowGroups:
@@ -57,6 +60,12 @@ class RowGroups:
         path, _, first, rows = self._places[group]
         at = row - int(self.starts[group])
         return self._group(group)[at].as_py() or b"", f"{path}, row {first + rows[at]}"
+
+    def sample(self) -> Iterator[list[tuple[bytes, str]]]:
+        """See `Encoded`. They are the first rows of their row groups, so that no group is read as a whole."""
+        for group in files.spread(len(self._places), BUNCHES):
+            path, number, first, rows = self._places[group]
+            yield [(image, f"{path}, row {first + row}") for row, image in _first_images(path, number, rows)]
 
     def close(self) -> None:
         with self._lock:
@@ -106,18 +115,6 @@ class Classes:
         """Raises `UserError` where a class has no image, of those with new labels."""
         if self.kept is not None and len(missing := np.setdiff1d(np.arange(len(self.kept)), labels)):
             raise UserError(f"data.classes: no train image has label {self.kept[missing[0]]}")
-
-
-def check(data: "c.Data") -> int:
-    if data.classes is not None:
-        return len(encoded(data, "train").labels)
-    found, rows = _files(data, "train"), 0
-    import pyarrow.parquet
-
-    for path in found:
-        with _readable(path):
-            rows += pyarrow.parquet.read_metadata(path).num_rows
-    return rows
 
 
 def source(data: "c.Data", split: str) -> str:
@@ -183,6 +180,24 @@ def _read_group(path: Path, group: int, first: int, rows: np.ndarray) -> Any:
         return column if len(rows) == len(column) else column.take(rows)
 
 
+def _first_images(path: Path, group: int, rows: np.ndarray) -> list[tuple[int, bytes]]:
+    """Encoded images from the beginning of a row group, of those `rows` of it that are kept, each with its row in the group."""
+    import pyarrow.parquet
+
+    found: list[tuple[int, bytes]] = []
+    at = read = 0
+    with _readable(path), pyarrow.parquet.ParquetFile(path, buffer_size=2**16, pre_buffer=False) as opened:  # page by page
+        image, _ = _columns(opened.schema_arrow, path)
+        for batch in opened.iter_batches(BUNCH, row_groups=[group], columns=[f"{image}.bytes"], use_threads=False):
+            images = batch.column(0).field("bytes")
+            kept = np.flatnonzero(np.isin(np.arange(at, at + len(batch)), rows))
+            found += [(at + place, images[place].as_py() or b"") for place in kept.tolist()]
+            at, read = at + len(batch), read + images.nbytes
+            if len(found) >= BUNCH or read >= BUNCH_BYTES:
+                break
+    return found
+
+
 def _labels(path: Path) -> tuple[np.ndarray, list[int]]:
     """Labels of a file [n], and the sizes of its row groups."""
     import pyarrow.parquet
@@ -205,7 +220,8 @@ def _files(data: "c.Data", split: str) -> list[Path]:
             found = sorted(folder.glob(f"{stem}*.parquet"))
             if found and (split == "train" or _labels(found[0])[0].max(initial=-1) >= 0):
                 return found
-    raise UserError(f"data.root = '{root}': holds no {split}-*.parquet{' with labels' if split == 'test' else ''}")
+    wanted = f"{split}-*.parquet{' with labels' if split == 'test' else ''}"
+    raise UserError(f"data.root = '{root}': holds no {wanted}; it holds {files.contents(root)}")
 
 
 def _columns(schema: object, path: Path) -> tuple[str, str]:
@@ -216,5 +232,6 @@ def _columns(schema: object, path: Path) -> tuple[str, str]:
     labels = [f.name for f in fields if pyarrow.types.is_integer(f.type)]
     labels.sort(key=lambda name: (name != "label", "label" not in name))
     if not images or not labels:
-        raise UserError(f"{path}: needs a column struct<bytes, path> and an integer column; it has {', '.join(f.name for f in fields)}")
+        has = ", ".join(f"{field.name} ({field.type})" for field in fields)
+        raise UserError(f"{path}: needs a column struct<bytes, path> of images and an integer column of labels; it has {has}")
     return images[0], labels[0]

@@ -5,15 +5,21 @@ from trainables import downloads
 from trainables.datasets import Chunks
 
 FILES = False
+CLASSES = 10
 UNLABELLED = 100_000
 NEEDS_ROOT = True
 VIEWS: dict[str, object] = {"blur": [1.0, 0.1]}
 FOLDER = "stl10_binary"
+IMAGE = 3 * 96 * 96
+LEAST = {  # bytes
+    **{f"{name}_X.bin": count * IMAGE for name, count in (("train", 5_000), ("test", 8_000), ("unlabeled", UNLABELLED))},
+    **{f"{name}_y.bin": count for name, count in (("train", 5_000), ("test", 8_000))},
+}
 SPLITS = {"train": ("train",), "test": ("test",), "unlabelled": ("unlabeled",), "both": ("train", "unlabeled")}  # torchvision's names
 
 
 def check(data: "c.Data") -> int:
-    downloads.check(data, FOLDER)
+    downloads.check(data, FOLDER, LEAST)
     return 5_000
 
 

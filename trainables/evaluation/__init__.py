@@ -27,11 +27,13 @@ class Protocol(Section):
 
     METRICS: that it gives in every trial, and whether more ("max") or less ("min") of one is better. It may give others besides, with a
     "/" in their names.
+    LABELS: whether its scores need labels, of two classes at least.
     USES: other protocols whose options count too.
     RECIPES: options of papers, by the name that the option `recipe` may have; what is set beside it counts above them.
     """
 
     METRICS: ClassVar[dict[str, Literal["max", "min"]]] = {}
+    LABELS: ClassVar[bool] = True
     USES: ClassVar[tuple[str, ...]] = ()
     RECIPES: ClassVar[dict[str, dict[str, Any]]] = {}
 

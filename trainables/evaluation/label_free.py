@@ -27,6 +27,7 @@ class LabelFree(Protocol):
     views: Several = 10
     output: Output = "features"
 
+    LABELS: ClassVar[bool] = False
     METRICS: ClassVar[dict[str, Literal["max", "min"]]] = {"rankme": "max", "lidar": "max", "alignment": "min", "uniformity": "min"}
 
     def measure(self, subject: Subject) -> Scores:
