@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 import ray.train
@@ -32,6 +32,7 @@ BROKEN_LINK = ("gloo", "nccl", "connection closed", "connection reset", "broken 
 
 
 Fit = Callable[..., Any]
+Outcome = tuple[str, str | None]  # ("end", None), ("error", text), or ("postponed", text) where it is to be tried again later
 
 
 class GroupBroken(RuntimeError):
@@ -51,8 +52,8 @@ def slot_loop(given: dict[str, Any]) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     store = dist.distributed_c10d._get_default_store()
-    placement = get_current_placement_group()
-    incarnation = ray.get(board.attach.remote(slot, placement and placement.id.hex())) if rank == 0 else None
+    store.set(f"node{rank}", ray.get_runtime_context().get_node_id())
+    incarnation = _attach(board, slot, store, workers) if rank == 0 else None
     turn = 0
     while True:
         turn += 1
@@ -80,7 +81,14 @@ def slot_loop(given: dict[str, Any]) -> None:
             ray.get(board.acknowledge.remote(slot, incarnation, work["sequence"], outcome))
 
 
-def _run(board: Any, slot: int, incarnation: int, work: dict[str, Any], run_trial: Fit, group: Group) -> tuple[str, str | None]:
+def _attach(board: Any, slot: int, store: Any, workers: int) -> int:
+    """Tells the switchboard that the workers are up, and where they are; returns their incarnation."""
+    placement = get_current_placement_group()
+    nodes = [store.get(f"node{rank}").decode() for rank in range(workers)]
+    return ray.get(board.attach.remote(slot, placement and placement.id.hex(), nodes))
+
+
+def _run(board: Any, slot: int, incarnation: int, work: dict[str, Any], run_trial: Fit, group: Group) -> Outcome:
     """One trial, to its end or its fault. Every rank comes out with the same outcome, or none does.
 
     Raises:
@@ -100,9 +108,7 @@ def _run(board: Any, slot: int, incarnation: int, work: dict[str, Any], run_tria
         except Exception as error:
             logging.error("%s", traceback.format_exc())
             text = f"{type(error).__name__}: {error} (worker {group.rank})"
-            # the ranks that are left see a broken link first: that is no fault of the trial
-            link = isinstance(error, dist.DistError) or any(mark in text.lower() for mark in BROKEN_LINK)
-            verdict = board.fault.remote(slot, incarnation, group.rank, group.size, not link, text)
+            verdict = board.fault.remote(slot, incarnation, group.rank, group.size, _blame(error), text)
             error.__traceback__ = None
     gc.collect()  # a process group closes its sockets, by which the others notice, only when nothing refers to it
     dist.destroy_process_group()
@@ -110,10 +116,17 @@ def _run(board: Any, slot: int, incarnation: int, work: dict[str, Any], run_tria
         torch.cuda.empty_cache()
     if verdict is None:
         return "end", None
-    text = ray.get(verdict)
-    if text is None:
+    outcome = ray.get(verdict)
+    if outcome is None:
         raise GroupBroken("not all workers are there to agree on what happened; the group is restarted")
-    return "error", text
+    return outcome
+
+
+def _blame(error: Exception) -> Literal["trial", "link", "surroundings"]:
+    """Whose fault an error is, in the switchboard's words."""
+    # the ranks that are left see a broken link first: that is no fault of the trial
+    link = isinstance(error, dist.DistError) or any(mark in f"{type(error).__name__}: {error}".lower() for mark in BROKEN_LINK)
+    return "link" if link else "trial"
 
 
 @contextlib.contextmanager

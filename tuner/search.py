@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from tuner.trial import SlotTrial
 log = logging.getLogger(__name__)
 BASELINE = "untrained"
 ACTOR_RESTARTS = 3  # of the light trainable; its workers are not touched by its death
+ACTOR_RETRIES = 2  # how often a trial whose actor has had these restarts is begun once more
 
 
 class StudySearcher(Searcher):
@@ -53,12 +54,14 @@ class StudySearcher(Searcher):
         self.running: dict[str, Proposal] = {}  # by Ray's id
         self.first_steps: dict[str, float] = {}
         self.session = uuid.uuid4().hex
-        self.lost = 0  # trials that no slot could run; each slot is given up once, so more than `room` means that none is left
+        self.actors_lost: Counter[str] = Counter()  # by trial: how often Tune gave up its actor
+        self.broken_off = ""  # why nothing more can be run
 
     def suggest(self, trial_id: str) -> Any:
-        if self.lost > self.room:
+        if self.broken_off:
             return Searcher.FINISHED
-        if len(self.running) >= self.room:
+        # as many trials as there are workers for; one always, with which Tune waits where there are none
+        if len(self.running) >= max(1, min(self.room, self.groups.state().up)):
             return None
         proposal = self.left_over.popleft() if self.left_over else self.study.ask()
         if proposal is None:
@@ -84,11 +87,15 @@ class StudySearcher(Searcher):
         if proposal is None:
             return
         ray.get(self.groups.board.release.remote(trial_id))
-        lost = (result or {}).get("lost") or ("the trial's actor died again and again" if error else None)
-        if lost is not None:  # no fault of the trial: another slot takes it, or the next session
-            log.warning("trial %s: %s", proposal.key, lost)
-            self.lost += 1
-            self.left_over.append(proposal)
+        if lost := (result or {}).get("lost"):  # no slot is left
+            self.broken_off = lost
+            return
+        if error:  # no fault of the trial either: its actor trains nothing
+            self.actors_lost[proposal.key] += 1
+            log.warning("trial %s: its Tune actor died %d times", proposal.key, ACTOR_RESTARTS + 1)
+            self.left_over.appendleft(proposal)
+            if self.actors_lost[proposal.key] > ACTOR_RETRIES:
+                self.broken_off = f"the Tune actors of trial {proposal.key} died again and again; has the head node enough memory?"
             return
         metrics = metrics_of(result or {})
         self._hear(proposal.key, metrics)
@@ -144,12 +151,13 @@ def run_search(run: Run, study: Study) -> None:
 
 
 def _tune(run: Run, study: Study, groups: Slots, room: int, progress: Progress) -> None:
+    searcher = StudySearcher(study, run, groups, room)
     ended = [trial for trial in study.trials() if trial.state.is_finished()]
     tuner = tune.Tuner(
         tune.with_resources(SlotTrial, {"node:__internal_head__": 0.001}),
         tune_config=tune.TuneConfig(
             num_samples=-1,
-            search_alg=StudySearcher(study, run, groups, room),
+            search_alg=searcher,
             scheduler=stopping.scheduler(study.spec, ended),
             reuse_actors=True,
         ),
@@ -164,7 +172,7 @@ def _tune(run: Run, study: Study, groups: Slots, room: int, progress: Progress) 
     )
     tuner.fit()
     if unfinished := [t.number for t in study.trials() if t.state == TrialState.RUNNING]:
-        raise RuntimeError(f"no worker group is left to run trials {', '.join(map(str, unfinished))}")
+        raise RuntimeError(f"trials {', '.join(map(str, unfinished))} cannot be run: {searcher.broken_off}")
 
 
 def _measure_baseline(run: Run, spec: SearchSpec, groups: Slots, progress: Progress) -> None:

@@ -1,117 +1,305 @@
 """The switchboard without Ray: it is a plain class, so its conversations are played here step by step."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
-from tuner.slots import Switchboard
+from tuner.claims import Ended, State
+from tuner.switchboard import Switchboard
 
 WORK = {"key": "0000", "config": {}, "folder": "-"}
 
 
-def play(scene: Callable[[Switchboard], Awaitable[None]], slots: int = 1, attempts: int = 2) -> None:
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FAULT_WAIT", "NEWS_WAIT", "POSTPONE_WAIT"):
+        monkeypatch.setattr(f"tuner.switchboard.{name}", 0.1)
+    monkeypatch.setattr("tuner.switchboard.NEXT_WAIT", 0.5)
+
+
+def play(scene: Callable[[Switchboard], Awaitable[None]], slots: int = 1, attempts: int = 2, patience: float = math.inf) -> None:
     async def run() -> None:
-        await asyncio.wait_for(scene(Switchboard(slots, attempts)), 20)
+        await asyncio.wait_for(scene(Switchboard(slots, attempts, patience)), 20)
 
     asyncio.run(run())
 
 
-def epoch(number: int, trial: str = "a") -> dict:
-    return {"epoch": number, "trial": trial}
+def epoch(number: int, slot: int = 0) -> dict:
+    return {"epoch": number, "trial": "a", "slot": slot}
+
+
+async def begun(board: Switchboard, trial: str = "a", slot: int = 0, node: str = "n") -> tuple[int, int, dict[str, Any]]:
+    """A trial that a new life of a slot has taken: the claim's number, the incarnation and the work."""
+    claim = await board.acquire(trial, WORK)
+    assert claim is not None
+    life = await board.attach(slot, f"group {slot}", [node])
+    work = await board.next(slot, life)
+    assert work is not None
+    return claim, life, work
 
 
 def test_a_trial_from_first_to_last_metric() -> None:
     async def scene(board: Switchboard) -> None:
-        ticket = await board.acquire("a", WORK)
-        life = await board.attach(0)
-        work = await board.next(0, life)
-        assert (work["key"], work["attempt"]) == ("0000", 1)
-        posting = asyncio.create_task(board.post(0, life, work["sequence"], epoch(1)))
-        assert await board.take(ticket, 0) == ("metrics", epoch(1))
+        claim, life, work = await begun(board)
+        assert (work["key"], work["sequence"], work["attempt"]) == ("0000", claim, 1)
+        posting = asyncio.create_task(board.post(0, life, claim, epoch(1)))
+        assert await board.take(claim, 0) == ("metrics", epoch(1))
         await asyncio.sleep(0.05)
         assert not posting.done(), "the workers wait until the next epoch is wanted"
-        taking = asyncio.create_task(board.take(ticket, 1))
+        taking = asyncio.create_task(board.take(claim, 1))
         assert await posting
-        last = asyncio.create_task(board.post(0, life, work["sequence"], epoch(2)))
+        last = asyncio.create_task(board.post(0, life, claim, epoch(2)))
         assert await taking == ("metrics", epoch(2))
         await board.release("a")
         assert not await last
-        await board.acknowledge(0, life, work["sequence"], ("end", None))
-        assert await board.acquire("b", WORK) == (0, 2)
+        await board.acknowledge(0, life, claim, ("end", None))
+        second = await board.acquire("b", WORK)
+        assert (await board.next(0, life) or {})["sequence"] == second
 
     play(scene)
 
 
 def test_acquire_is_idempotent() -> None:
     async def scene(board: Switchboard) -> None:
-        assert await board.acquire("a", WORK) == await board.acquire("a", WORK)
-        assert await board.acquire("b", WORK) == (1, 1)
+        assert await board.acquire("a", WORK) == await board.acquire("a", WORK) == 1
+        assert await board.acquire("b", WORK) == 2
 
-    play(scene, slots=2)
+    play(scene)
 
 
 def test_an_actor_that_comes_too_late_gets_no_slot() -> None:
     """Tune may start a second one for a trial, and may do so after its end."""
 
     async def scene(board: Switchboard) -> None:
-        ticket = await board.acquire("a", WORK)
-        assert await board.acquire("b", WORK) == (1, 1)
-        waiting = asyncio.create_task(board.acquire("c", WORK))
+        claim = await board.acquire("a", WORK)
         await board.release("a")
         await board.release("c")
-        assert await waiting is None
         assert await board.acquire("a", WORK) is None
-        assert await board.acquire("d", WORK) == (ticket[0], 2)
+        assert await board.acquire("c", WORK) is None
+        assert await board.take(claim, 0) == ("lost", "the trial is over")
+        assert await board.next(0, await board.attach(0)) is None, "nothing is left in the queue"
 
-    play(scene, slots=2)
+    play(scene)
 
 
 def test_a_stopped_trial_keeps_its_slot_until_the_workers_are_done() -> None:
     async def scene(board: Switchboard) -> None:
-        await board.acquire("a", WORK)
-        life = await board.attach(0)
-        work = await board.next(0, life)
+        claim, life, _ = await begun(board)
         await board.release("a")
-        waiting = asyncio.create_task(board.acquire("b", WORK))
+        assert not await board.post(0, life, claim, epoch(1)), "a stopped trial's metrics go nowhere"
+        await board.acknowledge(0, life, claim, ("end", None))
+        assert await board.acquire("b", WORK) == (await board.next(0, life) or {})["sequence"]
+
+    play(scene)
+
+
+def test_work_is_only_for_a_slot_whose_workers_are_up() -> None:
+    """Slot 0 has no workers: the trial goes to slot 1, whichever of the two was first."""
+
+    async def scene(board: Switchboard) -> None:
+        claim = await board.acquire("a", WORK)
+        second = await board.acquire("b", WORK)
+        life = await board.attach(1)
+        assert (await board.next(1, life) or {})["sequence"] == claim
+        await board.acknowledge(1, life, claim, ("end", None))
+        assert (await board.next(1, life) or {})["sequence"] == second
+        assert (await board.state()).up == 1
+
+    play(scene, slots=2)
+
+
+def test_the_oldest_claim_is_first() -> None:
+    async def scene(board: Switchboard) -> None:
+        claims = [await board.acquire(trial, WORK) for trial in "abc"]
+        life = await board.attach(0)
+        for claim in claims:
+            assert (await board.next(0, life) or {})["sequence"] == claim
+            await board.acknowledge(0, life, claim, ("end", None))
+
+    play(scene)
+
+
+def test_a_trial_that_lost_its_slot_is_first_in_the_queue() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim, life, _ = await begun(board, "a", slot=0, node="x")
+        older, other, _ = await begun(board, "b", slot=1, node="y")
+        await board.acquire("c", WORK)
+        posting = asyncio.create_task(board.post(1, other, older, epoch(1, slot=1)))
+        await board.take(older, 0)
+        assert await board.watch(["y"]) == [Ended(1, "group 1", "node y is lost")]
+        assert not await posting
+        assert await board.state() == State(up=1, waiting=2, why="node y is lost")
+        await board.acknowledge(0, life, claim, ("end", None))
+        work = await board.next(0, life) or {}
+        assert (work["sequence"], work["attempt"]) == (older, 1), "before the one that has not begun"
+
+    play(scene, slots=2)
+
+
+def test_a_trial_moves_to_a_free_slot_at_once() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim, life, _ = await begun(board, node="x")
+        free = asyncio.create_task(board.next(1, await board.attach(1, None, ["y"])))
         await asyncio.sleep(0.05)
-        assert not waiting.done()
-        assert not await board.post(0, life, work["sequence"], epoch(1)), "a stopped trial's metrics go nowhere"
-        await board.acknowledge(0, life, work["sequence"], ("end", None))
-        assert await waiting == (0, 2)
+        assert not free.done()
+        await board.watch(["x"])
+        assert (await free or {})["sequence"] == claim
+        posting = asyncio.create_task(board.post(1, 1, claim, epoch(1, slot=1)))
+        assert await board.take(claim, 0) == ("metrics", epoch(1, slot=1))
+        assert not await board.post(0, life, claim, epoch(2)), "a survivor of the lost node may not post"
+        assert await board.next(0, life) == {}, "nor take"
+        await board.acknowledge(0, life, claim, ("end", None))
+        await board.take(claim, 0)
+        assert board.claims[claim].outcome is None, "nor end the trial"
+        posting.cancel()
+
+    play(scene, slots=2)
+
+
+def test_one_lost_node_of_two_takes_the_slot_down() -> None:
+    async def scene(board: Switchboard) -> None:
+        await board.acquire("a", WORK)
+        life = await board.attach(0, "group 0", ["x", "y"])
+        await board.next(0, life)
+        assert await board.watch(["z"]) == []
+        assert [ended.slot for ended in await board.watch(["y", "z"])] == [0]
+        assert await board.watch(["y", "z"]) == [], "told once"
+        assert (await board.state()).up == 0
+
+    play(scene)
+
+
+def test_a_slot_comes_back_with_its_node() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim, _, _ = await begun(board, node="x")
+        await board.watch(["x"])
+        life = await board.attach(0, None, ["y"])
+        work = await board.next(0, life) or {}
+        assert (life, work["sequence"], work["attempt"]) == (2, claim, 1)
+        assert await board.watch(["x"]) == []
+
+    play(scene)
+
+
+def test_a_lost_node_is_no_attempt_of_the_trial_even_if_the_news_comes_late() -> None:
+    """The worker's death is seen before Ray reports the node; the trial has one attempt only, and no other slot is there."""
+
+    async def scene(board: Switchboard) -> None:
+        claim, _, _ = await begun(board, node="x")
+        life = await board.attach(0, None, ["y"])
+        waiting = asyncio.create_task(board.next(0, life))
+        await asyncio.sleep(0.02)
+        await board.watch(["x"])
+        assert (await waiting or {})["sequence"] == claim
+
+    play(scene, attempts=1)
+
+
+def test_a_dead_controller_is_no_attempt_of_the_trial() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim, _, _ = await begun(board)
+        assert await board.down(0, "its controller ended", excused=True) == "group 0"
+        assert await board.down(0, "its controller ended", excused=True) == "group 0"
+        assert (await board.next(0, await board.attach(0)) or {})["sequence"] == claim
+        await board.down(0, "its workers died too often", excused=False)
+        life = await board.attach(0)
+        assert await board.next(0, life) is None
+        assert (await board.take(claim, 0))[0] == "error"
+
+    play(scene, attempts=1)
+
+
+def test_workers_without_progress_are_taken_out_of_use() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim, life, _ = await begun(board)
+        for _ in range(4):
+            await asyncio.sleep(0.1)
+            await board.beat(0, life)
+            assert await board.watch([]) == []
+        await asyncio.sleep(0.3)
+        assert await board.watch([]) == [Ended(0, "group 0", "no progress for 0.2 seconds")]
+        assert not await board.post(0, life, claim, epoch(1))
+        work = await board.next(0, await board.attach(0)) or {}
+        assert (work["sequence"], work["attempt"]) == (claim, 2), "it counts as an attempt"
+
+    play(scene, patience=0.2)
+
+
+def test_workers_that_wait_for_their_trial_or_for_work_are_not_stuck() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim, life, _ = await begun(board)
+        posting = asyncio.create_task(board.post(0, life, claim, epoch(1)))
+        await board.take(claim, 0)
+        await asyncio.sleep(0.2)
+        await board.beat(0, life)
+        assert await board.watch([]) == []
+        wanting = asyncio.create_task(board.take(claim, 1))
+        assert await posting
+        assert await board.watch([]) == [], "the time that it waited is not its own"
+        await board.acknowledge(0, life, claim, ("end", None))
+        assert (await wanting)[0] == "end"
+        await asyncio.sleep(0.2)
+        assert await board.watch([]) == []
+
+    play(scene, patience=0.1)
+
+
+def test_a_postponed_trial_is_tried_again_later_and_not_counted() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim, life, _ = await begun(board)
+        for _ in range(3):
+            verdict = await board.fault(0, life, 0, 1, "surroundings", "OSError: no space")
+            assert verdict == ("postponed", "OSError: no space")
+            await board.acknowledge(0, life, claim, verdict)
+            assert (await board.state()).why == "OSError: no space"
+            begun_at = asyncio.get_running_loop().time()
+            work = await board.next(0, life) or {}
+            assert (work["sequence"], work["attempt"]) == (claim, 1)
+            assert asyncio.get_running_loop().time() - begun_at > 0.08
+        assert not board.claims[claim].outcome
+
+    play(scene, attempts=1)
+
+
+def test_another_trial_goes_on_while_one_is_postponed() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim, life, _ = await begun(board)
+        second = await board.acquire("b", WORK)
+        await board.acknowledge(0, life, claim, ("postponed", "OSError: no space"))
+        assert (await board.next(0, life) or {})["sequence"] == second
 
     play(scene)
 
 
 def test_the_dead_take_and_post_nothing() -> None:
     async def scene(board: Switchboard) -> None:
-        await board.acquire("a", WORK)
-        old = await board.attach(0)
-        work = await board.next(0, old)
+        claim, old, _ = await begun(board)
         new = await board.attach(0)
         assert await board.next(0, old) == {}, "it goes home"
-        assert not await board.post(0, old, work["sequence"], epoch(1))
-        await board.acknowledge(0, old, work["sequence"], ("end", None))
-        again = await board.next(0, new)
-        assert (again["sequence"], again["attempt"]) == (work["sequence"], 2)
+        assert not await board.post(0, old, claim, epoch(1))
+        await board.acknowledge(0, old, claim, ("end", None))
+        await board.beat(0, old)
+        again = await board.next(0, new) or {}
+        assert (again["sequence"], again["attempt"]) == (claim, 2)
 
     play(scene)
 
 
 def test_epochs_told_again_after_a_death_pass_at_once_and_once() -> None:
     async def scene(board: Switchboard) -> None:
-        ticket = await board.acquire("a", WORK)
-        life = await board.attach(0)
-        work = await board.next(0, life)
-        first = asyncio.create_task(board.post(0, life, work["sequence"], epoch(1)))
-        await board.take(ticket, 0)
+        claim, life, _ = await begun(board)
+        first = asyncio.create_task(board.post(0, life, claim, epoch(1)))
+        await board.take(claim, 0)
         life = await board.attach(0)
         assert not await first
         await board.next(0, life)
-        assert await board.post(0, life, work["sequence"], epoch(1))
-        second = asyncio.create_task(board.post(0, life, work["sequence"], epoch(2)))
-        assert await board.take(ticket, 1) == ("metrics", epoch(2))
-        assert await board.take(ticket, 0) == ("metrics", epoch(1)), "a talker that came back hears it from the start"
+        assert await board.post(0, life, claim, epoch(1))
+        second = asyncio.create_task(board.post(0, life, claim, epoch(2)))
+        assert await board.take(claim, 1) == ("metrics", epoch(2))
+        assert await board.take(claim, 0) == ("metrics", epoch(1)), "a talker that came back hears it from the start"
         second.cancel()
 
     play(scene)
@@ -119,15 +307,14 @@ def test_epochs_told_again_after_a_death_pass_at_once_and_once() -> None:
 
 def test_a_trial_whose_workers_die_again_and_again_fails() -> None:
     async def scene(board: Switchboard) -> None:
-        ticket = await board.acquire("a", WORK)
-        for _ in range(2):
-            assert await board.next(0, await board.attach(0))
-        assert await board.next(0, await board.attach(0)) is None
-        kind, text = await board.take(ticket, 0)
-        assert kind == "error"
-        assert text.startswith("its workers died 2 times")
+        claim, _, _ = await begun(board)
+        assert await board.next(0, await board.attach(0))
+        life = await board.attach(0)
+        assert await board.next(0, life) is None
+        kind, text = await board.take(claim, 0)
+        assert (kind, text) == ("error", "its workers died 2 times without a new epoch")
         await board.release("a")
-        assert await board.acquire("b", WORK) == (0, 2)
+        assert await board.acquire("b", WORK) == (await board.next(0, life) or {})["sequence"]
 
     play(scene)
 
@@ -135,126 +322,107 @@ def test_a_trial_whose_workers_die_again_and_again_fails() -> None:
 @pytest.mark.parametrize(
     ("faults", "verdict"),
     [
-        ([(0, False, "link"), (1, True, "ValueError: x")], "ValueError: x"),
-        ([(1, True, "ValueError: x"), (0, True, "KeyError: y")], "KeyError: y"),
-        ([(0, False, "link"), (1, False, "link")], None),
+        ([(0, "link", "link"), (1, "trial", "ValueError: x")], ("error", "ValueError: x")),
+        ([(1, "trial", "ValueError: x"), (0, "trial", "KeyError: y")], ("error", "KeyError: y")),
+        ([(0, "trial", "ValueError: x"), (1, "surroundings", "OSError: z")], ("postponed", "OSError: z")),
+        ([(0, "link", "link"), (1, "link", "link")], None),
     ],
 )
-def test_verdict_on_a_fault(faults: list, verdict: str | None) -> None:
+def test_verdict_on_a_fault(faults: list, verdict: tuple[str, str] | None) -> None:
     async def scene(board: Switchboard) -> None:
-        await board.acquire("a", WORK)
-        life = await board.attach(0)
-        assert await asyncio.gather(*(board.fault(0, life, rank, 2, blames, text) for rank, blames, text in faults)) == [verdict] * 2
+        _, life, _ = await begun(board)
+        assert await asyncio.gather(*(board.fault(0, life, rank, 2, blame, text) for rank, blame, text in faults)) == [verdict] * 2
 
     play(scene)
 
 
-def test_a_rank_that_is_gone_breaks_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tuner.slots.FAULT_WAIT", 0.1)
-
+def test_a_rank_that_is_gone_breaks_the_group() -> None:
     async def scene(board: Switchboard) -> None:
-        await board.acquire("a", WORK)
+        claim, life, _ = await begun(board)
+        assert await board.fault(0, life, 0, 2, "link", "closed by peer") is None
+        assert await board.state() == State(up=0, waiting=1, why="closed by peer")
+        assert await board.fault(0, life, 1, 2, "trial", "of the dead") is None, "what the dead say is not heard"
+        assert (await board.next(0, await board.attach(0)) or {})["attempt"] == 2, "the trial is no wiser"
         life = await board.attach(0)
-        await board.next(0, life)
-        assert await board.fault(0, life, 0, 2, False, "link") is None
-        assert (await board.next(0, await board.attach(0)))["attempt"] == 2, "the trial is no wiser"
-        assert await board.fault(0, life, 1, 2, True, "of the dead") is None
-        assert not board.mailboxes[0].faults, "what the dead say is not heard"
+        assert await board.next(0, life) is None
+        assert (await board.take(claim, 0))[1].endswith("; the last to speak said: closed by peer")
 
     play(scene)
 
 
-def test_a_trial_that_breaks_its_group_fails_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_that_breaks_its_group_fails_once() -> None:
     """A rank that raises leaves the others in a sum that it never joins; where they cannot notice, the group has to be restarted."""
-    monkeypatch.setattr("tuner.slots.FAULT_WAIT", 0.1)
 
     async def scene(board: Switchboard) -> None:
-        ticket = await board.acquire("a", WORK)
-        life = await board.attach(0)
-        await board.next(0, life)
-        assert await board.fault(0, life, 1, 2, True, "ValueError: x") is None
-        assert await board.take(ticket, 0) == ("error", "ValueError: x")
+        claim, life, _ = await begun(board)
+        assert await board.fault(0, life, 1, 2, "trial", "ValueError: x") is None
+        assert await board.take(claim, 0) == ("error", "ValueError: x")
         await board.release("a")
-        await board.attach(0)
-        assert await board.acquire("b", WORK) == (0, 2)
+        life = await board.attach(0)
+        assert await board.acquire("b", WORK) == (await board.next(0, life) or {})["sequence"]
 
     play(scene)
 
 
-def test_a_broken_slot_keeps_nobody_from_the_switchboard() -> None:
-    """Who waits for a slot waits for one that can come, and leaves the switchboard to the others meanwhile."""
-
+def test_a_trial_that_waits_leaves_the_switchboard_to_the_others() -> None:
     async def scene(board: Switchboard) -> None:
-        await board.acquire("a", WORK)
-        await board.acquire("b", WORK)
         await board.give_up(0, "no GPU")
-        await board.release("a")
-        waiting = asyncio.create_task(board.acquire("c", WORK))
-        for _ in range(20):
-            await asyncio.sleep(0)
+        claim = await board.acquire("c", WORK)
+        waiting = asyncio.create_task(board.take(claim, 0))
+        idle = asyncio.create_task(board.next(1, await board.attach(1)))
+        assert (await idle or {})["sequence"] == claim
         woken = 0
         announce = board._until
 
-        async def counted(*arguments: object) -> None:
+        async def counted(*arguments: Any) -> None:
             nonlocal woken
             woken += 1
             await announce(*arguments)
 
         board._until = counted  # type: ignore[method-assign]
         await asyncio.sleep(0.1)
-        assert not waiting.done()
+        assert not waiting.done(), "slot 1 is not given up"
         assert woken <= 1
-        await board.release("b")
-        assert await waiting == (1, 2)
+        waiting.cancel()
 
     play(scene, slots=2)
 
 
-def test_a_trial_that_no_worker_has_taken_frees_its_slot_at_once() -> None:
+def test_a_trial_that_no_worker_has_taken_leaves_the_queue_at_once() -> None:
     async def scene(board: Switchboard) -> None:
         await board.acquire("a", WORK)
         await board.release("a")
-        assert await board.acquire("b", WORK) == (0, 2)
+        second = await board.acquire("b", WORK)
+        assert (await board.next(0, await board.attach(0)) or {})["sequence"] == second
 
     play(scene)
 
 
 def test_only_deaths_in_one_epoch_count() -> None:
     async def scene(board: Switchboard) -> None:
-        ticket = await board.acquire("a", WORK)
+        claim = await board.acquire("a", WORK)
         for number in range(1, 5):
             life = await board.attach(0)
-            work = await board.next(0, life)
+            work = await board.next(0, life) or {}
             assert work["attempt"] == min(number, 2)
             posting = asyncio.create_task(board.post(0, life, work["sequence"], epoch(number)))
-            assert await board.take(ticket, number - 1) == ("metrics", epoch(number))
+            assert await board.take(claim, number - 1) == ("metrics", epoch(number))
             posting.cancel()
 
     play(scene)
 
 
-def test_a_slot_that_cannot_be_launched() -> None:
+def test_slots_that_cannot_be_launched() -> None:
     async def scene(board: Switchboard) -> None:
-        ticket = await board.acquire("a", WORK)
+        claim = await board.acquire("a", WORK)
         await board.give_up(0, "no GPU")
-        assert await board.take(ticket, 0) == ("lost", "no GPU")
-        await board.release("a")
-        assert await board.acquire("b", WORK) is None
+        taking = asyncio.create_task(board.take(claim, 0))
+        await asyncio.sleep(0.05)
+        assert not taking.done(), "another slot may come up"
+        await board.give_up(1, "no GPU either")
+        assert await taking == ("lost", "no GPU")
 
-    play(scene)
-
-
-def test_a_late_talker_of_another_trial_hears_nothing() -> None:
-    async def scene(board: Switchboard) -> None:
-        ticket = await board.acquire("a", WORK)
-        life = await board.attach(0)
-        work = await board.next(0, life)
-        await board.release("a")
-        await board.acknowledge(0, life, work["sequence"], ("end", None))
-        await board.acquire("b", WORK)
-        assert (await board.take(ticket, 0))[0] == "lost"
-
-    play(scene)
+    play(scene, slots=2)
 
 
 def test_closing_sends_workers_home() -> None:

@@ -1,0 +1,299 @@
+"""The switchboard: which worker group works on which trial. Plain asyncio, without Ray and torch; Ray runs it as one light actor.
+
+Two things have lives of their own. A trial's `Claim` begins with `acquire` and ends with `release`. A slot's `Group` of
+workers comes up with `attach`, may go down, and comes up again with the next incarnation. Claims wait in a queue, and the
+workers of a group that is up take the first one: a claim is never bound to a group without workers. When a group goes down,
+its claim returns to the head of the queue.
+"""
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tuner.claims import Blame, Claim, Ended, Group, Life, Message, Outcome, State, verdict
+
+FAULT_WAIT = 8.0  # seconds for all ranks to report after one of them failed
+NEXT_WAIT = 20.0  # seconds that a group waits for work before it asks again
+POSTPONE_WAIT = 10.0  # seconds until a postponed trial is tried again
+NEWS_WAIT = 30.0  # seconds in which a lost node may still explain the last of a trial's deaths, before they count as its own
+
+
+class Switchboard:
+    """An asynchronous actor. Tune's side: acquire, take, release. The workers': attach, next, beat, post, acknowledge, fault. The driver's:
+    watch, down, give_up, lives, state, close.
+
+    Args:
+        slots: how many.
+        attempts: how often a trial may be started without a new epoch.
+        patience: seconds without progress after which workers count as stuck.
+    """
+
+    def __init__(self, slots: int, attempts: int, patience: float = math.inf):
+        self.groups = [Group() for _ in range(slots)]
+        self.claims: dict[int, Claim] = {}
+        self.attempts, self.patience = attempts, patience
+        self.over: set[str] = set()
+        self.closed = False
+        self.sequence = 0
+        self.changed = asyncio.Condition()
+
+    # Tune's side
+
+    async def acquire(self, trial_id: str, work: dict[str, Any]) -> int | None:
+        """Puts a trial's claim into the queue; returns the claim's number. Asked again, the same. None where the trial is over.
+
+        Tune hands a trial to an actor that another one left, and may start the one that it had begun to make for it all the same.
+        """
+        if trial_id in self.over:
+            return None
+        for claim in self.claims.values():
+            if claim.trial_id == trial_id:
+                return claim.sequence
+        self.sequence += 1
+        self.claims[self.sequence] = Claim(trial_id, self.sequence, work)
+        await self._announce()
+        return self.sequence
+
+    async def take(self, sequence: int, position: int) -> Message:
+        """Message `position` of a claim: ("metrics", dict), ("end", None), ("error", text) or, where no slot is left, ("lost", text).
+
+        Waits for it, and lets the workers go on.
+        """
+        claim = self.claims.get(sequence)
+        if claim is None:
+            return "lost", "the trial is over"
+        claim.wanted = max(claim.wanted, position + 1)
+        await self._announce()
+        await self._until(lambda: len(claim.posted) > position or claim.outcome is not None or claim.over or self._hopeless)
+        if not claim.over and len(claim.posted) > position:
+            return "metrics", claim.posted[position]
+        if claim.over:
+            return "lost", "the trial is over"
+        return claim.outcome or ("lost", self.groups[0].broken)
+
+    async def release(self, trial_id: str) -> None:
+        """Ends a trial's claim for good; workers that still train it stop at the end of the epoch, where they wait."""
+        self.over.add(trial_id)
+        for claim in [claim for claim in self.claims.values() if claim.trial_id == trial_id]:
+            claim.over = True
+            del self.claims[claim.sequence]
+        await self._announce()
+
+    # the driver's side
+
+    async def watch(self, dead_nodes: Iterable[str]) -> list[Ended]:
+        """Takes groups out of use whose node is dead, or that have made no progress for too long; returns those lives.
+
+        A dead node excuses every try of a trial that a group with a worker on it has made, also one that ended before the news came.
+        """
+        dead, ended, now = set(dead_nodes), [], time.monotonic()
+        for claim in self.claims.values():
+            for life in claim.tries:
+                if dead & life.nodes:
+                    life.excuse = "its node is lost"
+        for slot, group in enumerate(self.groups):
+            if group.life is None:
+                continue
+            if lost := dead & group.life.nodes:
+                group.life.excuse = why = f"node {min(lost)} is lost"
+            elif now - group.progress > self.patience:
+                why = f"no progress for {self.patience:g} seconds"
+            else:
+                continue
+            ended.append(Ended(slot, group.placement, why))
+            self._end_life(group, why)
+        if ended:
+            await self._announce()
+        return ended
+
+    async def down(self, slot: int, why: str, excused: bool) -> str | None:
+        """The controller of a slot's workers has ended, and its workers with it; returns the id of their placement group.
+
+        Args:
+            slot: its index.
+            why: it ended.
+            excused: whether that is no fault of the trial that they worked on.
+        """
+        group = self.groups[slot]
+        if group.life is not None:
+            group.life.excuse = why if excused else None
+            self._end_life(group, why)
+            await self._announce()
+        return group.placement
+
+    async def give_up(self, slot: int, why: str) -> None:
+        """Marks a slot whose worker group cannot be launched."""
+        self.groups[slot].broken = why
+        self._end_life(self.groups[slot], why)
+        await self._announce()
+
+    async def close(self) -> None:
+        """Sends the worker groups home, each at the end of the epoch that it is in."""
+        self.closed = True
+        for claim in self.claims.values():
+            claim.over = True
+        await self._announce()
+
+    async def lives(self, slot: int) -> int:
+        """How often the slot's worker group has come up."""
+        return self.groups[slot].lives
+
+    async def state(self) -> State:
+        """What is going on."""
+        queue = self._queue()
+        return State(sum(group.life is not None for group in self.groups), len(queue), queue[0].why if queue else "")
+
+    # the workers' side
+
+    async def attach(self, slot: int, placement: str | None = None, nodes: Iterable[str] = ()) -> int:
+        """A new life of a worker group; returns its incarnation. What the last one worked on goes back to the queue, unless it is over."""
+        group = self.groups[slot]
+        self._end_life(group, "its workers died")
+        group.lives, group.placement = group.lives + 1, placement
+        group.life = Life(group.lives, placement, frozenset(nodes))
+        await self._announce()
+        return group.lives
+
+    async def next(self, slot: int, incarnation: int) -> dict[str, Any] | None:
+        """Work for rank 0 of a slot, as a dict with its sequence; None after a while without any; {} when there will be none.
+
+        That is when the slots close, and for a life that has ended: its workers go home, and give their CPUs back.
+        """
+        group, end = self.groups[slot], time.monotonic() + NEXT_WAIT
+        while True:
+            life = self._life(slot, incarnation)
+            if self.closed or life is None:
+                return {}
+            if (claim := self._due()) is not None:
+                if claim.attempts >= self.attempts:
+                    said = f"; the last to speak said: {claim.said}" if claim.said else ""
+                    claim.outcome = ("error", f"its workers died {self.attempts} times without a new epoch{said}")
+                    await self._announce()
+                    continue
+                claim.slot, claim.begun, claim.why = slot, True, ""
+                claim.tries.append(life)
+                group.claim, group.faults, group.progress = claim, {}, time.monotonic()
+                return {**claim.work, "sequence": claim.sequence, "attempt": claim.attempts}
+            now = time.monotonic()
+            if now >= end:
+                return None
+            look = min([end, *(claim.not_before for claim in self._queue())])
+            await self._until(
+                lambda: self.closed or self._life(slot, incarnation) is None or self._due() is not None, max(0.01, look - now)
+            )
+
+    async def beat(self, slot: int, incarnation: int) -> None:
+        """The workers have made progress."""
+        group = self.groups[slot]
+        if self._life(slot, incarnation) is not None and group.progress < math.inf:
+            group.progress = time.monotonic()
+
+    async def post(self, slot: int, incarnation: int, sequence: int, metrics: dict[str, Any]) -> bool:
+        """Takes an epoch's metrics and returns when the trial's next epoch is wanted (True) or the trial is over (False).
+
+        So a trial that is stopped wastes no step. Epochs that the trial has heard already, told again after a death, pass at once.
+        """
+        group, claim, life = self.groups[slot], self._claim(slot, incarnation, sequence), self._life(slot, incarnation)
+        if claim is None or life is None:
+            return False
+        group.progress = time.monotonic()
+        if claim.posted and metrics["epoch"] <= claim.posted[-1]["epoch"]:
+            return True
+        claim.posted.append({**metrics, "slot": slot})
+        claim.tries = [life]  # it gets on: only deaths in the same epoch count against it
+        group.progress = math.inf
+        await self._announce()
+        await self._until(lambda: claim.wanted > len(claim.posted) or self._claim(slot, incarnation, sequence) is not claim)
+        if self._claim(slot, incarnation, sequence) is not claim:
+            return False
+        group.progress = time.monotonic()
+        return True
+
+    async def acknowledge(self, slot: int, incarnation: int, sequence: int, outcome: Outcome) -> None:
+        """The workers are done with a trial, for good or for now."""
+        group = self.groups[slot]
+        life, claim = self._life(slot, incarnation), group.claim
+        if life is None or claim is None or claim.sequence != sequence:
+            return
+        group.claim, group.progress = None, math.inf
+        _settle(claim, life, outcome)
+        await self._announce()
+
+    async def fault(self, slot: int, incarnation: int, rank: int, workers: int, blame: Blame, text: str) -> Outcome | None:
+        """A rank's error. The outcome on which all ranks agree, if all are alive and one knows the cause. Else None: the group is broken.
+
+        A group may be broken by a trial's own fault, where ranks hang in a sum that one of them never joins: then the trial failed as well.
+        """
+        group, life = self.groups[slot], self._life(slot, incarnation)
+        if life is None:
+            return None
+        group.faults[rank] = (blame, text)
+        if group.claim is not None:
+            group.claim.said = text
+        await self._announce()
+        await self._until(lambda: len(group.faults) >= workers or self._life(slot, incarnation) is None, FAULT_WAIT)
+        if self._life(slot, incarnation) is None:
+            return None
+        outcome = verdict(group.faults)
+        if len(group.faults) >= workers and outcome is not None:
+            return outcome
+        if group.claim is not None and outcome is not None:
+            _settle(group.claim, life, outcome)
+            group.claim = None
+        self._end_life(group, text)
+        await self._announce()
+        return None
+
+    # within
+
+    @property
+    def _hopeless(self) -> bool:
+        return all(group.broken is not None for group in self.groups)
+
+    def _life(self, slot: int, incarnation: int) -> Life | None:
+        """The present life of a slot, if it is that incarnation; whoever belongs to another one may neither take nor post."""
+        life = self.groups[slot].life
+        return life if life is not None and life.incarnation == incarnation else None
+
+    def _claim(self, slot: int, incarnation: int, sequence: int) -> Claim | None:
+        """What the present life of a slot works on, if it is that incarnation and that claim, and its trial still wants it."""
+        claim = self.groups[slot].claim
+        valid = self._life(slot, incarnation) is not None and claim is not None and claim.sequence == sequence and not claim.over
+        return claim if valid else None
+
+    def _queue(self) -> list[Claim]:
+        """Claims that wait, those that have begun before those that have not; the oldest first."""
+        return sorted((claim for claim in self.claims.values() if claim.waits), key=lambda claim: (not claim.begun, claim.sequence))
+
+    def _due(self) -> Claim | None:
+        """The first claim that may be started now."""
+        return next((claim for claim in self._queue() if claim.not_before <= time.monotonic()), None)
+
+    def _end_life(self, group: Group, why: str) -> None:
+        """Fences a life of a group, and puts what it worked on back to the queue."""
+        claim, group.life, group.claim, group.faults, group.progress = group.claim, None, None, {}, math.inf
+        if claim is not None and claim.outcome is None:
+            claim.slot, claim.why = None, why
+            claim.not_before = time.monotonic() + (NEWS_WAIT if claim.attempts >= self.attempts else 0)
+
+    async def _announce(self) -> None:
+        async with self.changed:
+            self.changed.notify_all()
+
+    async def _until(self, condition: Callable[[], bool], timeout: float | None = None) -> None:
+        async with self.changed:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.changed.wait_for(condition), timeout)
+
+
+def _settle(claim: Claim, life: Life, outcome: Outcome) -> None:
+    """The workers of a life are done with a claim."""
+    claim.slot = None
+    if outcome[0] != "postponed":
+        claim.outcome = outcome
+        return
+    claim.why, claim.not_before = outcome[1] or "", time.monotonic() + POSTPONE_WAIT
+    claim.tries.remove(life)
