@@ -137,10 +137,11 @@ def _make_deterministic(precision: str) -> None:
 
 
 def score(learner: Learner, bank: data.Images, validation: data.Images) -> Metrics:
-    """What the trial's `evaluation.protocols` say of the configured network on the validation split. Collective."""
+    """What the trial's `evaluation.protocols` say of the configured network on the validation split, and of how many images. Collective."""
     wanted = learner.config.evaluation
     network, probe = learner.network(wanted.network), learner.student.probe
-    return measure(Subject(network, learner.config, bank, validation, learner.group, probe), wanted.protocols)
+    scores = measure(Subject(network, learner.config, bank, validation, learner.group, probe), wanted.protocols)
+    return {**scores, "validation_images": float(len(validation))}
 
 
 def evaluate(

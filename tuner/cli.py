@@ -99,26 +99,22 @@ def _opened(run: Any, wanted: Any) -> Any:
 
 
 def _search(run: Any, study: Any) -> int:
-    from rich.console import Console
-
-    from tuner import export, points, report, search
+    from tuner import export, points, report, search, summary
 
     search.run_search(run, study)
     if study.spec.table:
-        Console().print(points.table_of(report.overview(run, study)))
+        report.console().print(points.table_of(report.overview(run, study)))
     if not study.best(1):
         lacking = "point was completed with all of its seeds" if study.spec.table else "trial was completed"
         print(f"error: no {lacking}; see: tuner status {run.path}", file=sys.stderr)
         return 1
     exported = export.export(run, study, 3, run.best_folder / "best.yaml")
-    print("\n".join(report.closing_lines(run, study, exported[0])))
+    print("\n".join(summary.closing_lines(run, study, exported[0])))
     return 0
 
 
 def status(given: argparse.Namespace) -> int:
     """Prints a run's table, or all of it as JSON."""
-    from rich.console import Console
-
     from tuner import points, report, runs
 
     run = runs.Run(given.run)
@@ -128,9 +124,9 @@ def status(given: argparse.Namespace) -> int:
     if given.json:
         print(json.dumps(state, indent=2), flush=True)
         return 0
-    Console().print(report.table_of(state, "running" if state["held"] else ""))
+    report.console().print(report.table_of(state, "running" if state["held"] else ""))
     if state["points"]:
-        Console().print(points.table_of(state))
+        report.console().print(points.table_of(state))
     for row in state["trials"]:
         if row["error"]:
             print(f"trial {row['key']}: {row['error']}\n  log: {row['log']}")

@@ -1,5 +1,7 @@
 """The best configurations of a search, as files that a full run starts from."""
 
+import textwrap
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,8 @@ import yaml
 from optuna.trial import FrozenTrial
 
 from trainables.errors import UserError
-from tuner import points
+from tuner import certainty, points
+from tuner.report import below_untrained, brief, counted, of_images, overview
 from tuner.runs import Run
 from tuner.study import Study, key_of
 
@@ -27,24 +30,67 @@ def export(run: Run, study: Study, top: int, output: Path) -> list[Path]:
     output.parent.mkdir(parents=True, exist_ok=True)
     paths = [output.with_stem(f"{output.stem}-{rank}") if rank > 1 else output for rank in range(1, len(best) + 1)]
     for rank, (path, trial) in enumerate(zip(paths, best, strict=True), start=1):
-        path.write_text(_header(run, study, rank, trial) + yaml.safe_dump(study.config_of(trial).plain(), sort_keys=False))
+        content = searched_first(study.config_of(trial).plain(), trial.user_attrs["values"])
+        path.write_text(_header(run, study, rank, trial) + _compact(content))
     return paths
 
 
+def searched_first(nested: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """The same values in another order: what some dotted keys name, and the sections that hold it, before the rest.
+
+    The file stays complete, so that it makes the same trial under defaults that a later version may have. Its numbers are the shortest that
+    are read back as they were.
+    """
+    below: dict[str, list[str]] = {}
+    for key in keys:
+        first, _, rest = key.partition(".")
+        below.setdefault(first, []).append(rest)
+    names = [*(name for name in below if name in nested), *(name for name in nested if name not in below)]
+    return {name: searched_first(v, below.get(name, [])) if isinstance(v := nested[name], Mapping) else v for name in names}
+
+
 def _header(run: Run, study: Study, rank: int, trial: FrozenTrial) -> str:
-    spec, untrained = study.spec, run.read_baseline() or {}
+    spec, state = study.spec, overview(run, study)
     metric, epochs, complete = spec.objective.metric, study.epochs_of(trial), len(study.best(spec.trials))
-    who, score = f"trial {key_of(trial)}, number {rank} of {complete} complete trials", f"{trial.values[0]:.4f}"
+    images, value = state["validation_images"], trial.values[0]
+    who, score, interval = f"trial {key_of(trial)}, number {rank} of {counted(complete, 'complete trial')}", f"{value:.4f}", None
     if spec.table:
         label = points.label_of(spec, trial)
-        row = next(row for row in points.summary(spec, study.trials()) if row["point"] == label)
-        who = f"point '{label}', number {rank} of {complete} complete points"
-        score = f"{points.plus_minus(row['mean'], row['sd'])} over {spec.seeds} seeds"
+        row = next(row for row in state["points"] if row["point"] == label)
+        who, seeds = f"point '{label}', number {rank} of {counted(complete, 'complete point')}", counted(spec.seeds, "seed")
+        score, value, interval = f"{points.plus_minus(row['mean'], row['sd'])} over {seeds}", row["mean"], row["interval"]
+    interval = interval or certainty.of_score(value, metric, images)
+    sure = f" (95 % {certainty.shown(interval)})" if interval else ""
+    beaten = below_untrained(state, value)
+    searched = ", ".join(f"{key} = {brief(v)}" for key, v in trial.user_attrs["values"].items())
     facts: dict[str, Any] = {
         "search": f"{spec.name} ({run.path}), {who}",
-        "score": f"{metric} {score} on validation after {epochs} epochs, untrained {untrained.get(metric)}",
-        "network": spec.trial.evaluation.network,
-        "proposed": ", ".join(f"{key}={value}" for key, value in trial.user_attrs["values"].items()),
-        "commit": run.manifest.get("commit"),
+        "score": f"{metric} {score}{sure} on {of_images(images)} after {counted(epochs, 'epoch')}{f', {beaten}' if beaten else ''}",
+        "untrained encoder": "not scored" if state["untrained"] is None else f"{state['untrained']:.4f}",
+        "scored network": state["network"],
+        "searched (first in the file; the rest is shared by all trials)": searched,
+        "version": f"teacher-tuner {run.manifest.get('versions', {}).get('teacher-tuner')}, commit {run.manifest.get('commit')}",
     }
-    return "".join(f"# {name}: {fact}\n" for name, fact in facts.items())
+    return "".join(f"{line}\n" for name, fact in facts.items() for line in _comment(f"{name}: {fact}"))
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(text, 118, initial_indent="# ", subsequent_indent="#   ", break_long_words=False, break_on_hyphens=False)
+
+
+def _compact(content: Mapping[str, Any]) -> str:
+    """YAML in which what fits into a line of 120 columns stands in one."""
+
+    def brace(node: yaml.Node, depth: int) -> int:
+        """Puts a collection in braces where it fits; returns how long it is in a line."""
+        if not isinstance(node, yaml.CollectionNode):
+            return len(node.value)
+        children = [part for child in node.value for part in (child if isinstance(child, tuple) else (child,))]
+        length = sum(brace(child, depth + 1) + 2 for child in children)
+        node.flow_style = depth > 0 and length + 2 * depth < 118
+        return length
+
+    tree = yaml.compose(yaml.safe_dump(content, sort_keys=False), yaml.SafeLoader)
+    assert tree is not None
+    brace(tree, 0)
+    return yaml.serialize(tree, Dumper=yaml.SafeDumper, width=140)

@@ -10,9 +10,9 @@ from trainables import config as c
 from trainables import equivalence
 from trainables.errors import TrialFailure, UserError
 from trainables.settings import flat, read_settings, read_yaml
-from tuner import runs, spec
+from tuner import certainty, runs, spec
 from tuner.allocation import check_cluster
-from tuner.report import best_of, command, shown
+from tuner.report import best_of, command, of_images, shown
 
 KEY = "full"
 
@@ -58,10 +58,12 @@ def continue_run(run: runs.Run, wanted: spec.SearchSpec) -> int:
 
 
 def _best_line(history: Sequence[Mapping[str, float]], objective: spec.Objective) -> str:
-    """The last epoch and the best one."""
-    metric = objective.metric
+    """The last epoch, how sure its score is, and the best one."""
+    metric, images = objective.metric, certainty.images_of(history)
     best = best_of({int(metrics["epoch"]): metrics[metric] for metrics in history}, objective.mode)
-    last = f"{metric} {history[-1][metric]:.4f} after the last epoch"
+    interval = certainty.of_score(history[-1][metric], metric, images)
+    sure = f" (95 % {certainty.shown(interval)}, of {of_images(images)})" if interval else ""
+    last = f"{metric} {history[-1][metric]:.4f} after the last epoch{sure}"
     return f"{last}; {best['best_epoch_score']:.4f} after epoch {best['best_epoch']}, the best on validation"
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from trainables import config as c
 from trainables.errors import UserError
 from trainables.evaluation_config import METRICS
+from tuner import certainty
 from tuner.space import Space, configured
 from tuner.spec import SearchSpec, check_workers
 from tuner.table import spelt_out
@@ -100,26 +101,70 @@ def best(spec: SearchSpec, trials: list[FrozenTrial]) -> list[FrozenTrial]:
     return [firsts[row["point"]] for row in rows]
 
 
-def summary(spec: SearchSpec, trials: list[FrozenTrial]) -> list[dict[str, Any]]:
+def summary(spec: SearchSpec, trials: list[FrozenTrial], images: int | None = None) -> list[dict[str, Any]]:
     """A row for each point: the scores of its complete trials by seed, their mean and standard deviation (n - 1), and its difference.
 
     The difference from the first point is taken seed by seed, for trials of one seed begin with the same student and see the same images in
-    the same order. Numbers that would need more trials are None.
+    the same order. Intervals (95 %) are over seeds; of a single seed over the validation `images`. What needs more trials is None.
     """
     scores: dict[str, dict[int, float]] = {label: {} for label in spec.table}
     for trial in sorted(trials, key=lambda trial: trial.number):
         if trial.state == TrialState.COMPLETE:
             scores[trial.params["point"]][trial.params["seed"]] = trial.values[0]
     first = next(iter(scores.values()), {})
-    return [_row(label, by_seed, first) for label, by_seed in scores.items()]
+    return [_row(label, by_seed, first, spec.objective.metric, images) for label, by_seed in scores.items()]
 
 
-def _row(label: str, scores: Mapping[int, float], first: Mapping[int, float]) -> dict[str, Any]:
+def _row(label: str, scores: Mapping[int, float], first: Mapping[int, float], metric: str, images: int | None) -> dict[str, Any]:
     differences = [score - first[seed] for seed, score in scores.items() if seed in first and scores is not first]
     mean, spread = _mean_and_spread(list(scores.values()))
     difference, difference_spread = _mean_and_spread(differences)
-    by_seed = {str(seed): score for seed, score in scores.items()}
-    return {"point": label, "scores": by_seed, "mean": mean, "sd": spread, "difference": difference, "difference_sd": difference_spread}
+    interval = certainty.of_mean(list(scores.values()), certainty.step_of(metric, images))
+    if len(scores) == 1:
+        interval = certainty.of_score(mean, metric, images)
+    return {
+        "point": label,
+        "scores": {str(seed): score for seed, score in scores.items()},
+        "mean": mean,
+        "sd": spread,
+        "interval": interval,
+        "difference": difference,
+        "difference_sd": difference_spread,
+        "difference_interval": None if scores is first else _apart(scores, first, metric, images),
+    }
+
+
+def _apart(scores: Mapping[Any, float], others: Mapping[Any, float], metric: str, images: int | None) -> certainty.Interval | None:
+    """The interval of the difference between two points, seed by seed; with a single seed that of two scores on the same images."""
+    pairs = [(score, others[seed]) for seed, score in scores.items() if seed in others]
+    if len(pairs) == 1:
+        return certainty.of_scores_apart(*pairs[0], metric, images)
+    return certainty.of_mean([score - other for score, other in pairs], certainty.step_of(metric, images))
+
+
+def star(state: Mapping[str, Any]) -> tuple[str | None, str]:
+    """The point that deserves a star, and in words why, or why none does.
+
+    A point does if it has the best mean, over at least `certainty.FEWEST_SEEDS` seeds, above the untrained encoder, and if the intervals of
+    its differences from all other complete points leave nothing but improvement. They are not corrected for the number of points.
+    """
+    rows = [row for row in state["points"] if len(row["scores"]) == state["seeds"]]
+    if len(rows) < 2:
+        return None, ""
+    metric, mode, images, untrained = state["objective"], state["mode"], state["validation_images"], state["untrained"]
+    best, *others = sorted(rows, key=lambda row: row["mean"], reverse=mode == "max")
+    name = f"'{best['point']}' has the best mean"
+    if untrained is not None and not certainty.better(best["mean"], untrained, mode):
+        return None, f"no star: {name}, and it is not {certainty.side(mode)} the untrained encoder"
+    if state["seeds"] < certainty.FEWEST_SEEDS:
+        few = f"too few seeds ({state['seeds']}; with fewer than {certainty.FEWEST_SEEDS} luck looks like a difference)"
+        return None, f"no star: {name}, but of {few}"
+    for other in others:
+        interval = _apart(best["scores"], other["scores"], metric, images)
+        if not certainty.clear(interval, mode):
+            apart = f"{best['mean'] - other['mean']:+.4f}" + (f", 95 % {certainty.shown(interval, '+')}" if interval else "")
+            return None, f"no star: {name}, within the noise of {state['seeds']} seeds of '{other['point']}' ({apart})"
+    return best["point"], "* better than every other point, by 95 % intervals of the differences over seeds"
 
 
 def _mean_and_spread(values: list[float]) -> tuple[float | None, float | None]:
@@ -127,21 +172,25 @@ def _mean_and_spread(values: list[float]) -> tuple[float | None, float | None]:
 
 
 def table_of(state: dict[str, Any]) -> Table:
-    """The table of a run, from its overview: what papers print."""
+    """The table of a run, from its overview: what papers print, and how sure it is."""
     rows, seeds = state["points"], state["seeds"]
-    table = Table("point", title=f"{state['objective']} on validation, mean ± standard deviation over seeds", title_justify="left")
-    for name in (state["objective"], "seeds", f"over '{rows[0]['point']}'"):
+    starred, words = star(state)
+    of = "validation" if state["validation_images"] is None else f"{state['validation_images']} validation images"
+    title = f"{state['objective']} on {of}, mean ± standard deviation over seeds"
+    table = Table("point", title=title, caption=words or None, title_justify="left", caption_justify="left")
+    for name in (state["objective"], "95 %", "seeds", f"over '{rows[0]['point']}'", "95 %"):
         table.add_column(Text(name), justify="right")
     for row in rows:
-        best = " *" if row["point"] == state["best_point"] else ""
         table.add_row(
             Text(row["point"]),
-            plus_minus(row["mean"], row["sd"]) + best,
+            plus_minus(row["mean"], row["sd"]) + (" *" if row["point"] == starred else ""),
+            certainty.shown(row["interval"]),
             f"{len(row['scores'])}/{seeds}",
             plus_minus(row["difference"], row["difference_sd"], "+"),
+            certainty.shown(row["difference_interval"], "+"),
         )
     if state["untrained"] is not None:
-        table.add_row("untrained encoder", f"{state['untrained']:.4f}", "1", "")
+        table.add_row("untrained encoder", f"{state['untrained']:.4f}", certainty.shown(state["untrained_interval"]), "1", "", "")
     return table
 
 

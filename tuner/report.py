@@ -1,5 +1,6 @@
 """What a run has come to, from its directory alone: for `status`, for the live table, and at the end of a search."""
 
+import os
 import shlex
 import shutil
 import statistics
@@ -7,17 +8,18 @@ import sys
 from collections.abc import Collection, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tuner import points
+from tuner import certainty, points
 from tuner.runs import Run
-from tuner.spec import SearchSpec
 from tuner.study import Study, key_of
 
+UNTRAINED = "the untrained encoder"
 STATES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
@@ -31,24 +33,36 @@ def overview(run: Run, study: Study) -> dict[str, Any]:
     """All that `status --json` prints: trials, the best one, the untrained score and the gaps between trials on a slot."""
     trials, spec, held = study.trials(), study.spec, run.held()
     best = study.best(1)
-    baseline = run.read_baseline()
-    gaps = slot_gaps(trials)
+    baseline = run.read_baseline() or {}
+    gaps, metric = slot_gaps(trials), spec.objective.metric
+    images = certainty.images_of([baseline, *(trial.user_attrs.get("metrics", {}) for trial in trials)])
+    untrained = baseline.get(metric)
+    table = points.summary(spec, trials, images) if spec.table else None
+    label = points.label_of(spec, best[0]) if best else None
+    score, interval = (best[0].values[0], certainty.of_score(best[0].values[0], metric, images)) if best else (None, None)
+    if row := next((row for row in table or [] if row["point"] == label), None):
+        score, interval = row["mean"], row["interval"]
     return {
         "run": str(run.path),
         "name": spec.name,
         "space": None if spec.table else spec.space,
-        "objective": spec.objective.metric,
+        "objective": metric,
         "mode": spec.objective.mode,
         "trials_wanted": spec.trials,
         "epochs": spec.trial.train.epochs,
         "held": held,
         "ended": sum(trial.state.is_finished() for trial in trials),
-        "trials": [_row(run, study, trial, held) for trial in trials],
-        "points": points.summary(spec, trials) if spec.table else None,
+        "network": spec.trial.evaluation.network,
+        "validation_images": images,
+        "trials": [_row(run, study, trial, held, images) for trial in trials],
+        "points": table,
         "seeds": spec.seeds,
         "best": key_of(best[0]) if best else None,
-        "best_point": points.label_of(spec, best[0]) if best else None,
-        "untrained": baseline.get(spec.objective.metric) if baseline else None,
+        "best_point": label,
+        "best_score": score,
+        "best_interval": interval,
+        "untrained": untrained,
+        "untrained_interval": certainty.of_score(untrained, metric, images),
         "gap_median_s": statistics.median(gaps) if gaps else None,
         "gaps": len(gaps),
     }
@@ -69,20 +83,33 @@ def slot_gaps(trials: list[FrozenTrial]) -> list[float]:
 
 def table_of(state: dict[str, Any], title: str = "") -> Table:
     """The table of a run."""
-    untrained = "" if state["untrained"] is None else f"   untrained {state['untrained']:.4f}"
-    caption = f"{state['ended']} of {state['trials_wanted']} trials{untrained}"
-    if state["gap_median_s"] is not None:
-        caption += f"   median gap between two trials on a slot {state['gap_median_s']:.2f} s ({state['gaps']} gaps)"
-    table = Table(title=f"{state['name']}  {title}", caption=caption, title_justify="left", caption_justify="left")
+    star = None if below_untrained(state) or state["points"] else state["best"]
+    table = Table(title=f"{state['name']}  {title}", caption="\n".join(_captions(state)), title_justify="left", caption_justify="left")
     for name in ("trial", "state", "epoch", state["objective"], "proposed"):
         table.add_column(name, justify="right" if name in ("epoch", state["objective"]) else "left")
     telling = {key for row in state["trials"] for key in row["values"] if _differs(key, state["trials"])}
     for row in state["trials"]:
-        score = "" if row["score"] is None else f"{row['score']:.4f}{' *' if row['key'] == state['best'] else ''}"
+        score = "" if row["score"] is None else f"{row['score']:.4f}{' *' if row['key'] == star else ''}"
         text = row["error"] and f"{row['error']} (log: {row['log']})"
         values = proposed(row, telling)
         table.add_row(row["key"], state_of(row), f"{row['epoch']}/{row['epochs']}", score, Text(text or values))
     return table
+
+
+def _captions(state: dict[str, Any]) -> list[str]:
+    """What stands below the table of a run."""
+    facts = [f"{state['ended']} of {counted(state['trials_wanted'], 'trial')}"]
+    facts += [] if state["validation_images"] is None else [of_images(state["validation_images"])]
+    facts += [] if state["untrained"] is None else [f"untrained {state['untrained']:.4f}"]
+    if state["gap_median_s"] is not None:
+        facts.append(f"median gap between two trials on a slot {state['gap_median_s']:.2f} s ({counted(state['gaps'], 'gap')})")
+    lines = ["   ".join(facts)]
+    if state["best"] is None or state["points"]:
+        return lines
+    if beaten := below_untrained(state):
+        return [*lines, f"no star: trial {state['best']} is the best, but {beaten}"]
+    interval = f", 95 % {certainty.shown(state['best_interval'])}" if state["best_interval"] else ""
+    return [*lines, f"* the best complete trial{interval}"]
 
 
 def state_of(row: dict[str, Any]) -> str:
@@ -105,32 +132,7 @@ def newsworthy(state: dict[str, Any], count: int) -> dict[str, Any]:
     return {**state, "trials": [row for row in state["trials"] if row["key"] in kept]}
 
 
-def closing_lines(run: Run, study: Study, exported: Path) -> list[str]:
-    """What a search ends with, a table below its own: the best score beside the untrained encoder's and the default's, and what is next."""
-    return [
-        *([] if study.spec.table else _scores(run, study)),
-        f"best configuration: {shown(exported)}",
-        "next:",
-        f"  {command('tuner', 'status', run.path)}",
-        f"  {command('tensorboard', '--logdir', run.tensorboard_folder)}",
-        f"  {command('tuner', 'train', exported, '--epochs', 4 * study.spec.trial.train.epochs, *_resources(study.spec))}",
-    ]
-
-
-def _scores(run: Run, study: Study) -> list[str]:
-    """The best trial beside what it has to beat."""
-    state, best = overview(run, study), study.best(1)[0]
-    default = state["trials"][0]
-    rows = [
-        (f"best teacher (trial {key_of(best)})", best.values[0]),
-        (f"{study.space.firsts} (trial 0000)", default["score"]) if study.space and study.space.known_good else None,
-        ("untrained encoder", state["untrained"]),
-    ]
-    lines = [f"{study.spec.objective.metric} on the validation split"]
-    return lines + [f"  {name:<38} {score:.4f}" for row in rows if row for name, score in [row] if score is not None]
-
-
-def _row(run: Run, study: Study, trial: FrozenTrial, held: bool) -> dict[str, Any]:
+def _row(run: Run, study: Study, trial: FrozenTrial, held: bool, images: int | None) -> dict[str, Any]:
     curve = trial.intermediate_values
     score = trial.values[0] if trial.values else curve[max(curve)] if curve else None
     error = trial.user_attrs.get("error")
@@ -140,6 +142,7 @@ def _row(run: Run, study: Study, trial: FrozenTrial, held: bool) -> dict[str, An
         "epoch": max(curve, default=0),
         "epochs": study.epochs_of(trial),
         "score": score,
+        "interval": certainty.of_score(score, study.spec.objective.metric, images),
         "curve": {str(epoch): value for epoch, value in sorted(curve.items())},
         "point": points.label_of(study.spec, trial),
         "values": trial.user_attrs.get("values", {}),
@@ -157,6 +160,24 @@ def best_of(curve: Mapping[int, float], mode: str) -> dict[str, Any]:
     return {"best_epoch": epoch, "best_epoch_score": None if epoch is None else curve[epoch]}
 
 
+def below_untrained(state: Mapping[str, Any], score: float | None = None) -> str:
+    """In words that a score, the best one where none is given, is not better than the untrained encoder's; "" where it is."""
+    score = state["best_score"] if score is None else score
+    if state["untrained"] is None or score is None or certainty.better(score, state["untrained"], state["mode"]):
+        return ""
+    return f"not {certainty.side(state['mode'])} {UNTRAINED}"
+
+
+def of_images(images: int | None) -> str:
+    """The validation split with its number of images, as far as it is known."""
+    return "the validation split" if images is None else counted(images, "validation image")
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: 1 trial, 2 trials."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def command(name: str, *arguments: object) -> str:
     """How to call a program of this installation from where the user is, ready for a shell."""
     here = Path(sys.executable).parent / name
@@ -169,18 +190,15 @@ def resume_hint(run: Run) -> str:
     return f"continue with: {command('tuner', 'resume', run.path)}"
 
 
+def console(file: TextIO | None = None) -> Console:
+    """Where tables go: as wide as the terminal, and 120 columns in a pipe, unless COLUMNS says otherwise."""
+    piped = not (file or sys.stdout).isatty() and "COLUMNS" not in os.environ
+    return Console(file=file, width=120 if piped else None)
+
+
 def shown(path: Path) -> str:
     """A path as short as the working folder allows."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _resources(spec: SearchSpec) -> list[str]:
-    """Options of `tuner train` for the workers that the search had."""
-    wanted = spec.resources
-    options = ["--workers", f"{wanted.workers}"]
-    options += ["--cpus-per-worker", f"{wanted.cpus_per_worker}"] if wanted.cpus_per_worker != 1 else []
-    options += ["--gpus-per-worker", f"{wanted.gpus_per_worker:g}"] if wanted.gpus_per_worker else []
-    return options if spec.address == "local" else [*options, "--address", spec.address]
 
 
 def _differs(key: str, rows: list[dict[str, Any]]) -> bool:
@@ -192,5 +210,7 @@ def _short(key: str) -> str:
 
 
 def brief(value: Any) -> str:
-    """A value as a table shows it."""
+    """A value as a table shows it; several, such as parts of an encoder, are joined by a plus."""
+    if isinstance(value, list | tuple):
+        return " + ".join(map(brief, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)

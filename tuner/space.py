@@ -33,10 +33,11 @@ class Space:
     known_good: Known
     file: Path | None = None
 
-    @property
-    def firsts(self) -> str:
-        """What its first known good point is called."""
-        return "first known good" if self.file else "papers' default teacher"
+    def firsts(self, method: str) -> str:
+        """What its first known good point is called. Those of our own spaces begin with the default teacher of BYOL's papers."""
+        if self.file:
+            return "first known good point"
+        return "papers' default teacher" if method == "byol" else "space's first known point (BYOL's teacher)"
 
     def configure(self, base: c.TrialConfig, values: dict[str, Any]) -> c.TrialConfig:
         """The trial that proposed values make.

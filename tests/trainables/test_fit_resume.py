@@ -136,11 +136,11 @@ def test_metrics_of_an_epoch(tiny, tmp_path: Path):
     (metrics,) = train.fit(tiny({"train.epochs": 1}), tmp_path, go_on)
     assert {name for name in metrics if not name.startswith("monitor/")} == {
         *("epoch", "step", "loss", "loss_curve", "embedding_std", "teacher_distance", "momentum", "alpha", "p", "lr", "weight_decay"),
-        *("knn_top1", "knn1_top1"),
+        *("knn_top1", "knn1_top1", "validation_images"),
         *("time/images_per_second", "time/first_step_at", "time/measured_at"),
     }
     assert metrics["time/images_per_second"] > 0 and 0 < metrics["time/first_step_at"] < metrics["time/measured_at"]
-    assert 0 <= metrics["knn_top1"] <= 1
+    assert 0 <= metrics["knn_top1"] <= 1 and metrics["validation_images"] == 32
 
 
 def test_a_no_stops_the_trial_now_and_after_a_resume(tiny, tmp_path: Path):
@@ -169,7 +169,7 @@ def test_epochs_without_an_evaluation(tiny, tmp_path: Path):
 
 def test_without_epochs_the_untrained_encoder_is_scored(tiny, tmp_path: Path):
     (metrics,) = train.fit(tiny({"train.epochs": 0}), tmp_path / "untrained", go_on)
-    assert metrics.keys() == {"epoch", "step", "knn_top1", "knn1_top1"} and metrics["epoch"] == metrics["step"] == 0
+    assert metrics.keys() == {"epoch", "step", "knn_top1", "knn1_top1", "validation_images"} and metrics["epoch"] == metrics["step"] == 0
     config = tiny({"train.epochs": 1, "optim.lr": 1e-12})
     (after,) = train.fit(config, tmp_path / "barely", go_on)
     assert metrics["knn_top1"] != 0.1 and abs(after["knn_top1"] - metrics["knn_top1"]) <= 0.25

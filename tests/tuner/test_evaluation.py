@@ -132,6 +132,9 @@ def test_the_best_epoch_is_told_beside_the_last():
     history = [{"epoch": float(epoch), "loss": value} for epoch, value in curve.items()]
     line = "loss 0.1000 after the last epoch; 0.1000 after epoch 4, the best on validation"
     assert full_run._best_line(history, spec.Objective(metric="loss")) == line
+    scored = [{"epoch": float(epoch), "knn_top1": value, "validation_images": 100.0} for epoch, value in curve.items()]
+    line = "knn_top1 0.1000 after the last epoch (95 % 0.0552 to 0.1744, of 100 validation images); 0.5000 after epoch 2"
+    assert full_run._best_line(scored, spec.Objective()) == f"{line}, the best on validation"
 
 
 def test_what_an_objective_may_be():
