@@ -80,6 +80,17 @@ def test_a_temperature_weighs_votes(mixed):
         assert KNN(temperature=temperature).score(*mixed)["knn_top1"] == expected
 
 
+@pytest.mark.parametrize("temperature", [0.003, 0.005, 0.07, 0.5])
+def test_votes_count_at_any_temperature(rng, temperature):
+    """Queries whose neighbours are far, with cosines of about a half, against the votes in float64."""
+    # Fails at small temperatures when votes are relative to a cosine of 1: all are 0 in float32, and class 0 wins.
+    centers = torch.randn(6, 64, generator=rng)
+    labels = torch.arange(300) % 6
+    bank, queries = (Features(centers[y] + 1.1 * torch.randn(len(y), 64, generator=rng), y) for y in (labels, labels[:120]))
+    expected = plain_knn(bank, queries, 20, "cosine", lambda cosine: math.exp(cosine / temperature))
+    assert KNN(temperature=temperature).score(bank, queries)["knn_top1"] == expected > 0.9
+
+
 def test_knn_in_chunks_and_labels_that_the_bank_lacks(monkeypatch):
     bank, queries = clouds(60, 4, 0.05, seed=0), clouds(50, 4, 0.05, seed=1)
     whole = KNN().score(bank, queries)

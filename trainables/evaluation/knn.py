@@ -62,7 +62,8 @@ class KNN(Protocol):
 
         if self.metric == "cosine":
             similarity, index = (x @ keys.T).topk(k, dim=1)
-            weights = ((similarity - 1) / self.temperature).exp()
+            # relative to the nearest, whose vote is 1: relative to a cosine of 1 all votes are 0 at small temperatures
+            weights = ((similarity - similarity[:, :1]) / self.temperature).exp()
         else:
             distance, index = torch.cdist(x, keys).topk(k, dim=1, largest=False)
             weights = 1 / (distance + NEAR)
