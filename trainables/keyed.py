@@ -32,12 +32,43 @@ def normal(samples: Tensor, count: int, *key: int | str, dtype: torch.dtype = to
 
 
 def choices(count: int, chance: float, *key: int | str, device: torch.device | str = "cpu") -> Tensor:
-    """True with a chance, which is rounded to 16 bits: bool [count]. Many times cheaper than `uniform` where there are millions."""
+    """True with a chance: bool [count]. Many times cheaper than `below` where there are millions: four numbers share a word.
+
+    16 bits decide, unless they equal those of the chance, which happens to one number in 65,536; then 48 bits of its own do.
+    """
     words = torch.arange(1, -(-count // 4) + 1, device=device).mul_(_GOLDEN).add_(_seed(key))
     for piece in words.split(_IN_CACHE if words.device.type == "cpu" else len(words)):
         _mix_(piece)
-    drawn, bar = words.view(torch.int16)[:count], round(chance * 2**16) - 2**15  # numbers from -2^15 to 2^15 - 1
-    return drawn < bar if bar < 2**15 else torch.ones_like(drawn, dtype=torch.bool)
+    drawn, (bar, rest) = words.view(torch.int16), divmod(chance * 2**16, 1.0)
+    if bar == 2**16:
+        return torch.ones(count, dtype=torch.bool, device=drawn.device)
+    level = int(bar) - 2**15  # numbers go from -2^15 to 2^15 - 1
+    found = drawn < level
+    if rest:
+        undecided = drawn == level
+        of_a_word = undecided.view(torch.int32).nonzero()  # four times as fast as to look at each number
+        at = (4 * of_a_word + torch.arange(4, device=drawn.device)).flatten()
+        _decide(found, at[undecided[at]], rest, key)
+    return found[:count]
+
+
+def below(count: int, chance: float, *key: int | str, device: torch.device | str = "cpu") -> Tensor:
+    """Whether uniform numbers are below a chance: bool [count].
+
+    The 24 bits that `uniform` gives decide, unless they equal those of the chance; then 48 further bits do.
+    """
+    drawn = uniform(torch.zeros(1, dtype=torch.int64, device=device), count, *key)[0] * 2**24  # whole numbers, exact in float32
+    bar, rest = divmod(chance * 2**24, 1.0)
+    found = drawn < bar
+    if rest:
+        _decide(found, (drawn == bar).nonzero()[:, 0], rest, key)
+    return found
+
+
+def _decide(found: Tensor, at: Tensor, rest: float, key: tuple[int | str, ...]) -> None:
+    """Sets `found` at the indices `at`, whose first bits equal those of a chance, by 48 further bits against the `rest` of the chance."""
+    high, low = uniform(at, 2, *key, "further bits", dtype=torch.float64).unbind(1)
+    found[at] = high + low / 2**24 < rest
 
 
 def permutation(count: int, *key: int | str) -> Tensor:

@@ -19,7 +19,7 @@ def blend(own: Sequence[Tensor], students: Sequence[Tensor], shares: Sequence[fl
 
 def blend_layers(own: Sequence[Tensor], students: Sequence[Tensor], shares: Sequence[float], p: float, key: Key) -> None:
     """The same where each tensor as a whole is kept with probability p."""
-    keep = (keyed.uniform(torch.zeros(1, dtype=torch.int64), len(own), *key)[0] < p).tolist()
+    keep = keyed.below(len(own), p, *key).tolist()
     moved = [index for index, kept in enumerate(keep) if not kept]
     blend([own[i] for i in moved], [students[i] for i in moved], [shares[i] for i in moved])
 
@@ -34,7 +34,7 @@ def blend_channels(
     device, widths = own[0].device, [len(tensor) for tensor in own]
     follows = [index > 0 and tensor.ndim == 1 and coupled and len(tensor) == widths[index - 1] for index, tensor in enumerate(own)]
     drawn = [width for width, follow in zip(widths, follows, strict=True) if not follow]
-    updated = keyed.uniform(torch.zeros(1, dtype=torch.int64, device=device), sum(drawn), *key)[0] >= p
+    updated = ~keyed.below(sum(drawn), p, *key, device=device)
     pieces = iter(updated.to(own[0].dtype).split(drawn))
     piece = updated
     for tensor, student, share, follow in zip(own, students, shares, follows, strict=True):

@@ -2,6 +2,7 @@
 
 import math
 import zlib
+from fractions import Fraction
 
 import pytest
 import torch
@@ -96,17 +97,67 @@ def test_permutations_are_keyed_and_leave_the_global_generator_alone():
     assert torch.equal(state, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("chance", [0.0, 2**-17, 0.3, 0.7, 1 - 2**-17, 1.0])
+def plain_number(index: int, leading: int, bits: int, *key: int | str) -> Fraction:
+    """A number of `bits` leading bits, followed by 48 of its own."""
+    high, low = (Fraction(draw) for draw in plain_uniform(index, 2, *key, "further bits"))
+    return (leading + high + low / 2**24) / 2**bits
+
+
+EQUAL_TO_A_CHANCE = [0.3, 0.7, 0.9999, 1 - 2**-17, 2**-17, 1 - 2**-30, 2**-30]
+at_every_chance = pytest.mark.parametrize("chance", [0.0, 2**-16, 0.5, *EQUAL_TO_A_CHANCE, 1.0])
+
+
+@at_every_chance
 def test_choices_equal_the_hash_in_plain_integers(chance):
-    """Four of 16 bits a word, the lowest first; more words than are mixed at a time."""
-    count, key = 4 * 40_000 - 1, (5, "choice")
+    """Four of 16 bits a word, the lowest first; more words than are mixed at a time; also where the 16 bits are those of the chance."""
+    count, key = 4 * 100_000 - 1, (5, "choice")
     found = keyed.choices(count, chance, *key)
     assert found.dtype == torch.bool and found.shape == (count,)
-    for index in (*range(9), *range(131_070, 131_080), count - 1):
+    words = keyed._mix(torch.arange(1, 100_001) * keyed._GOLDEN + keyed._seed(key)).view(torch.int16).int() + 2**15
+    undecided = (words[:count] == int(chance * 2**16)).nonzero()[:, 0].tolist()
+    assert undecided or chance == 1.0
+    for index in (*range(9), *range(131_070, 131_080), count - 1, *undecided):
         word = mix(((index // 4 + 1) * GOLDEN + plain_seed(*key)) & WORD)
-        bits = (word >> 16 * (index % 4)) & 0xFFFF
-        signed = bits - 2**16 if bits >= 2**15 else bits
-        assert bool(found[index]) == (signed + 2**15 < round(chance * 2**16))
-    assert abs(found.double().mean().item() - chance) < 5 * (chance * (1 - chance) / count) ** 0.5 + 2**-16
+        leading = ((word >> 16 * (index % 4)) & 0xFFFF) ^ 0x8000  # as a signed number, from the lowest one on
+        assert bool(found[index]) == (plain_number(index, leading, 16, *key) < Fraction(chance)), index
     pairs = torch.stack([found[:-1], found[1:]]).double()
-    assert chance in (0.0, 1.0) or min(chance, 1 - chance) < 0.01 or abs(torch.corrcoef(pairs)[0, 1]) < 5 / count**0.5
+    assert min(chance, 1 - chance) < 0.01 or abs(torch.corrcoef(pairs)[0, 1]) < 5 / count**0.5
+
+
+@at_every_chance
+def test_what_is_below_a_chance_is_decided_by_the_uniform_number_and_further_bits(chance):
+    key = (3, "mask", 7)
+    found = keyed.below(2_000, chance, *key)
+    assert found.dtype == torch.bool and found.shape == (2_000,)
+    for index, number in enumerate(plain_uniform(0, 2_000, *key)):
+        assert bool(found[index]) == (plain_number(index, round(number * 2**24), 24, *key) < Fraction(chance))
+
+
+@pytest.mark.parametrize("draw", [keyed.choices, keyed.below])
+def test_a_number_that_begins_like_the_chance_is_decided_by_its_further_bits(draw):
+    """A chance is laid on a number that was drawn: just above it, it is below the chance, else it is not."""
+    key, bits, index = (1, "edge"), 16 if draw is keyed.choices else 24, 1234
+    low, high = 0.0, 1.0
+    for _ in range(60):  # the number, by halving
+        middle = (low + high) / 2
+        low, high = (low, middle) if draw(2_000, middle, *key)[index] else (middle, high)
+    number = plain_number(index, int(low * 2**bits), bits, *key)
+    assert float(number) == pytest.approx(low, abs=2**-52) and number * 2**bits % 1 != 0
+
+
+@pytest.mark.parametrize("draw", [keyed.choices, keyed.below])
+@pytest.mark.parametrize("chance", [1 - 1e-6, 0.9999, 0.7, 1e-6])
+def test_a_chance_is_not_rounded(draw, chance):
+    """Of 40 million draws as many are true as it says, within four standard deviations; the draws are fixed."""
+    # Fails where a chance is rounded to 16 bits: 1 - 1e-6 is then 1, and 0.9999 lets through 7 % too many.
+    masks, count = 20, 2_000_000
+    other = sum(int((~draw(count, chance, mask, "mask")).sum()) for mask in range(masks))
+    draws = masks * count
+    assert abs(other - draws * (1 - chance)) < 4 * (draws * chance * (1 - chance)) ** 0.5
+
+
+@pytest.mark.parametrize("draw", [keyed.choices, keyed.below])
+def test_a_draw_does_not_depend_on_how_many_there_are(draw):
+    whole = draw(300_000, 0.9999, 2, "mask")
+    for count in (1, 6, 65_537, 299_999):
+        assert torch.equal(draw(count, 0.9999, 2, "mask"), whole[:count])
