@@ -53,9 +53,8 @@ class Learner:
         num_shards = config.train.num_shards
         self.shards = Shards(config.train.shard_size, num_shards, group.share(num_shards), group)
         self.method = config.method
-        self.method_state = {
-            name: tensor.to(group.device) for name, tensor in self.method.initial_state(config.encoder.projector.width, config.seed).items()
-        }
+        state = self.method.initial_state(config.encoder.projector.width, config.seed)
+        self.method_state = {name: x.to(group.device, self.dtype if x.is_floating_point() else x.dtype) for name, x in state.items()}
         self.student = self._build_student(channels, config.seed, classes)
         masked = config.teacher.smoothing.first_copy == "masked"
         other = self._build_student(channels, config.seed + 2**31, classes).parts if masked else None

@@ -118,7 +118,7 @@ class Method(Section):
         """Raises ValueError, "key = value: rule", for a trial that the method cannot be a part of."""
 
     def initial_state(self, width: int, seed: int) -> State:
-        """State before the first step; `width` is D."""
+        """State before the first step; `width` is D. What is floating takes the precision of the trial."""
         return {}
 
     def loss(self, given: Pass) -> Tensor:

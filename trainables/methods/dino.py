@@ -73,7 +73,7 @@ class DINO(Method):
     def close(self, state: State, targets: Tensor, step: int, run: Length) -> None:
         import torch
 
-        mean = targets.mean((0, 1), dtype=torch.float64)  # whatever the order of workers and memory makes of it, in float32 it is the same
+        mean = targets.mean((0, 1), dtype=torch.float64)  # rounded to float32 it is the same in whatever order it was summed
         state["center"].lerp_(mean.to(state["center"].dtype), 1 - self.center_momentum)
 
     def durations(self) -> dict[str, str]:
