@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from trainables import formats
 from trainables.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,11 @@ class Checkpoint:
     path: Path
     tensors: dict[str, Tensor]
     values: dict[str, Any]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The trial's configuration as nested values; keys that its version did not have get the value that they had then."""
+        return formats.as_written(self.values["config"], self.values.get("format", 1))
 
 
 class Damaged(ValueError):
@@ -52,9 +58,11 @@ def write(folder: Path, step: int, tensors: dict[str, Tensor], values: dict[str,
     save_file(tensors, temporary, metadata={"values": text, "sha256": _digest(tensors, text)})
     temporary.chmod(0o644)
     _flush(temporary)
+    if path.is_dir():  # what a rename cannot replace
+        path.rename(path.with_name(f"{path.name}.folder-{time.time_ns()}"))
     temporary.rename(path)
     _flush(folder)
-    older = sorted(file for file in folder.glob(PATTERN) if file <= path)[:-keep]
+    older = sorted(file for file in folder.glob(PATTERN) if file <= path and not file.is_dir())[:-keep]
     abandoned = [file for file in folder.glob(f".{PATTERN}.*") if _age(file) > ABANDONED]
     for file in [*older, *abandoned]:
         file.unlink(missing_ok=True)
@@ -65,32 +73,48 @@ def read(path: Path) -> Checkpoint:
     """Reads one file and verifies it.
 
     Raises:
-        Damaged: the file is cut short, was changed, or is no checkpoint.
+        Damaged: the file is cut short, was changed, cannot be read, or is no checkpoint.
         UserError: there is no such file.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
+    if not path.is_file():  # a pipe would make the reader wait for ever
+        raise UserError(f"{path}: {'is no file, so no checkpoint' if os.path.lexists(path) else 'no such checkpoint'}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise Damaged(f"{path}: damaged, or no checkpoint ({error})") from None
-    if "sha256" not in metadata:
+    if not metadata.keys() >= {"sha256", "values"}:
         raise Damaged(f"{path}: is no checkpoint of a trial")
-    if metadata["sha256"] != _digest(tensors, metadata.get("values", "")):
+    if metadata["sha256"] != _digest(tensors, metadata["values"]):
         raise Damaged(f"{path}: damaged (its hash does not fit its content)")
-    return Checkpoint(path, tensors, json.loads(metadata["values"]))
+    try:
+        values = json.loads(metadata["values"])
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise Damaged(f"{path}: is no checkpoint of a trial (its values are none)")
+    return Checkpoint(path, tensors, values)
 
 
 def newest(folder: Path) -> Checkpoint | None:
-    """The newest valid checkpoint of a folder; damaged ones are reported to the log and passed over."""
+    """The newest valid checkpoint of a folder. What is damaged, no file, or not of the step in its name is logged and passed over."""
     for path in sorted(folder.glob(PATTERN), reverse=True):
         try:
-            return read(path)
-        except Damaged as fault:
+            found = read(path)
+            _require_named_step(found)
+            return found
+        except (Damaged, UserError) as fault:
             log.warning("%s; an older checkpoint is used", fault)
     return None
+
+
+def _require_named_step(found: Checkpoint) -> None:
+    """A renamed file would be taken for a newer one, and those that are newer than it be overwritten."""
+    learner = found.values.get("learner")
+    held = learner.get("step") if isinstance(learner, dict) else None
+    if isinstance(held, int) and found.path.name != PATTERN.replace("*", f"{held:010d}"):
+        raise Damaged(f"{found.path}: holds step {held}, so it was renamed")
 
 
 def _digest(tensors: dict[str, Tensor], text: str) -> str:

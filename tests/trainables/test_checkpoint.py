@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from trainables import checkpoint
+from trainables import checkpoint, train
 from trainables.checkpoint import Damaged
 from trainables.errors import UserError
 
@@ -145,8 +146,6 @@ def test_every_truncation_and_addition_is_found(tmp_path: Path):
 
 
 def test_content_without_its_hash_is_found(tmp_path: Path):
-    from safetensors.torch import load_file, save_file
-
     path = write(tmp_path, 1)
     tensors = load_file(path)
     save_file(tensors, path)
@@ -169,6 +168,74 @@ def test_the_newest_valid_one_counts_and_damaged_ones_are_reported(tmp_path: Pat
     assert found is not None and found.path == good and found.values["step"] == 20
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 2 and str(flipped) in warnings[0] and str(cut) in warnings[1]
+
+
+def sealed(folder: Path, step: int, text: str | None) -> Path:
+    """A file whose hash fits, with any text, or none, in place of its values."""
+    tensors = small(step)
+    path = folder / f"step-{step:010d}.safetensors"
+    metadata = {"sha256": checkpoint._digest(tensors, text or "")} | ({} if text is None else {"values": text})
+    save_file(tensors, path, metadata=metadata)
+    return path
+
+
+def placed(folder: Path, kind: str, step: int) -> Path:
+    """Something that is no checkpoint of a step, under its name."""
+    path = folder / f"step-{step:010d}.safetensors"
+    if kind == "folder":
+        path.mkdir()
+        (path / "file").touch()
+    elif kind == "dangling link":
+        path.symlink_to(folder / "nowhere")
+    elif kind == "link to itself":
+        path.symlink_to(path)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "unreadable":
+        path.symlink_to("/proc/self/mem")  # a regular file that cannot be read
+    elif kind == "renamed":
+        checkpoint.write(folder / "other", 20, small(20), {"learner": {"step": 20}}, 1).rename(path)
+    else:
+        sealed(folder, step, {"without values": None, "no JSON": "{", "no mapping": "[1]"}[kind])
+    return path
+
+
+ODD = ("folder", "dangling link", "link to itself", "pipe", "unreadable", "renamed", "without values", "no JSON", "no mapping")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ODD)
+def test_what_is_no_checkpoint_is_passed_over_with_a_line_and_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str):
+    """An intact older one counts; the trial goes on from there, and writes its own file in that place."""
+    good, odd = write(tmp_path, 20), placed(tmp_path, kind, 30)
+    with caplog.at_level(logging.WARNING):
+        found = checkpoint.newest(tmp_path)
+    assert found is not None and found.path == good
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"{odd}: ") and line.endswith("an older checkpoint is used")
+    write(tmp_path, 30, keep=1)
+    write(tmp_path, 40, keep=2)
+    again = checkpoint.newest(tmp_path)
+    assert again is not None and again.values["step"] == 40
+    assert sorted(path.name for path in tmp_path.glob("step-*.safetensors")) == [f"step-{step:010d}.safetensors" for step in (30, 40)]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["folder", "dangling link", "pipe"])
+def test_what_is_no_file_is_refused_where_it_is_named(tmp_path: Path, kind: str):
+    with pytest.raises(UserError, match="is no file, so no checkpoint"):
+        checkpoint.read(placed(tmp_path, kind, 30))
+
+
+def test_a_trial_that_was_interrupted_goes_on_past_a_folder_in_the_place_of_its_next_checkpoint(tiny, tmp_path: Path):
+    """As a backup program may leave one behind: nothing is lost of it, and the trial ends."""
+    config = tiny({"train.checkpoint_steps": 2})
+    placed(tmp_path, "folder", 2)
+    train.fit(config, tmp_path, lambda metrics: True)
+    found = checkpoint.newest(tmp_path)
+    assert found is not None and found.values["learner"]["step"] == 8
+    (moved,) = tmp_path.glob("step-0000000002.safetensors.folder-*")
+    assert (moved / "file").exists()
 
 
 def test_no_checkpoint(tmp_path: Path):

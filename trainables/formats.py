@@ -1,0 +1,47 @@
+"""What a run and a checkpoint say of the version that wrote them, and how those of earlier versions are read.
+
+1: before formats were noted.
+2: LARS may keep the learning rate in its momentum buffer (`optim.lr_in_buffer`). Other numbers without a key of their own: votes of
+   weighted kNN at temperatures below 0.01, which could all be 0; masks of Spatial Ensemble, whose p was rounded to 16 bits for neurons and
+   to 24 bits otherwise; the centre of DINO and queues under `precision: fp64`, which were fp32; and `teacher.momenta` beside
+   `smoothing.kind: se`, which did not count.
+"""
+
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+FORMAT = 2
+
+
+def as_written(trial: Mapping[str, Any], written: int) -> dict[str, Any]:
+    """A stored trial as it was meant: keys that its version did not have get the value by which that version trained.
+
+    Args:
+        trial: nested values of a TrialConfig, all that its version knew.
+        written: the format of the run or the checkpoint that holds it.
+    """
+    optim = trial.get("optim")
+    if written >= 2 or not isinstance(optim, Mapping):  # no section at all is for the validation to say
+        return {**trial}
+    return {**trial, "optim": {"lr_in_buffer": False, **optim}}
+
+
+def news(written: int) -> str | None:
+    """One line for a run of an earlier version that goes on; None where nothing that it computes has changed since.
+
+    Args:
+        written: the format of the run.
+    """
+    if written >= FORMAT:
+        return None
+    numbers = "kNN below a temperature of 0.01, p near 0 or 1, queues and centres in fp64, teacher.momenta beside se"
+    return f"begun by an earlier version (format {written}, now {FORMAT}): from here on other numbers for {numbers}; LARS goes on as it was"
+
+
+def version() -> str | None:
+    """Of this program; None where it was not installed."""
+    try:
+        return metadata.version("teacher-tuner")
+    except metadata.PackageNotFoundError:
+        return None
