@@ -34,8 +34,10 @@ def steps_in(duration: str, run: Length) -> int:
 def at(schedule: "Schedule", step: int, run: Length) -> float:
     """Value of a configured schedule at a 0-based step.
 
-    A warm-up rises linearly and reaches `base` with its last step; what follows is laid over the rest of the run. Milestones of a "step"
-    schedule count from the beginning of the run.
+    A warm-up of W steps rises linearly: its step k has base (f + (1 - f) (k + 1) / W), with f the `warmup_factor`. So it starts at
+    base (f + (1 - f) / W), not at f base, and has `base` in its last step, W - 1. What follows is laid over the rest of the run and begins
+    with `base` again, so `base` occurs at W - 1 and at W. A recipe that starts at f base and has `base` at W alone, as most of the papers'
+    do, is one step later throughout its warm-up. Milestones of a "step" schedule count from the beginning of the run.
     """
     warmup = steps_in(schedule.warmup, run)
     if step < warmup:

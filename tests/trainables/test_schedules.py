@@ -78,6 +78,18 @@ def test_warm_up_rises_in_equal_steps_and_hands_over(kind):
     assert values[warmup - 1] == pytest.approx(base) and values[warmup] == pytest.approx(base)
 
 
+@pytest.mark.parametrize("factor", [0.0, 0.001, 0.5])
+def test_a_warm_up_starts_one_step_above_its_factor_and_has_its_base_twice(factor):
+    """As the docstring of `at` has it: one step ahead of a recipe that starts at factor times base, and has `base` after W steps."""
+    base, steps = 0.4, 5
+    schedule = c.LearningRate(base=base, warmup=f"{steps} steps", warmup_factor=factor)
+    values = [schedules.at(schedule, step, schedules.Length(50, 10)) for step in range(steps + 2)]
+    assert values[0] == pytest.approx(base * (factor + (1 - factor) / steps), rel=1e-12)
+    recipe = [base * (factor + (1 - factor) * step / steps) for step in range(steps + 1)]
+    assert values[:steps] == pytest.approx(recipe[1:], rel=1e-12)
+    assert values[steps - 1] == pytest.approx(base, rel=1e-12) and values[steps] == base > values[steps + 1]
+
+
 def test_without_warm_up_the_first_step_has_the_base():
     assert schedules.at(c.LearningRate(base=0.4), 0, schedules.Length(10, 5)) == 0.4
 
