@@ -69,12 +69,11 @@ def _rates(config: c.TrialConfig, k: float, strict: bool) -> dict[str, Any]:
     teacher = config.teacher
     rates: dict[str, Any] = {"optim.lr.base": config.optim.lr.base * k, "optim.lr.final": config.optim.lr.final * k}
     rates["online_probe.lr"] = config.online_probe.lr * k
-    if teacher.smoothing.kind == "se":
-        return rates | flat(_faster(teacher.smoothing.p, k, "smoothing.p", strict), "teacher.smoothing.p.")
-    rates |= flat(_faster(teacher.momentum, k, "momentum", strict), "teacher.momentum.")
-    if teacher.momenta:
-        faster = {part: _faster(own, k, f"momenta.{part}", strict) for part, own in teacher.momenta.items()}
-        rates["teacher.momenta"] = {part: own.model_dump() | faster[part] for part, own in teacher.momenta.items()}
+    faster = {key: _faster(kept, k, key, strict) for key, kept in teacher.follow_the_batch.items()}
+    own = {key.removeprefix("momenta."): faster.pop(key) for key in list(faster) if key.startswith("momenta.")}
+    rates |= flat(faster, "teacher.")
+    if own:  # parts are no keys of a trial, so theirs are set as a whole
+        rates["teacher.momenta"] = {part: teacher.momenta[part].model_dump() | scaled for part, scaled in own.items()}
     return rates
 
 

@@ -40,9 +40,9 @@ Duration = Annotated[str, BeforeValidator(_duration)]
 class Schedule(Section):
     """A value that follows the step: `base` at first, `final` at the end of the run. A plain number in its place sets `base`.
 
-    Durations read "500 steps", "10 epochs" or "5 %" of the run. A warm-up begins near `warmup_factor` times `base`. At each of its
-    `milestones` a "step" schedule is multiplied by `factor`. "cosine_7_16" ends at 0.195 base (FixMatch). "running_mean" is for keep-rates:
-    that of a plain mean of all steps so far, at most `base` (Mean Teacher).
+    Durations read "500 steps", "10 epochs" or "5 %" of the run. A warm-up begins one of its steps above `warmup_factor` times `base`
+    (`schedules.at`). At each of its `milestones` a "step" schedule is multiplied by `factor`. "cosine_7_16" ends at 0.195 base
+    (FixMatch). "running_mean" is for keep-rates: that of a plain mean of all steps so far, at most `base` (Mean Teacher).
     """
 
     KEEPS: ClassVar[bool] = False  # whether it is a keep-rate
@@ -68,7 +68,12 @@ class Schedule(Section):
     @property
     def scales(self) -> bool:
         """Whether base and final say all of it, so that the equivalence rule can scale it: constant, cosine or linear, no warm-up."""
-        return self.kind in ("constant", "cosine", "linear") and schedules.steps_in(self.warmup, schedules.Length(100, 1)) == 0
+        return self.kind in ("constant", "cosine", "linear") and not self.warms_up
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether it begins with a warm-up."""
+        return schedules.steps_in(self.warmup, schedules.Length(100, 1)) > 0
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> Self:

@@ -57,12 +57,8 @@ class Teacher(nn.Module):
             self._mask_first_copy(other, run)
 
     def momentum(self, step: int, run: Length, part: str | None = None) -> float:
-        """Keep-rate at a step, of a part where it is named.
-
-        Spatial Ensemble without temporal smoothing copies what it updates, so it is 0 there.
-        """
-        schedule = self.config.momentum_of(part) if part else self.config.momentum
-        return 0.0 if self.config.smoothing.kind == "se" else schedules.at(schedule, step, run)
+        """Keep-rate at a step, of a part where it is named."""
+        return schedules.at(self.config.momentum_of(part), step, run)
 
     def alpha(self, step: int, run: Length) -> float:
         """Share of the current batch in Momentum BN's statistics at a step."""

@@ -73,6 +73,7 @@ class Preserving(Schedule):
 class Smoothing(Section):
     """How a student enters the average: `tma` averages everything, `sts` a random part of the units, `se` copies a random part.
 
+    So with `se` the momentum is 0, but in parts that have one of their own in `teacher.momenta`: there 1 freezes a part.
     A unit is kept unchanged with preserving probability `p` (Spatial Ensemble, alg. 1-2). It is a "layer" (one parameter tensor), a
     "channel" (one index of a tensor's first dimension; `coupled`: of a layer's weight, its bias and the norm behind it together) or a
     "neuron" (one number). For the study of the released code's habits: `masks` of its own for each worker, so that teachers drift apart,
@@ -120,9 +121,18 @@ class Teacher(Section):
     placement: Annotated[tuple[str, ...], BeforeValidator(_placement)] = PARTS
     norm: TeacherNorm = TeacherNorm()
 
-    def momentum_of(self, part: str) -> Momentum:
-        """The keep-rate's schedule for a part."""
-        return self.momenta.get(part, self.momentum)
+    def momentum_of(self, part: str | None = None) -> Momentum:
+        """The keep-rate's schedule: of a part that has its own, else that of all others, which is 0 where `se` only copies."""
+        if part in self.momenta:
+            return self.momenta[part]
+        return Momentum(kind="constant", base=0) if self.smoothing.kind == "se" else self.momentum
+
+    @property
+    def follow_the_batch(self) -> dict[str, Schedule]:
+        """What the equivalence rule scales, by its key in this section: momentum, or p where units are copied."""
+        if self.smoothing.kind == "se":  # a part with a momentum of its own enters with (1 - p)(1 - momentum), so p is enough
+            return {"smoothing.p": self.smoothing.p}
+        return {"momentum": self.momentum, **{f"momenta.{part}": own for part, own in self.momenta.items()}}
 
     @model_validator(mode="after")
     def _momenta_are_used(self) -> Self:

@@ -245,6 +245,30 @@ def test_invariant_39_spatial_ensemble_never_mixes(parts, units):
 
 
 @at_every_granularity
+def test_a_part_with_a_momentum_of_its_own_keeps_it_where_all_others_are_copied(parts, units):
+    """A part that is frozen does not move in a Spatial Ensemble either; at another momentum its updated units are averaged."""
+    # Fails when "se" does not look at `momenta`.
+    teacher = teacher_of(parts, kind="se", p=0.3, momenta={"fc2": 1.0, "fc1": 0.9}, **units)
+    began = parameters(teacher.parts)
+    past = [parameters(parts)]
+    for step in range(4):
+        old = parameters(teacher.parts)
+        disturb(parts, step)
+        past.append(parameters(parts))
+        teacher.update(step, TOTAL)
+        for name, p in teacher.parts.named_parameters():
+            part, now = name.split(".")[0], p.detach()
+            if part == "fc2":
+                assert torch.equal(now, began[name])
+                continue
+            moved = 0.9 * old[name] + 0.1 * past[-1][name] if part == "fc1" else past[-1][name]
+            torch.testing.assert_close(now, torch.where(now == old[name], old[name], moved), rtol=1e-12, atol=1e-13)
+    assert not same(parameters(teacher.parts), began)
+    rates = [teacher.momentum(0, TOTAL, part) for part in (None, "conv1", "fc1", "fc2")]
+    assert rates == [0.0, 0.0, 0.9, 1.0]
+
+
+@at_every_granularity
 def test_p_follows_its_schedule(parts, units):
     """From a frozen teacher to plain averaging, and half of the units in between."""
     schedule = {"kind": "linear", "base": 1.0, "final": 0.0}

@@ -283,6 +283,32 @@ def test_a_base_batch_needs_a_schedule_that_can_be_scaled(momentum):
     assert "constant, cosine or linear" in refusal({"teacher": {"momentum": momentum}, "train": {"batch_size": 64, "base_batch": 32}})
 
 
+@pytest.mark.parametrize(
+    ("teacher", "line"),
+    [
+        ({"momenta": {"fc2": {"kind": "exponential", "base": 0.5}}}, "teacher.momenta.fc2 = exponential"),
+        ({"momenta": {"projector": {"kind": "running_mean"}}, "smoothing": {"kind": "sts"}}, "teacher.momenta.fc1 = running_mean"),
+        ({"momenta": {"conv1": {"warmup": 1}}}, "teacher.momenta.conv1 = cosine with a warm-up of 1 epochs"),
+        ({"momentum": {"kind": "step", "milestones": [1]}}, "teacher.momentum = step"),
+        ({"smoothing": {"kind": "se", "p": {"kind": "exponential", "final": 0.1}}}, "teacher.smoothing.p = exponential"),
+    ],
+)
+def test_whatever_a_base_batch_would_scale_is_looked_at_when_the_trial_is_read(teacher, line):
+    """Not by the first worker."""
+    # Fails when momenta of parts are not looked at.
+    said = refusal({"teacher": teacher, "train": {"batch_size": 64, "base_batch": 32}})
+    assert said == f"{line}: with train.base_batch it must be constant, cosine or linear, without a warm-up"
+
+
+def test_a_base_batch_scales_p_alone_where_units_are_copied():
+    """A part with a momentum of its own enters with (1 - p) (1 - momentum): scaling p is enough, whatever its schedule."""
+    momenta = {"fc2": {"kind": "exponential", "base": 0.5}, "fc1": 0.9}
+    teacher = {"smoothing": {"kind": "se", "p": {"base": 0.9}}, "momenta": momenta}
+    config = c.parse({"teacher": teacher, "train": {"batch_size": 64, "base_batch": 32}})
+    run = equivalence.scaled(config)
+    assert run.teacher.smoothing.p.base == pytest.approx(0.8) and run.teacher.momenta == config.teacher.momenta
+
+
 def test_what_the_rule_did_is_said():
     config = c.parse({"teacher": {"momentum": 0.9}, "train": {"batch_size": 64, "base_batch": 32}, "optim": {"lr": 0.05}})
     said = equivalence.own_line(config)
