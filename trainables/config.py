@@ -240,10 +240,10 @@ class TrialConfig(Section):
             raise ValueError(
                 "evaluation.network = teacher: with teacher.smoothing.masks = per_worker there is more than one; score the student"
             )
-        kept = {"smoothing.p": self.teacher.smoothing.p} if self.teacher.smoothing.kind == "se" else {"momentum": self.teacher.momentum}
-        for key, schedule in kept.items():
+        for key, schedule in self.teacher.follow_the_batch.items():
             if self.train.base_batch and not schedule.scales:
-                raise ValueError(f"teacher.{key}: with train.base_batch it must be constant, cosine or linear, without a warm-up")
+                told = f"{schedule.kind} with a warm-up of {schedule.warmup}" if schedule.warms_up else schedule.kind
+                raise ValueError(f"teacher.{key} = {told}: with train.base_batch it must be constant, cosine or linear, without a warm-up")
         if reason := self.evaluation.unfit(self):
             raise ValueError(f"evaluation.protocols: {reason}")
         if self.evaluation.before_feature_norm and self.encoder.feature_norm == "none":
