@@ -125,6 +125,8 @@ class Optim(Section):
     """Optimiser; SGD may be `nesterov`.
 
     LARS scales by `trust`, to no more than the learning rate with `clip`, and leaves norm parameters and biases unscaled and undecayed.
+    With `lr_in_buffer` its momentum buffer sums steps (You et al. 2017; the released code of Momentum² Teacher and of EMAN). Without,
+    it sums gradients, which the current learning rate multiplies (solo-learn), as SGD's always does. They differ while the rate changes.
     With `constant_predictor` the predictor's learning rate is `lr.base` throughout (SimSiam).
     """
 
@@ -134,6 +136,7 @@ class Optim(Section):
     weight_decay: WeightDecay = WeightDecay()
     trust: Positive = 1e-3
     clip: bool = False
+    lr_in_buffer: bool = True
     nesterov: bool = False
     constant_predictor: bool = False
 

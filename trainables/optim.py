@@ -28,7 +28,7 @@ def build(config: "c.Optim", module: nn.Module, probe_lr: float = 0.0) -> torch.
     given: list[dict[str, Any]] = [{"params": own, **dict(zip(keys, key, strict=True))} for key, own in groups.items()]
     if config.name == "sgd":
         return torch.optim.SGD(given, lr=config.lr.base, momentum=config.momentum, nesterov=config.nesterov)
-    return LARS(given, lr=config.lr.base, momentum=config.momentum, trust=config.trust, clip=config.clip)
+    return LARS(given, config.lr.base, config.momentum, trust=config.trust, clip=config.clip, lr_in_buffer=config.lr_in_buffer)
 
 
 def schedule(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
@@ -42,17 +42,20 @@ def schedule(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -
 class LARS(torch.optim.Optimizer):
     """Layer-wise adaptive rate scaling (You et al. 2017).
 
-    d = g + weight_decay w; where `adapt`, d is scaled by trust |w| / (|g| + weight_decay |w|), or by 1 where that is 0 or undefined;
-    then buffer = momentum buffer + d, and w -= lr buffer.
+    d = g + weight_decay w; where `adapt`, d is scaled by trust |w| / (|g| + weight_decay |w|), or by 1 where that is 0 or undefined.
+    With `lr_in_buffer`, as by You et al.: buffer = momentum buffer + lr d, and w -= buffer.
+    Without, as SGD does it:               buffer = momentum buffer + d, and w -= lr buffer.
+    Both are the same while the learning rate is; when it falls, the first goes on with the higher rate of the past for a while.
 
     Args:
         params: parameters or groups; a group may set `adapt` and `weight_decay`.
-        lr: learning rate, outside the buffer.
+        lr: learning rate.
         momentum: of the buffer.
         weight_decay: L2 decay, before the scaling.
         trust: the coefficient eta.
         adapt: whether the local rate applies.
         clip: whether a local rate is at most 1 / lr, so that no parameter moves faster than by plain gradients.
+        lr_in_buffer: where the learning rate counts.
     """
 
     def __init__(
@@ -64,9 +67,10 @@ class LARS(torch.optim.Optimizer):
         trust: float = 1e-3,
         adapt: bool = True,
         clip: bool = False,
+        lr_in_buffer: bool = True,
     ):
         rates = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust}
-        super().__init__(params, {**rates, "adapt": adapt, "clip": clip})
+        super().__init__(params, {**rates, "adapt": adapt, "clip": clip, "lr_in_buffer": lr_in_buffer})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -83,8 +87,9 @@ class LARS(torch.optim.Optimizer):
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
                 buffers.append(self.state[p]["momentum_buffer"])
             torch._foreach_mul_(buffers, group["momentum"])
-            torch._foreach_add_(buffers, change)
-            torch._foreach_add_(parameters, buffers, alpha=-group["lr"])
+            inside, outside = (group["lr"], 1.0) if group["lr_in_buffer"] else (1.0, group["lr"])
+            torch._foreach_add_(buffers, change, alpha=inside)
+            torch._foreach_add_(parameters, buffers, alpha=-outside)
 
 
 def _local_rates(parameters: list[Tensor], group: dict) -> list[Tensor]:

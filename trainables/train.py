@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 import torchvision
 
-from trainables import augment, checkpoint, data, equivalence, group, monitors, settings, views_picture
+from trainables import augment, checkpoint, data, equivalence, formats, group, monitors, settings, views_picture
 from trainables import config as c
 from trainables.errors import TrialFailure, UserError
 from trainables.evaluation_config import with_recipe
@@ -168,8 +168,8 @@ def evaluate(
         UserError: a protocol does not fit the trial.
     """
     if workers.device.type == "cuda":
-        _make_deterministic(found.values["config"]["train"]["precision"])
-    config = c.changed(with_recipe(found.values["config"], changes), changes)
+        _make_deterministic(found.config["train"]["precision"])
+    config = c.changed(with_recipe(found.config, changes), changes)
     for name in protocols:
         if reason := config.evaluation.protocol(name).unfit(config):
             raise UserError(f"protocol {name}: {reason}")
@@ -261,7 +261,8 @@ def _replay(history: list[Metrics], report: Report, workers: Group) -> bool:
 def _save(learner: Learner, history: list[Metrics], folder: Path) -> None:
     tensors, values = learner.state_dict()
     if learner.group.rank == 0:
-        content = {"learner": values, "history": history, "config": learner.config.plain(), "versions": versions()}
+        state = {"learner": values, "history": history, "config": learner.config.plain()}
+        content = {"format": formats.FORMAT, "versions": versions(), **state}
         checkpoint.write(folder, learner.step_index, tensors, content, learner.config.train.keep_checkpoints)
 
 
@@ -292,19 +293,23 @@ def _resume(learner: Learner, folder: Path) -> list[Metrics]:
 
 def _require_same_trial(config: c.TrialConfig, found: checkpoint.Checkpoint) -> None:
     """A trial is a function of its configuration: it cannot go on under another one."""
-    there, here = settings.flat(found.values["config"]), settings.flat(config.plain())
-    for key in sorted(here.keys() - {"data.root", "data.download", "data.loaders", "train.checkpoint_steps", "train.keep_checkpoints"}):
+    there, here = settings.flat(found.config), settings.flat(config.plain())
+    free = {"data.root", "data.download", "data.loaders", "train.checkpoint_steps", "train.keep_checkpoints"}
+    if config.optim.name != "lars":
+        free.add("optim.lr_in_buffer")  # which only LARS reads
+    for key in sorted(here.keys() - free):
         if key in there and there[key] != here[key]:
             raise UserError(
                 f"{key} = {here[key]}: the checkpoints in {found.path.parent} are of a trial with {there[key]}; use another folder"
             )
-    if config.plain()["teacher"]["momenta"] != found.values["config"]["teacher"].get("momenta", {}):
+    if config.plain()["teacher"]["momenta"] != found.config["teacher"].get("momenta", {}):
         raise UserError(f"teacher.momenta: the checkpoints in {found.path.parent} are of a trial with others; use another folder")
 
 
-def versions() -> dict[str, str]:
+def versions() -> dict[str, str | None]:
     """Versions that a result depends on."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__}
+    libraries = {"python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__}
+    return {"teacher-tuner": formats.version(), **libraries}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trainables import equivalence
+from trainables import equivalence, formats
 from trainables.errors import TrialFailure, UserError, nearest
 from trainables.settings import described_keys, section_keys, whole_number
 
@@ -76,6 +76,8 @@ def resume(given: argparse.Namespace) -> int:
     run.hold()
     study = _opened(run, wanted) if run.kind == "search" else None
     run.write_spec(wanted.plain())
+    if changed := formats.news(run.format):
+        print(f"{run.path.name}: {changed}", flush=True)
     return full_run.continue_run(run, wanted) if study is None else _search(run, study)
 
 

@@ -94,12 +94,12 @@ def _unlike_torchvision(found: Any) -> str | None:
     """Why the backbone of a checkpoint is none of torchvision's; None where it is."""
     from trainables.encoders import unlike_torchvision
 
-    return unlike_torchvision(c.parse(found.values["config"]).encoder)
+    return unlike_torchvision(c.parse(found.config).encoder)
 
 
 def _check_same_data(one: Any, other: Any, changes: Mapping[str, Any]) -> None:
     values = {key: value for key, value in changes.items() if key.startswith("data.")}
-    first, second = (c.changed(found.values["config"], values).data.model_dump() for found in (one, other))
+    first, second = (c.changed(found.config, values).data.model_dump() for found in (one, other))
     for key in first.keys() - {"root", "download"}:
         if first[key] != second[key]:
             raise UserError(f"--against {other.path}: data.{key} = {second[key]}, which is {first[key]} for {one.path}")

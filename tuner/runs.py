@@ -17,12 +17,14 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
 
+from trainables import formats
 from trainables.errors import UserError
 from trainables.settings import read_yaml
 
@@ -46,10 +48,14 @@ class Run:
         try:
             self.manifest: dict[str, Any] = json.loads((self.path / "manifest.json").read_text())
             self.kind: Kind = self.manifest["kind"]
+            self.format = int(self.manifest.get("format", 1))
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{self.path / 'manifest.json'}: is damaged; put the whole file back") from None
         if self.kind not in get_args(Kind) or not isinstance(self.manifest.get("sessions", []), list):
             raise UserError(f"{self.path / 'manifest.json'}: is damaged; put the whole file back")
+        if self.format > formats.FORMAT:
+            rule = f"this one knows formats up to {formats.FORMAT}"
+            raise UserError(f"{path}: was made by a later version, in format {self.format}; {rule}")
         self._lock: Any = None
 
     @classmethod
@@ -116,12 +122,15 @@ class Run:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What was asked for, as nested values.
+        """What was asked for, as nested values; keys that the version of the launch did not have get the value that they had then.
 
         Raises:
             UserError: the file is missing or damaged.
         """
-        return read_yaml(self.path / "spec.yaml")
+        content = read_yaml(self.path / "spec.yaml")
+        if isinstance(trial := content.get("trial"), Mapping):
+            content["trial"] = formats.as_written(trial, self.format)
+        return content
 
     def write_spec(self, content: dict[str, Any]) -> None:
         write_atomically(self.path / "spec.yaml", yaml.safe_dump(content, sort_keys=False))
@@ -228,6 +237,7 @@ def write_atomically(path: Path, text: str) -> None:
 def _manifest(kind: Kind, seed: int) -> dict[str, Any]:
     return {
         "kind": kind,
+        "format": formats.FORMAT,
         "created": time.time(),
         "seed": seed,
         "commit": _commit(),

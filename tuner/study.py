@@ -16,6 +16,7 @@ from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import FrozenTrial, TrialState
 
 from trainables import config as c
+from trainables import formats
 from trainables.errors import UserError
 from tuner import points
 from tuner.collapse import collapsed
@@ -114,9 +115,10 @@ class Study:
         values = self.space.suggest(scratch.ask())
         config = self.space.configure(self.spec.trial, values)
         drawn = scratch.get_trials(deepcopy=False)[-1]
+        attributes = {"values": values, "format": formats.FORMAT, "version": formats.version()}
         self._study.add_trial(
             optuna.trial.create_trial(
-                state=TrialState.RUNNING, params=drawn.params, distributions=drawn.distributions, user_attrs={"values": values}
+                state=TrialState.RUNNING, params=drawn.params, distributions=drawn.distributions, user_attrs=attributes
             )
         )
         trial = self.trials()[-1]

@@ -41,8 +41,10 @@ def test_sgd_decays_and_moves_every_parameter():
 
 
 @pytest.mark.parametrize("decay", [0.0, 1e-2])
-def test_lars_scales_matrices_and_leaves_vectors_alone(decay):
-    module, optimizer = make(c.Optim(name="lars", lr=c.LearningRate(base=0.3), momentum=0.9))
+@pytest.mark.parametrize("inside", [True, False])
+def test_lars_scales_matrices_and_leaves_vectors_alone(decay, inside):
+    """While the learning rate falls to a quarter: inside of the buffer it is that of each gradient's own step."""
+    module, optimizer = make(c.Optim(name="lars", lr=c.LearningRate(base=0.3), momentum=0.9, lr_in_buffer=inside))
     w = [p.detach().clone().flatten().tolist() for p in module.parameters()]
     matrix = [p.ndim > 1 for p in module.parameters()]
     buffers = [[0.0] * len(values) for values in w]
@@ -54,11 +56,32 @@ def test_lars_scales_matrices_and_leaves_vectors_alone(decay):
             trust = 1e-3 * size / below if matrix[i] and size > 0 and below > 0 else 1.0
             for j in range(len(g)):
                 d = (g[j] + (decay * w[i][j] if matrix[i] else 0.0)) * trust
-                buffers[i][j] = 0.9 * buffers[i][j] + d
-                w[i][j] -= 0.3 / (step + 1) * buffers[i][j]
+                lr = 0.3 / (step + 1)
+                buffers[i][j] = 0.9 * buffers[i][j] + (lr * d if inside else d)
+                w[i][j] -= buffers[i][j] if inside else lr * buffers[i][j]
     run(module, optimizer, 4, 0.3, decay)
     for p, expected in zip(module.parameters(), w, strict=True):
         torch.testing.assert_close(p.detach().flatten(), torch.tensor(expected, dtype=torch.float64), rtol=1e-11, atol=1e-13)
+
+
+def test_where_the_learning_rate_of_lars_counts_matters_only_while_it_changes():
+    """Ten steps at one rate, then five at a tenth of it. By default it counts in the buffer, as You et al. have it."""
+    ways: list[list[torch.Tensor]] = []
+    for given in ({}, {"lr_in_buffer": True}, {"lr_in_buffer": False}):
+        module, optimizer = make(c.Optim(name="lars", lr=c.LearningRate(base=0.3), **given))
+        begin, path = [p.detach().clone() for p in module.parameters()], []
+        for step in range(15):
+            optim.schedule(optimizer, 0.3 if step < 10 else 0.03, 0.0)
+            for p, g in zip(module.parameters(), gradients(module, step), strict=True):
+                p.grad = g
+            optimizer.step()
+            path.append(torch.cat([(p.detach() - b).flatten() for p, b in zip(module.parameters(), begin, strict=True)]))
+        ways.append(path)
+    default, inside, outside = ways
+    assert all(torch.equal(a, b) for a, b in zip(default, inside, strict=True))
+    torch.testing.assert_close(inside[9], outside[9], rtol=1e-11, atol=1e-13)
+    apart = (inside[14] - inside[9]).norm() / (outside[14] - outside[9]).norm()
+    assert apart > 2, "the rate of the past goes on in the buffer"
 
 
 @pytest.mark.parametrize("decay", [0.0, 1e-2])

@@ -9,7 +9,9 @@ from trainables import presets
 from trainables.errors import UserError
 from trainables.settings import flat
 
-SGD, LARS = {"optim.name": "sgd", "optim.momentum": 0.9}, {"optim.name": "lars", "optim.momentum": 0.9}
+SGD = {"optim.name": "sgd", "optim.momentum": 0.9}
+LARS = {"optim.name": "lars", "optim.momentum": 0.9, "optim.lr_in_buffer": True}  # released code of Momentum² Teacher and of EMAN
+OUTSIDE = LARS | {"optim.lr_in_buffer": False}  # solo-learn
 LIBRARY = {
     "encoder.name": "resnet18",
     "encoder.stem": "small",
@@ -52,7 +54,7 @@ STS = {**IMAGENET, **SGD, "train.epochs": 200, "train.batch_size": 256, "train.s
 MOCO_VIEWS = {"views.crop_scale": [0.2, 1.0], "views.saturation": 0.4, "views.blur": [0.5, 0.5], "views.solarise": [0.0, 0.0]}
 RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("placement", "byol"): LIBRARY
-    | LARS
+    | OUTSIDE
     | {"optim.lr.base": 1.0, "optim.weight_decay.base": 1e-5, "optim.trust": 0.02, "optim.clip": True, "views.saturation": 0.2}
     | {"encoder.projector.hidden": 4096, "encoder.projector.out": 256, "method.predictor_hidden": 4096, "views.solarise": [0.0, 0.2]}
     | {"teacher.momentum.base": 0.99, "teacher.momentum.final": 1.0},
@@ -62,7 +64,7 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     | {"encoder.projector.layers": 3, "encoder.projector.hidden": 2048, "encoder.projector.out": 2048, "encoder.projector.norm": "all"}
     | {"method.predictor_hidden": 512, "teacher.placement": [], "teacher.momentum.base": 0.99},
     ("placement", "dino"): LIBRARY
-    | LARS
+    | OUTSIDE
     | {"optim.lr.base": 0.3, "optim.weight_decay.base": 1e-6, "optim.trust": 0.02, "teacher.momentum.base": 0.99}
     | {"encoder.projector.layers": 3, "encoder.projector.hidden": 2048, "encoder.projector.out": 256, "encoder.projector.prototypes": 4096}
     | {"method.temperature.base": 0.1, "method.teacher_temperature.base": 0.07, "method.teacher_temperature.warmup": "25 %"}
@@ -77,14 +79,15 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     | {"encoder.projector.hidden": 2048, "encoder.projector.out": 128, "method.temperature.base": 0.2, "encoder.projector.norm": "none"}
     | {"teacher.momentum.base": 0.99, "teacher.momentum.final": 0.999},
     ("placement", "simclr"): LIBRARY
-    | LARS
+    | OUTSIDE
     | {"optim.lr.base": 0.4, "optim.weight_decay.base": 1e-5, "method.temperature.base": 0.2, "views.hue": 0.2, "views.brightness": 0.8}
     | {"encoder.projector.hidden": 2048, "encoder.projector.out": 256, "teacher.placement": []},
     ("placement_imagenet100", "byol"): LIBRARY
-    | LARS
+    | OUTSIDE
     | {"encoder.stem": "standard", "optim.lr.base": 0.5, "optim.weight_decay.base": 1e-5, "method.predictor_hidden": 8192}
     | {"views.blur": [1.0, 0.1], "views.solarise": [0.0, 0.2]},
     ("placement_imagenet100", "dino"): LIBRARY
+    | OUTSIDE
     | {"encoder.stem": "standard", "optim.lr.base": 0.3, "optim.weight_decay.base": 1e-6, "views.blur": [1.0, 0.1]}
     | {"views.solarise": [0.0, 0.2]},
     ("placement_imagenet100", "ressl"): LIBRARY
