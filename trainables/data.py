@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables import carving, discovery, keyed
+from trainables import carving, discovery, files, keyed
 from trainables import config as c
 from trainables.data_config import split_sizes
 from trainables.datasets import Chunks
@@ -211,6 +211,11 @@ def cache_folder() -> Path:
 
 def _stored(data: "c.Data", split: str) -> Images:
     """All images of a stored split: "train", "test", "unlabelled" or "both"."""
+    with files.naming_root(data.root):
+        return _opened(data, split)
+
+
+def _opened(data: "c.Data", split: str) -> Images:
     reader = discovery.load("datasets", data.name)
     names = partial(reader.names, data) if split == "train" and hasattr(reader, "names") else None
     if data.streamed:

@@ -29,12 +29,8 @@ def training_images(data: Data, needs_classes: bool) -> int:
         UserError: the folder is missing, its layout or its labels do not fit, an image of the sample cannot be decoded or has another
             size, or there is less than is asked for. The message begins with the key.
     """
-    try:
+    with files.naming_root(data.root):
         return _training_images(data, needs_classes)
-    except UserError as error:
-        if str(error).startswith("data."):
-            raise
-        raise UserError(f"data.root = '{data.root}': {error}") from None
 
 
 def _training_images(data: Data, needs_classes: bool) -> int:

@@ -32,6 +32,17 @@ def existing_root(root: Path | None) -> Path:
     return root
 
 
+@contextmanager
+def naming_root(root: Path | None) -> Iterator[None]:
+    """An error of the block that names no key, but a file or a class, is given that of the data folder."""
+    try:
+        yield
+    except UserError as error:
+        if str(error).startswith("data."):
+            raise
+        raise UserError(f"data.root = '{root}': {error}") from None
+
+
 def contents(folder: Path) -> str:
     """What a folder holds instead of what was looked for there: its first entries, for messages."""
     names = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir() if not entry.name.startswith("."))

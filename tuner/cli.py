@@ -56,14 +56,13 @@ def launch(given: argparse.Namespace) -> int:
     for alike in points.alike(wanted):
         print(f"one trial under several labels: {', '.join(map(repr, alike))}")
     run = runs.Run.create(given.run or runs.unused(RUNS, wanted.name), "search", wanted.plain(), wanted.seed)
+    if run.replaces:
+        print(f"{run.path}: replaced; nothing had been asked in it")
     if found.file is not None:
         run.keep_space(found.file)
     run.hold()
-    try:
+    with runs.beginning(run, launched=True):
         return _search(run, _opened(run, wanted))
-    except UserError:
-        run.discard()
-        raise
 
 
 def resume(given: argparse.Namespace) -> int:
@@ -71,14 +70,19 @@ def resume(given: argparse.Namespace) -> int:
     from tuner import allocation, full_run, runs, spec
 
     run = runs.Run(given.run)
-    wanted = spec.continued(run.spec, _settings(given))
+    try:
+        wanted = spec.continued(run.spec, _settings(given))
+    except UserError as error:
+        again = "; nothing was asked in this run yet, so it can be launched again with other settings, which replaces it"
+        raise UserError(f"{error}{again if run.untouched and not run.held() else ''}") from None
     allocation.check_cluster(wanted)
     run.hold()
-    study = _opened(run, wanted) if run.kind == "search" else None
-    run.write_spec(wanted.plain())
-    if changed := formats.news(run.format):
-        print(f"{run.path.name}: {changed}", flush=True)
-    return full_run.continue_run(run, wanted) if study is None else _search(run, study)
+    with runs.beginning(run, launched=False):
+        study = _opened(run, wanted) if run.kind == "search" else None
+        run.write_spec(wanted.plain())
+        if changed := formats.news(run.format):
+            print(f"{run.path.name}: {changed}", flush=True)
+        return full_run.continue_run(run, wanted) if study is None else _search(run, study)
 
 
 def _settings(given: argparse.Namespace) -> list[str]:
@@ -133,7 +137,8 @@ def status(given: argparse.Namespace) -> int:
         if row["error"]:
             print(f"trial {row['key']}: {row['error']}\n  log: {row['log']}")
     if not state["held"] and state["ended"] < state["trials_wanted"]:
-        print(f"nobody runs it now; {report.resume_hint(run)}")
+        failure = run.manifest.get("failure") if run.untouched else None
+        print(f"nobody runs it now; {report.resume_hint(run)}" if failure is None else report.failure_lines(failure))
     return 0
 
 

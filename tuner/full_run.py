@@ -28,15 +28,17 @@ def start(given: argparse.Namespace) -> int:
         print(rule)
     resources = {"workers": given.workers, "cpus_per_worker": given.cpus_per_worker, "gpus_per_worker": given.gpus_per_worker}
     content = {"name": "train", "address": given.address, "trial": config.plain(), "resources": resources}
-    wanted = spec.settled(spec.parse(content))
+    try:
+        wanted = spec.settled(spec.parse(content))
+    except UserError as error:
+        raise UserError(str(error).removeprefix("trial.")) from None  # as `--set` spells it here
     check_cluster(wanted)
     run = runs.Run.create(given.run or runs.unused(Path("runs"), f"train-{given.config.stem}"), "train", wanted.plain(), config.seed)
+    if run.replaces:
+        print(f"{run.path}: replaced; nothing had been trained in it")
     run.hold()
-    try:
+    with runs.beginning(run, launched=True):
         return continue_run(run, wanted)
-    except UserError:
-        run.discard()
-        raise
 
 
 def continue_run(run: runs.Run, wanted: spec.SearchSpec) -> int:

@@ -196,6 +196,11 @@ def console(file: TextIO | None = None) -> Console:
     return Console(file=file, width=120 if piped else None)
 
 
+def failure_lines(failure: str) -> str:
+    """What became of a run that failed before a trial was asked, and what to do: a resume would meet the same fault."""
+    return f"it failed before a trial was asked: {failure}\nput it right and launch it again, which replaces this run"
+
+
 def shown(path: Path) -> str:
     """A path as short as the working folder allows."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -8,6 +8,7 @@ best/                                        the best configurations, best first
 logs/  ray/                                  the driver's log; what Ray itself writes
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -17,7 +18,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -25,12 +26,15 @@ from typing import Any, Literal, get_args
 import yaml
 
 from trainables import formats
-from trainables.errors import UserError
+from trainables.errors import TrialFailure, UserError
 from trainables.settings import read_yaml
 
 PACKAGES = ("teacher-tuner", "torch", "torchvision", "ray", "optuna", "pydantic", "numpy", "pyarrow")
 Kind = Literal["search", "train"]
 SPACE_COPY = "space.py"
+BASELINE = "untrained"  # key of the untrained encoder, which is scored before a trial is asked
+OWN = {"spec.yaml", "manifest.json", "journal.log", "journal.log.lock", "lock", "untrained.json", SPACE_COPY}
+OWN |= {"trials", "tensorboard", "best", "logs", "ray"}
 ASKED = re.compile(rb'^\{"op_code": ?4,', re.MULTILINE)  # the beginning of a journal's line that holds a new trial
 
 
@@ -56,20 +60,20 @@ class Run:
         if self.format > formats.FORMAT:
             rule = f"this one knows formats up to {formats.FORMAT}"
             raise UserError(f"{path}: was made by a later version, in format {self.format}; {rule}")
+        self.replaces = False  # another run, in which nothing was asked
         self._lock: Any = None
 
     @classmethod
     def create(cls, path: Path, kind: Kind, content: dict[str, Any], seed: int) -> "Run":
-        """Makes the directory with its spec and manifest.
+        """Makes the directory with its spec and manifest; a run in which nothing was asked gives way to it.
 
         Raises:
-            UserError: something is there already.
+            UserError: something else is there already.
         """
         path = path.absolute()
         if Path.cwd().is_relative_to(path):
             raise UserError(f"{path}: is the folder you are in, or holds it; choose another with --run")
-        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-            raise UserError(f"{path}: already exists; continue it with 'tuner resume {path}', or choose another with --run")
+        before = cls._of_no_use(path) if path.exists() and not (path.is_dir() and not any(path.iterdir())) else None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             draft = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
@@ -81,13 +85,56 @@ class Run:
         (draft / "journal.log").touch()
         write_atomically(draft / "spec.yaml", yaml.safe_dump(content, sort_keys=False))
         write_atomically(draft / "manifest.json", json.dumps(_manifest(kind, seed), indent=2))
+        if before is not None:
+            path.rename(aside := draft.with_name(f"{draft.name}-before"))
         draft.rename(path)  # it is there as a whole or not at all
-        return cls(path)
+        made = cls(path)
+        if before is not None:
+            shutil.rmtree(aside)
+            made.replaces = True
+        return made
+
+    @classmethod
+    def _of_no_use(cls, path: Path) -> "Run":
+        """The run at a path, held by this process, if nothing was asked in it and it holds no file of somebody else.
+
+        Raises:
+            UserError: something else is there.
+        """
+        try:
+            run = cls(path)
+        except UserError:
+            raise UserError(f"{path}: already exists, and is no run that can be read; choose another with --run") from None
+        if not run.untouched:
+            raise UserError(f"{path}: already exists; continue it with 'tuner resume {path}', or choose another with --run")
+        run.hold()
+        return run
+
+    @property
+    def untouched(self) -> bool:
+        """Whether no trial was asked in it, nothing trained, and nothing put there by others: it can be launched again.
+
+        A journal that is missing or damaged does not say so.
+        """
+        if self.asked():
+            return False
+        try:
+            whole = all(isinstance(json.loads(line), dict) for line in self.journal.read_bytes().splitlines())
+            folders = [folder for folder in (self.path / "trials").iterdir() if folder.name != BASELINE]
+            trained = any(self.kind == "search" or any(folder.glob("step-*")) for folder in folders)
+            return whole and not trained and {entry.name for entry in self.path.iterdir()} <= OWN
+        except (OSError, ValueError):
+            return False
 
     def discard(self) -> None:
-        """Removes a run, unless something has been asked or trained in it."""
-        if not self.asked() and not any((self.path / "trials").iterdir()):
+        """Removes a run, unless something has been asked or trained in it, or the untrained encoder has left a log."""
+        if self.untouched and not any((self.path / "trials").iterdir()):
             shutil.rmtree(self.path)
+
+    def note_failure(self, reason: str) -> None:
+        """Records in the manifest why it ended before anything was asked."""
+        self.manifest["failure"] = reason
+        write_atomically(self.path / "manifest.json", json.dumps(self.manifest, indent=2))
 
     def asked(self) -> int:
         """How many trials the journal holds, by its lines: also of a journal that Optuna cannot read."""
@@ -222,9 +269,37 @@ class Run:
 
 
 def unused(folder: Path, name: str) -> Path:
-    """The first of name, name-2, name-3, ... that is not in `folder`."""
+    """The first of name, name-2, name-3, ... that is not in `folder`, or is a run in which nothing was asked and that nobody holds."""
     candidates = [folder / name, *(folder / f"{name}-{n}" for n in range(2, 10_000))]
-    return next(path for path in candidates if not path.exists())
+    return next(path for path in candidates if not path.exists() or _gives_way(path))
+
+
+def _gives_way(path: Path) -> bool:
+    try:
+        run = Run(path)
+    except UserError:
+        return False
+    return run.untouched and not run.held()
+
+
+@contextlib.contextmanager
+def beginning(run: Run, launched: bool) -> Iterator[None]:
+    """What a launch or a resume does once it holds its run. If it fails before anything was asked, it can be launched again.
+
+    An error of the user then discards a run that was just `launched`. After a failure it stays with its logs, until a launch replaces it.
+    """
+    try:
+        yield
+    except UserError:
+        if launched:
+            run.discard()
+        raise
+    except TrialFailure as failure:
+        if not run.untouched:
+            raise
+        run.note_failure(str(failure).splitlines()[0])
+        again = f"nothing was asked in {run.path} yet: put it right and launch it again, which replaces that run"
+        raise TrialFailure(f"{failure}\n  {again}") from None
 
 
 def write_atomically(path: Path, text: str) -> None:

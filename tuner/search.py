@@ -24,15 +24,14 @@ from tuner import slots, stopping
 from tuner.allocation import concurrent_trials, local_cpus
 from tuner.progress import Progress
 from tuner.report import resume_hint
-from tuner.runs import Run
+from tuner.runs import BASELINE, Run
 from tuner.slots import Conversation, Slots
-from tuner.spec import Resources, SearchSpec
+from tuner.spec import Resources, SearchSpec, spec_key
 from tuner.study import Proposal, Study
 from tuner.tensorboard import TensorBoard
 from tuner.trial import SlotTrial
 
 log = logging.getLogger(__name__)
-BASELINE = "untrained"
 ACTOR_RESTARTS = 3  # of the light trainable; its workers are not touched by its death
 ACTOR_RETRIES = 2  # how often a trial whose actor has had these restarts is begun once more
 
@@ -183,8 +182,8 @@ def _measure_baseline(run: Run, spec: SearchSpec, groups: Slots, progress: Progr
         try:
             run.write_baseline(converse(groups, run, BASELINE, config)[-1])
         except TrialFailure as failure:
-            where = run.trial_log(BASELINE, str(failure))
-            raise TrialFailure(f"the untrained encoder cannot be scored: {failure}\n  log: {where}") from None
+            where, reason = run.trial_log(BASELINE, str(failure)), spec_key(str(failure).removeprefix("UserError: "))
+            raise TrialFailure(f"the untrained encoder cannot be scored: {reason}\n  log: {where}") from None
 
 
 def converse(groups: Slots, run: Run, key: str, config: c.TrialConfig, hear: Any = None) -> list[dict[str, Any]]:

@@ -248,6 +248,11 @@ def _value(nested: Any, dotted: str) -> Any:
     return nested
 
 
+def spec_key(error: str) -> str:
+    """An error of a trial's data or length with its key as a search spells it."""
+    return f"trial.{error}" if error.startswith(("data.", "train.")) else error
+
+
 def settled(spec: SearchSpec) -> SearchSpec:
     """The spec with its data folder as an absolute path, for workers have another working folder; the data is there.
 
@@ -258,5 +263,5 @@ def settled(spec: SearchSpec) -> SearchSpec:
     try:
         spec.trial.check_data()
     except UserError as error:
-        raise UserError(f"trial.{error}" if str(error).startswith(("data.", "train.")) else str(error)) from None
+        raise UserError(spec_key(str(error))) from None
     return spec if root is None else parse(with_values(spec.plain(), {"trial.data.root": str(root.absolute())}, SearchSpec))

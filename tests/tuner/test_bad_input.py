@@ -263,8 +263,11 @@ def test_an_address_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_a_run_directory_that_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    runs.Run.create(tmp_path / "taken", "search", {}, 0)
-    assert "already exists" in complaint(capsys, "launch", search_file(tmp_path), "--run", "taken")
+    run = runs.Run.create(tmp_path / "taken", "search", {}, 0)
+    run.journal.write_text('{"op_code": 4, "study_id": 0}\n')  # a trial was asked
+    assert "already exists; continue it with" in complaint(capsys, "launch", search_file(tmp_path), "--run", "taken")
+    (tmp_path / "taken" / "manifest.json").unlink()
+    assert "already exists, and is no run that can be read" in complaint(capsys, "launch", search_file(tmp_path), "--run", "taken")
 
 
 def test_a_run_that_another_process_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
