@@ -16,6 +16,10 @@ class TrialFailure(RuntimeError):
     """A trial that cannot go on because of its own configuration, such as one whose loss is no longer finite."""
 
 
+class BrokenOff(RuntimeError):
+    """A search or a full run that cannot go on now, by the fault of no trial: what was done is kept, and `tuner resume` goes on."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the closest valid name, or the list of valid names where nothing is close."""
     valid = sorted(valid)

@@ -4,7 +4,10 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
+from typing import IO
 
 from trainables.errors import UserError
 from tuner.spec import Resources, SearchSpec
@@ -60,7 +63,25 @@ def check_cluster(spec: SearchSpec) -> None:
         raise UserError(f"address = '{address}': no Ray head answers there ({error})") from None
     # what accepts a connection may be something else, on which Ray would hang: a child tries, and can be ended
     trial = [sys.executable, "-c", f"import ray; ray.init({address!r}, log_to_driver=False, configure_logging=False)"]
-    try:
-        subprocess.run(trial, timeout=JOIN_TIMEOUT, check=True, capture_output=True)
-    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
-        raise UserError(f"address = '{address}': something answers there, but a Ray cluster could not be joined") from None
+    end = time.monotonic() + JOIN_TIMEOUT
+    with tempfile.TemporaryFile() as said, subprocess.Popen(trial, stdout=said, stderr=said) as child:
+        while (status := child.poll()) is None and time.monotonic() < end and not _refused(said):
+            time.sleep(0.1)
+        child.kill()
+        refused = _refused(said)
+    if status == 0:
+        return
+    if refused:
+        mode, path = os.environ.get("RAY_AUTH_MODE"), os.environ.get("RAY_AUTH_TOKEN_PATH")
+        raise UserError(
+            f"address = '{address}': the cluster refuses this shell's token; copy the head's (there: ray get-auth-token) to "
+            f"{path or '~/.ray/auth_token'}{'' if path else ', or name its file by RAY_AUTH_TOKEN_PATH'}"
+            f"{'' if mode == 'token' else ', and export RAY_AUTH_MODE=token'}"
+        )
+    raise UserError(f"address = '{address}': something answers there, but a Ray cluster could not be joined")
+
+
+def _refused(said: IO[bytes]) -> bool:
+    """Whether a process that joins a cluster has said that its token is missing or wrong; Ray itself tries on for 20 s and more."""
+    text = os.pread(said.fileno(), 1_000_000, 0)  # the child writes where its own position is, which a seek would move
+    return any(mark in text for mark in (b"InvalidAuthToken", b"AuthenticationError"))

@@ -7,17 +7,22 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from trainables import equivalence, formats
-from trainables.errors import TrialFailure, UserError, nearest
+from trainables.errors import BrokenOff, TrialFailure, UserError, nearest
 from trainables.settings import described_keys, section_keys, whole_number
 
 RUNS = Path("runs")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command. Exit status 2 for an error of the user, which is printed a line a fault, 1 for a trial that failed."""
+    """Runs a command.
+
+    Returns:
+        The exit status: 2 for an error of the user, which is printed a line a fault; 1 for a trial that failed, or where none is complete;
+        3 for what was broken off by the machine or the cluster, with a line that says how to go on; 130 for an interruption.
+    """
     given = _parser().parse_args(arguments)
     try:
         return given.command(given)
@@ -36,10 +41,17 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
+    except BrokenOff as end:
+        _leave(f"error: {end}", 3)
     except KeyboardInterrupt as interrupt:
-        print(interrupt.args[0] if interrupt.args else "interrupted", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        os._exit(130)  # workers are in the middle of an epoch; nothing is lost, and a local Ray goes with its driver
+        _leave(interrupt.args[0] if interrupt.args else "interrupted", 130)
+
+
+def _leave(last: str, status: int) -> NoReturn:
+    """Ends the process at once: workers are in the middle of an epoch, and Ray may be gone. A local Ray goes with its driver."""
+    print(last, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(status)
 
 
 def launch(given: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from ray.tune.search import Searcher
 from rich.console import Console
 
 from trainables import config as c
-from trainables.errors import TrialFailure, UserError
+from trainables.errors import BrokenOff, TrialFailure, UserError
 from tuner import slots, stopping
 from tuner.allocation import concurrent_trials, local_cpus
 from tuner.progress import Progress
@@ -30,6 +30,7 @@ from tuner.spec import Resources, SearchSpec, spec_key
 from tuner.study import Proposal, Study
 from tuner.tensorboard import TensorBoard
 from tuner.trial import SlotTrial
+from tuner.watch import Watch
 
 log = logging.getLogger(__name__)
 ACTOR_RESTARTS = 3  # of the light trainable; its workers are not touched by its death
@@ -144,7 +145,11 @@ def run_search(run: Run, study: Study) -> None:
     console = Console(file=sys.stdout)
     with cluster(spec.address, run) as nodes:
         room = concurrent_trials(nodes, spec.resources, left)
-        with Slots(room, spec.resources, run.ray_folder) as groups, Progress(run, study, room, console) as progress:
+        with (
+            Slots(room, spec.resources, run.ray_folder) as groups,
+            Watch(groups.board, resume_hint(run)),
+            Progress(run, study, room, console) as progress,
+        ):
             _measure_baseline(run, spec, groups, progress)
             _tune(run, study, groups, room, progress)
 
@@ -243,12 +248,13 @@ def cluster(address: str, run: Run) -> Iterator[list[dict[str, float]]]:
         except (UserError, TrialFailure):
             ray.shutdown()
             raise
+        except BrokenOff as end:  # without a shutdown, as above: Ray may be what is gone
+            raise BrokenOff(f"{end}; {resume_hint(run)}") from end
         except Exception as error:
             log.exception("the driver broke off")
             ray.shutdown()
             last = (str(error).strip().splitlines() or [""])[-1]
-            reason = f"{type(error).__name__}: {last}\n  log: {run.driver_log}\n  {resume_hint(run)}"
-            raise TrialFailure(f"broken off by {reason}") from error
+            raise BrokenOff(f"broken off by {type(error).__name__}: {last} (log: {run.driver_log}); {resume_hint(run)}") from error
         ray.shutdown()
 
 
@@ -279,5 +285,5 @@ def one_slot(run: Run, address: str, wanted: Resources, key: str, config: c.Tria
     """A full run: one trial on one slot, with its own Ray session."""
     with cluster(address, run) as nodes:
         concurrent_trials(nodes, wanted, 1)
-        with Slots(1, wanted, run.ray_folder) as groups:
+        with Slots(1, wanted, run.ray_folder) as groups, Watch(groups.board, resume_hint(run)):
             return converse(groups, run, key, config, hear)

@@ -16,7 +16,7 @@ import ray
 from ray import PlacementGroupID
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from trainables.errors import TrialFailure
+from trainables.errors import BrokenOff, TrialFailure
 from tuner.claims import State
 from tuner.spec import Resources
 from tuner.switchboard import Switchboard
@@ -129,7 +129,7 @@ class Slots:
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         """Ends the worker groups; those that are still in an epoch after a while, or after ^C, end with the driver's Ray session."""
         self.closing = True
-        if kind is KeyboardInterrupt:
+        if kind in (KeyboardInterrupt, BrokenOff):  # the switchboard may be what is gone
             return
         ray.get(self.board.close.remote())
         end = time.monotonic() + CLOSE_WAIT
