@@ -5,7 +5,10 @@ space.py                                     a user's space, as it was at the la
 trials/<key>/                                checkpoints and a log for each worker
 tensorboard/<key>/                           curves and hparams
 best/                                        the best configurations, best first
-logs/  ray/                                  the driver's log; what Ray itself writes
+logs/                                        the driver's log
+
+What Ray Tune and Ray Train write is thrown away with the session, and lies in a temporary folder of the driver's node: a run directory that
+is full breaks neither of them, and they leave nothing behind.
 """
 
 import contextlib
@@ -62,6 +65,7 @@ class Run:
             raise UserError(f"{path}: was made by a later version, in format {self.format}; {rule}")
         self.replaces = False  # another run, in which nothing was asked
         self._lock: Any = None
+        self._ray: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
     def create(cls, path: Path, kind: Kind, content: dict[str, Any], seed: int) -> "Run":
@@ -80,7 +84,7 @@ class Run:
         except OSError as error:
             raise UserError(f"{path}: cannot be made ({error.strerror})") from None
         draft.chmod(0o755)
-        for folder in ("trials", "tensorboard", "best", "logs", "ray"):
+        for folder in ("trials", "tensorboard", "best", "logs"):
             (draft / folder).mkdir()
         (draft / "journal.log").touch()
         write_atomically(draft / "spec.yaml", yaml.safe_dump(content, sort_keys=False))
@@ -192,7 +196,16 @@ class Run:
 
     @property
     def ray_folder(self) -> Path:
-        return self.path / "ray"
+        """Where Ray Tune and Ray Train write in this session, on this node; `clear` removes it."""
+        if self._ray is None:
+            self._ray = tempfile.TemporaryDirectory(prefix="teacher-tuner-ray-", ignore_cleanup_errors=True)
+        return Path(self._ray.name)
+
+    def clear(self) -> None:
+        """Removes what Ray wrote in this session."""
+        if self._ray is not None:
+            self._ray.cleanup()
+            self._ray = None
 
     @property
     def tensorboard_folder(self) -> Path:

@@ -1,6 +1,7 @@
 """Builds, runs and resumes the Tune run of a search. The journal is the truth: a resume starts Tune anew over it."""
 
 import contextlib
+import io
 import logging
 import os
 import signal
@@ -255,7 +256,10 @@ def cluster(address: str, run: Run) -> Iterator[list[dict[str, float]]]:
             ray.shutdown()
             last = (str(error).strip().splitlines() or [""])[-1]
             raise BrokenOff(f"broken off by {type(error).__name__}: {last} (log: {run.driver_log}); {resume_hint(run)}") from error
-        ray.shutdown()
+        else:
+            ray.shutdown()
+        finally:
+            run.clear()
 
 
 def _end_like_interrupted() -> None:
@@ -268,17 +272,41 @@ def _hardware(resources: dict[str, float]) -> dict[str, float]:
     return {name: amount for name, amount in resources.items() if name in ("CPU", "GPU", "memory") or name.startswith("accelerator_type")}
 
 
+class Sink(io.TextIOBase):
+    """A log that loses what there is no room for on its disc, rather than break what it is the log of.
+
+    Args:
+        path: of the file, which is appended to.
+    """
+
+    def __init__(self, path: Path):
+        self.file = path.open("ab", buffering=0)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self.file.write(text.encode(errors="replace"))
+        return len(text)
+
+    def fileno(self) -> int:
+        return self.file.fileno()
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
 @contextlib.contextmanager
 def quiet(path: Path) -> Iterator[None]:
     """Whatever is logged or printed goes to a file; the terminal belongs to those who hold its console."""
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    for name in ("ray", "ray.tune", "ray.train", "tuner", "trainables"):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.INFO)
-    with path.open("a", buffering=1) as sink, contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
-        yield
+    with Sink(path) as sink:
+        handler = logging.StreamHandler(sink)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        for name in ("ray", "ray.tune", "ray.train", "tuner", "trainables"):
+            logger = logging.getLogger(name)
+            logger.handlers, logger.propagate = [handler], False
+            logger.setLevel(logging.INFO)
+        with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+            yield
 
 
 def one_slot(run: Run, address: str, wanted: Resources, key: str, config: c.TrialConfig, hear: Any) -> list[dict[str, Any]]:
