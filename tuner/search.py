@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from ray import tune
 from ray.tune.search import Searcher
 from rich.console import Console
@@ -24,11 +24,11 @@ from trainables.errors import BrokenOff, TrialFailure, UserError
 from tuner import slots, stopping
 from tuner.allocation import concurrent_trials, local_cpus
 from tuner.progress import Progress
-from tuner.report import resume_hint
+from tuner.report import command, resume_hint
 from tuner.runs import BASELINE, Run
 from tuner.slots import Conversation, Slots
 from tuner.spec import Resources, SearchSpec, spec_key
-from tuner.study import Proposal, Study
+from tuner.study import Proposal, Study, key_of
 from tuner.tensorboard import TensorBoard
 from tuner.trial import SlotTrial
 from tuner.watch import Watch
@@ -57,14 +57,19 @@ class StudySearcher(Searcher):
         self.session = uuid.uuid4().hex
         self.actors_lost: Counter[str] = Counter()  # by trial: how often Tune gave up its actor
         self.broken_off = ""  # why nothing more can be run
+        self.fault: UserError | TrialFailure | None = None  # nothing more is proposed; trials that run go on to their end
 
     def suggest(self, trial_id: str) -> Any:
-        if self.broken_off:
+        if self.broken_off or self.fault:
             return Searcher.FINISHED
         # as many trials as there are workers for; one always, with which Tune waits where there are none
         if len(self.running) >= max(1, min(self.room, self.groups.state().up)):
             return None
-        proposal = self.left_over.popleft() if self.left_over else self.study.ask()
+        try:
+            proposal = self.left_over.popleft() if self.left_over else self.study.ask()
+        except UserError as fault:
+            self.fault = fault
+            return Searcher.FINISHED
         if proposal is None:
             return Searcher.FINISHED
         self.running[trial_id] = proposal
@@ -108,6 +113,16 @@ class StudySearcher(Searcher):
             "last_metric_at": metrics.get("time/measured_at"),
         }
         self.study.tell(proposal.key, metrics, failure, details)
+        if failure is not None and (trials := self.study.failed_alike()):
+            self.fault = self.fault or self._uniform(trials)
+
+    def _uniform(self, trials: list[FrozenTrial]) -> TrialFailure:
+        """What a search ends with whose trials fail alike."""
+        keys, error = ", ".join(map(key_of, trials)), trials[-1].user_attrs["error"]
+        rule = "the fault lies in what they share, the spec, the space or the data: mend it and launch again"
+        log = self.run.trial_log(key_of(trials[-1]), error)
+        go_on = f"go on in spite of it: {command('tuner', 'resume', self.run.path)}"
+        return TrialFailure(f"trials {keys} failed alike before their first epoch: {error}; {rule} (log: {log}), or {go_on}")
 
     def _hear(self, key: str, metrics: dict[str, Any]) -> None:
         if metrics:
@@ -143,6 +158,7 @@ def run_search(run: Run, study: Study) -> None:
     left = spec.trials - len(ended)
     if left <= 0:
         return
+    study.pass_over_failures()
     console = Console(file=sys.stdout)
     with cluster(spec.address, run) as nodes:
         room = concurrent_trials(nodes, spec.resources, left)
@@ -176,6 +192,8 @@ def _tune(run: Run, study: Study, groups: Slots, room: int, progress: Progress) 
         ),
     )
     tuner.fit()
+    if searcher.fault:
+        raise searcher.fault
     if unfinished := [t.number for t in study.trials() if t.state == TrialState.RUNNING]:
         raise RuntimeError(f"trials {', '.join(map(str, unfinished))} cannot be run: {searcher.broken_off}")
 
@@ -290,23 +308,19 @@ class Sink(io.TextIOBase):
     def fileno(self) -> int:
         return self.file.fileno()
 
-    def close(self) -> None:
-        self.file.close()
-        super().close()
-
 
 @contextlib.contextmanager
 def quiet(path: Path) -> Iterator[None]:
     """Whatever is logged or printed goes to a file; the terminal belongs to those who hold its console."""
-    with Sink(path) as sink:
-        handler = logging.StreamHandler(sink)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-        for name in ("ray", "ray.tune", "ray.train", "tuner", "trainables"):
-            logger = logging.getLogger(name)
-            logger.handlers, logger.propagate = [handler], False
-            logger.setLevel(logging.INFO)
-        with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
-            yield
+    sink = Sink(path)  # stays open, for Ray logs until the process ends
+    handler = logging.StreamHandler(sink)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    for name in ("ray", "ray.tune", "ray.train", "tuner", "trainables"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
+    with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+        yield
 
 
 def one_slot(run: Run, address: str, wanted: Resources, key: str, config: c.TrialConfig, hear: Any) -> list[dict[str, Any]]:

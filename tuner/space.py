@@ -1,14 +1,18 @@
 """Spaces: found by name or as my_space.py:suggest, and tried out before anything is started."""
 
+import contextlib
 import importlib
 import importlib.util
 import json
 import pkgutil
+import signal
+import threading
+import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 import optuna
@@ -21,6 +25,7 @@ from trainables.settings import settable_keys
 from tuner.spec import check_workers
 
 REHEARSALS = 40
+PATIENCE = 10.0  # seconds for a space to be imported, and for each of its proposals in the rehearsal
 OWNED = ("seed", "train.epochs", "data.", "evaluation.")  # keys and, with a dot, sections
 
 
@@ -38,6 +43,26 @@ class Space:
         if self.file:
             return "first known good point"
         return "papers' default teacher" if method == "byol" else "space's first known point (BYOL's teacher)"
+
+    def propose(self, trial: optuna.Trial, base: c.TrialConfig, which: str = "") -> tuple[dict[str, Any], c.TrialConfig]:
+        """Asks the space for a trial; returns the dotted values that it proposes, and the trial that they make.
+
+        Args:
+            trial: to draw from.
+            base: what the trials of the search have in common.
+            which: of its points it is, for errors.
+
+        Raises:
+            UserError: the space raises, returns something else than a dict of plain values, or proposes a trial that is not valid.
+        """
+        try:
+            values = self.suggest(trial)
+            json.dumps(values)
+        except Exception as error:
+            raise UserError(f"space '{self.name}': {which}raised {type(error).__name__}: {error}{_place(error, self.suggest)}") from None
+        if not isinstance(values, dict):
+            raise UserError(f"space '{self.name}': must return a dict of dotted keys, not {type(values).__name__}")
+        return values, self.configure(base, values)
 
     def configure(self, base: c.TrialConfig, values: dict[str, Any]) -> c.TrialConfig:
         """The trial that proposed values make.
@@ -107,23 +132,17 @@ def rehearse(space: Space, base: c.TrialConfig, workers: int, seed: int = 0) -> 
     """Draws from a space at random, and its known good points, and validates each trial that would come of it.
 
     Raises:
-        UserError: the space raises, returns something else than a dict, or proposes a trial that is not valid.
+        UserError: the space raises, hangs, returns something else than a dict, or proposes a trial that is not valid.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
     fixed = [optuna.trial.FixedTrial(dict(known)) for known in space.known_good]
     for trial in [*fixed, *(study.ask() for _ in range(REHEARSALS))]:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", UserWarning)  # Optuna only warns of a known good value that is out of range
-                values = space.suggest(trial)  # type: ignore[arg-type]
-            json.dumps(values)
-        except Exception as error:
-            which = f"KNOWN_GOOD[{fixed.index(trial)}] " if trial in fixed else ""
-            raise UserError(f"space '{space.name}': {which}raised {type(error).__name__}: {error}") from None
-        if not isinstance(values, dict):
-            raise UserError(f"space '{space.name}': must return a dict of dotted keys, not {type(values).__name__}")
-        check_workers(workers, space.configure(base, values))
+        which = f"KNOWN_GOOD[{fixed.index(trial)}] " if trial in fixed else ""
+        with warnings.catch_warnings(), _in_time(f"space '{space.name}': {which}has proposed no trial"):
+            warnings.simplefilter("error", UserWarning)  # Optuna only warns of a known good value that is out of range
+            _, config = space.propose(trial, base, which)  # type: ignore[arg-type]
+        check_workers(workers, config)
     for index, (point, trial) in enumerate(zip(space.known_good, fixed, strict=True)):
         if unused := sorted(point.keys() - trial.params.keys()):
             hint = nearest(unused[0], trial.params)
@@ -138,7 +157,52 @@ def _from_file(path: Path) -> ModuleType:
     assert found.loader is not None
     module = importlib.util.module_from_spec(found)
     try:
-        found.loader.exec_module(module)
+        with _in_time(f"space = '{path}': has not been imported"):
+            found.loader.exec_module(module)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"space = '{path}': cannot be imported ({type(error).__name__}: {error})") from None
     return module
+
+
+def _place(error: Exception, suggest: Callable[..., Any]) -> str:
+    """Where in the file of a space an error came from, as text to be appended; empty where it came from elsewhere."""
+    file = suggest.__code__.co_filename if hasattr(suggest, "__code__") else None
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" ({file}, line {lines[-1]})" if lines else ""
+
+
+class _TooLong(BaseException):
+    """A space hangs. No Exception, which the space might catch."""
+
+
+@contextlib.contextmanager
+def _in_time(what: str) -> Iterator[None]:
+    """Ends code of the user that takes too long; it runs in the main thread, for only that can be interrupted.
+
+    Args:
+        what: has not happened, for the error.
+
+    Raises:
+        UserError: it took more than PATIENCE seconds.
+    """
+    main = threading.main_thread().ident
+    if main is None or threading.get_ident() != main:
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise _TooLong(f"{frame.f_code.co_filename}, line {frame.f_lineno}" if frame else "")
+
+    timer = threading.Timer(PATIENCE, signal.pthread_kill, (main, signal.SIGALRM))
+    before = signal.signal(signal.SIGALRM, interrupt)
+    timer.start()
+    try:
+        yield
+    except _TooLong as error:
+        raise UserError(f"{what} within {PATIENCE:g} seconds; it was at {error}") from None
+    finally:
+        timer.cancel()
+        timer.join()
+        signal.signal(signal.SIGALRM, before)

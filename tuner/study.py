@@ -20,6 +20,7 @@ from trainables import formats
 from trainables.errors import UserError
 from tuner import points
 from tuner.collapse import collapsed
+from tuner.failures import alike
 from tuner.space import Space
 from tuner.spec import SearchSpec, require_same
 
@@ -28,6 +29,7 @@ Metrics = Mapping[str, Any]
 
 NAME = "search"
 LAUNCHED = "launched"  # the study's attribute with what the search was launched with
+PASSED_OVER = "passed_over"  # the study's attribute with the number of ended trials whose failures do not count any more
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,9 @@ class Study:
         The proposal is drawn in a copy of the study and enters the journal as one line: a process that dies here leaves a trial that was
         asked, or none. It is a function of the seed, of the trial's number and of what has been told, so it does not matter how often the
         search was interrupted.
+
+        Raises:
+            UserError: the space raises, or proposes no valid trial; then nothing has entered the journal.
         """
         assert self.space is not None
         told = self.trials()
@@ -112,8 +117,11 @@ class Study:
         scratch.add_trials(told)
         if number < len(self.space.known_good):
             scratch.enqueue_trial(dict(self.space.known_good[number]))
-        values = self.space.suggest(scratch.ask())
-        config = self.space.configure(self.spec.trial, values)
+        try:
+            values, config = self.space.propose(scratch.ask(), self.spec.trial)
+        except UserError as error:
+            advice = "a resume would meet it again: mend the space, and launch it as another run; this one's trials are kept"
+            raise UserError(f"{error} (when it was asked for trial {number:04d}); {advice}") from None
         drawn = scratch.get_trials(deepcopy=False)[-1]
         attributes = {"values": values, "format": formats.FORMAT, "version": formats.version()}
         self._study.add_trial(
@@ -172,6 +180,15 @@ class Study:
         else:
             state = TrialState.PRUNED
         self._storage.set_trial_state_values(self._ids[key], state=state, values=None if value is None else [value])
+
+    def failed_alike(self) -> list[FrozenTrial]:
+        """The last three trials, where they failed alike before their first epoch since the search was begun or resumed."""
+        return alike(self.trials(), self._study.user_attrs.get(PASSED_OVER, 0))
+
+    def pass_over_failures(self) -> None:
+        """Goes on in spite of trials that failed alike; they stay as they were told, and three more end the search again."""
+        if self.failed_alike():
+            self._study.set_user_attr(PASSED_OVER, sum(trial.state.is_finished() for trial in self.trials()))
 
     def best(self, count: int) -> list[FrozenTrial]:
         """The best complete trials, best first; of a table its best points, each as its trial with the first seed."""

@@ -166,7 +166,7 @@ def test_a_space_of_the_user(tmp_path: Path) -> None:
         ("return {'teacher.momentun.base': 0.9}", ["teacher.momentun.base", "did you mean 'teacher.momentum.base'"]),
         ("return {'teacher.smoothing.p': 1.5}", ["teacher.smoothing.p.base = 1.5", "less than or equal to 1"]),
         ("return [1]", ["must return a dict", "list"]),
-        ("return {'optim.lr': 1 / 0}", ["raised ZeroDivisionError"]),
+        ("return {'optim.lr': 1 / 0}", ["raised ZeroDivisionError: division by zero (", "mine.py, line 2)"]),
         ("return {'train': {'epochs': 1}}", ["train: unknown key"]),
         ("return {1: 2}", ["1: unknown key"]),
         ("return {'train.epochs': 3}", ["train.epochs", "belongs to the search"]),
@@ -182,5 +182,60 @@ def test_a_space_at_fault_is_found_in_rehearsal(tmp_path: Path, body: str, words
     file.write_text(f"def suggest(trial):\n    {body}\n")
     with pytest.raises(UserError) as error:
         spaces.rehearse(spaces.load(str(file)), search().trial, 2)
+    for word in words:
+        assert word in str(error.value)
+
+
+SOMETIMES = """
+def suggest(trial):
+    rate = trial.suggest_float("lr", 0.01, 0.1)
+    if trial.number >= {number}:
+        return {body}
+    return {{"optim.lr": rate}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("{'optim.lr': 1 / 0}", ["raised ZeroDivisionError: division by zero (", "mine.py, line 5)"]),
+        ("{'optim.lr': {1, 2}}", ["raised TypeError", "not JSON serializable"]),
+        ("{'optim.lr': -1}", ["optim.lr.base = -1", "greater than"]),
+        ("[rate]", ["must return a dict"]),
+    ],
+)
+def test_a_space_at_fault_in_the_middle_of_a_search(tmp_path: Path, body: str, words: list[str]) -> None:
+    """It is named, with its line; nothing enters the journal, and a resume is not what is advised."""
+    (tmp_path / "mine.py").write_text(SOMETIMES.format(number=2, body=body))
+    study = Study(tmp_path / "journal", search(sampler={"kind": "random"}), spaces.load(f"{tmp_path / 'mine.py'}"))
+    study.ask()
+    study.tell(study.ask().key, {"epoch": 3, "knn_top1": 0.5}, None, {})
+    before = (tmp_path / "journal").read_bytes()
+    for _ in range(2):
+        with pytest.raises(UserError) as error:
+            study.ask()
+        for word in [*words, "mine.py", "trial 0002", "launch it as another run"]:
+            assert word in str(error.value)
+    assert (tmp_path / "journal").read_bytes() == before
+    assert len(study.trials()) == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import time\ndef suggest(trial):\n    time.sleep(60)\n", ["has proposed no trial within 0.5 seconds", "mine.py, line 3"]),
+        (
+            "def suggest(trial):\n    while True:\n        try:\n            pass\n        except Exception:\n            pass\n",
+            ["mine.py, line "],
+        ),
+        ("KNOWN_GOOD = [{}]\ndef suggest(trial):\n    while True: pass\n", ["KNOWN_GOOD[0] has proposed no trial within"]),
+        ("while True: pass\n", ["has not been imported within 0.5 seconds", "mine.py, line 1"]),
+    ],
+)
+def test_a_space_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, words: list[str]) -> None:
+    monkeypatch.setattr(spaces, "PATIENCE", 0.5)
+    (tmp_path / "mine.py").write_text(code)
+    with pytest.raises(UserError) as error:
+        spaces.rehearse(spaces.load(str(tmp_path / "mine.py")), search().trial, 1)
     for word in words:
         assert word in str(error.value)
