@@ -48,17 +48,17 @@ def view(images: Tensor, samples: Tensor, number: int, kind: ViewKind, config: "
 
 def standardise(images: Tensor) -> Tensor:
     """Images in [0, 1] with zero mean and unit variance, roughly: ImageNet's constants, their averages for grey images."""
-    mean, std = _constants(images)
+    mean, std = constants(images)
     return (images - mean) / std
 
 
 def unstandardise(images: Tensor) -> Tensor:
     """What `standardise` was given, up to rounding."""
-    mean, std = _constants(images)
+    mean, std = constants(images)
     return images * std + mean
 
 
-def _constants(images: Tensor) -> tuple[Tensor, Tensor]:
+def constants(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of ImageNet's channels, [C, 1, 1] each; for grey images those of the channels' averages."""
     mean, std = (torch.tensor(v, dtype=images.dtype, device=images.device) for v in (MEAN, STD))
     if images.shape[1] != 3:

@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from trainables import formats
+from trainables.checkpoint_header import PATTERN
 from trainables.errors import UserError
 
 log = logging.getLogger(__name__)
-PATTERN = "step-*.safetensors"
 ABANDONED = 600.0  # seconds after which a temporary file is that of a writer that was killed
 
 

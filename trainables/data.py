@@ -88,6 +88,13 @@ class Images:
         return self.rows if self.at is None else self.at
 
 
+def class_names(data: "c.Data", classes: int) -> list[str]:
+    """Names of the classes, in the order of the labels; their numbers where the data set has no names, or not as many."""
+    reader = discovery.load("datasets", data.name)
+    names = list(reader.class_names(data)) if hasattr(reader, "class_names") else []
+    return names if len(names) == classes else list(map(str, range(classes)))
+
+
 def load(data: "c.Data", split: str) -> Images:
     """One of `splits`."""
     return splits(data, split)[0]

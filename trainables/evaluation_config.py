@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, create_model
 
 from trainables import discovery
-from trainables.errors import nearest
+from trainables.errors import UserError, nearest
 from trainables.evaluation import Protocol
 from trainables.sections import Count, Section
 
@@ -36,6 +36,13 @@ def with_recipe(nested: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
         if f"evaluation.{name}.recipe" in changes:
             evaluation.pop(name, None)
     return {**nested, "evaluation": evaluation}
+
+
+def require_fit(names: Iterable[str], trial: TrialConfig) -> None:
+    """Raises UserError where a trial cannot be scored by one of some protocols."""
+    for name in names:
+        if reason := trial.evaluation.protocol(name).unfit(trial):
+            raise UserError(f"protocol {name}: {reason}")
 
 
 class Common(Section):

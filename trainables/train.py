@@ -22,7 +22,7 @@ import torchvision
 from trainables import augment, checkpoint, data, equivalence, formats, group, monitors, settings, views_picture
 from trainables import config as c
 from trainables.errors import TrialFailure, UserError
-from trainables.evaluation_config import with_recipe
+from trainables.evaluation_config import require_fit, with_recipe
 from trainables.group import Group
 from trainables.learner import Batch, Learner
 from trainables.methods import Piece
@@ -170,9 +170,7 @@ def evaluate(
     if workers.device.type == "cuda":
         _make_deterministic(found.config["train"]["precision"])
     config = c.changed(with_recipe(found.config, changes), changes)
-    for name in protocols:
-        if reason := config.evaluation.protocol(name).unfit(config):
-            raise UserError(f"protocol {name}: {reason}")
+    require_fit(protocols, config)
     train, bank, other = _sets(config.data, split, workers.device)
     learner = Learner(config, train.channels, len(train), workers, bank.classes)
     learner.load_state_dict(found.tensors, found.values["learner"])

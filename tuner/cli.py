@@ -268,7 +268,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what it is scored by: knn and linear (default), finetune, label_free, classifier, online, corruptions; "
         "'tuner keys trial.evaluation' lists their settings. Scores called 'best' are chosen on the split that they are measured on",
     )
-    added.add_argument("--against", type=Path, metavar="CHECKPOINT", help="another one, scored beside it: how much more it has")
+    added.add_argument("--against", type=Path, metavar="CHECKPOINT", help="another one (B) beside the first (A), and B - A")
     added.add_argument("--split", choices=["test", "validation"], default="test")
     added.add_argument("--network", choices=["student", "teacher"], help="instead of the trial's own choice")
     added.add_argument(

@@ -2,21 +2,24 @@
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trainables import config as c
+from trainables.checkpoint_header import config_in
 from trainables.errors import UserError
 from trainables.evaluation.corruptions import difference
-from trainables.evaluation_config import PROTOCOLS, known
+from trainables.evaluation_config import PROTOCOLS, known, require_fit, with_recipe
 from trainables.settings import read_settings
-from tuner import runs, spec
+from tuner import certainty, runs, spec
 from tuner.full_run import KEY
+from tuner.report import counted
 from tuner.study import Study, key_of
 
 DEFAULT = ("knn", "linear")
 SETTABLE = ("data.root", "data.download", "data.labels.", "evaluation.")
+TOP = 5  # answers that a second accuracy counts
 CELLS = "corruptions/"  # what the names of a table of corruptions begin with
 
 
@@ -32,6 +35,8 @@ def evaluate(given: argparse.Namespace) -> int:
     if given.save and "linear" not in protocols:
         raise UserError(f"--save {given.save}: goes with --protocol linear, whose classifier it writes")
     paths = [_checkpoints_of(path) for path in (given.checkpoint, given.against) if path is not None]
+    for path in paths:
+        _check_early(path, protocols, changes)
     if given.save:
         given.save.parent.mkdir(parents=True, exist_ok=True)
         given.save.touch()  # what cannot be written is to be known before the work
@@ -73,6 +78,15 @@ def _checkpoints_of(path: Path) -> Path:
     if not folder.exists():
         raise UserError(f"{folder}: no such checkpoint")
     return folder
+
+
+def _check_early(path: Path, protocols: tuple[str, ...], changes: Mapping[str, Any]) -> None:
+    """What cannot be scored is said before torch is imported, and before any checkpoint is read as a whole."""
+    nested = config_in(path)
+    if nested is not None:
+        config = c.changed(with_recipe(nested, changes), changes)
+        require_fit(protocols, config)
+        config.check_data()
 
 
 def _read(path: Path) -> Any:
@@ -118,6 +132,8 @@ def _scored(found: Any, split: str, protocols: tuple[str, ...], changes: Mapping
         "step": learner.step_index,
         "network": config.evaluation.network,
         "split": split,
+        "images": len(subject.scored),
+        "classes": subject.classes,
         "protocols": list(protocols),
         "settings": {name: config.evaluation.protocol(name).model_dump(mode="json") for name in counted},
         "before_feature_norm": config.evaluation.before_feature_norm,
@@ -129,15 +145,25 @@ def _scored(found: Any, split: str, protocols: tuple[str, ...], changes: Mapping
 
 
 def _save(path: Path, subject: Any) -> None:
-    """The backbone under torchvision's names, with the linear protocol's classifier."""
+    """The backbone under torchvision's names, with the linear protocol's classifier.
+
+    The file's metadata has in JSON what a program needs that feeds it: the names of the `classes` in the order of the classifier's outputs,
+    `mean` and `std` by which images in [0, 1] are standardised, and their `size` [height, width].
+    """
+    import torch
     from safetensors.torch import save_file
 
+    from trainables import augment, data
     from trainables.encoders import plain_resnet_state
     from trainables.evaluation.linear import frozen_probe
 
     classifier = frozen_probe(subject)
     state = plain_resnet_state(subject.parts) | {"fc.weight": classifier.weight, "fc.bias": classifier.bias}
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path)
+    mean, std = (v.flatten().tolist() for v in augment.constants(torch.empty(0, subject.scored.channels, 1, 1, dtype=torch.float64)))
+    height, width = subject.scored.pixels.shape[1:3]
+    facts = {"classes": data.class_names(subject.config.data, subject.classes), "mean": mean, "std": std, "size": [height, width]}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_file(tensors, path, metadata={"format": "pt", **{name: json.dumps(fact) for name, fact in facts.items()}})
 
 
 def _plain(facts: Mapping[str, Any], other: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -148,21 +174,40 @@ def _plain(facts: Mapping[str, Any], other: Mapping[str, Any] | None) -> dict[st
 
 
 def _lines(facts: Mapping[str, Any], other: Mapping[str, Any] | None) -> list[str]:
-    """For the terminal: a column for each checkpoint, and one for what the second has above the first."""
+    """For the terminal: a column for each checkpoint, A and B where there are two, and what B has above A."""
     columns = [facts] if other is None else [facts, other]
-    found = [one["scores"] for one in columns] + ([] if other is None else [difference(facts["scores"], other["scores"])])
-    shown = ["network", "split", "checkpoint", "step", *(["saved"] if "saved" in facts else [])]
-    lines = [f"{name:<16} {'  '.join(str(one[name]) for one in columns if name in one)}" for name in shown]
+    apart = {} if other is None else difference(facts["scores"], other["scores"])
+    lines = []
+    for name in ("network", "split", "checkpoint", "step", "saved"):
+        told = [str(one[name]) + (f", {counted(one['images'], 'image')}" if name == "split" else "") for one in columns if name in one]
+        if len(set(told)) < 2:
+            lines += [f"{name:<16} {text}" for text in told[:1]]
+        else:
+            lines += [f"{name + ' ' + letter:<16} {text}" for letter, text in zip("AB", told, strict=True)]
     lines.append(f"{'protocols':<16} {', '.join(facts['protocols'])}  (--json gives their settings)")
-    if other is not None:
-        lines.append(f"{'':<24} {'this':>9} {'against':>9} {'more':>9}")
-    single = [name for name in found[0] if not name.startswith(CELLS) or name == f"{CELLS}mean"]
-    signs = ["", "", "+"]
-    lines += [f"{name:<24} " + " ".join(f"{one[name]:{sign}9.4f}" for one, sign in zip(found, signs, strict=False)) for name in single]
-    return [*lines, *_cells(found[-1], "+" if other else "")]
+    names = [name for name in facts["scores"] if not name.startswith(CELLS) or name == f"{CELLS}mean"]
+    if facts["classes"] <= TOP:  # where every answer is among the five
+        names = [name for name in names if not name.endswith(f"_top{TOP}")]
+    interval = "" if not any(map(certainty.is_share, names)) else f"  95 % of {counted(facts['images'], 'image')}"
+    if other is None:
+        lines += [f"{'':<24} {'score':>9}{interval}"]
+        return [*lines, *(_line(name, [facts["scores"][name]], facts["images"]) for name in names), *_cells(facts["scores"], "top-1")]
+    lines += [f"{'':<24} {'A':>9} {'B':>9} {'B - A':>9}{interval}"]
+    lines += [_line(name, [facts["scores"][name], other["scores"][name], apart[name]], facts["images"]) for name in names]
+    return [*lines, *_cells(apart, "B - A", "+")]
 
 
-def _cells(scores: Mapping[str, float], sign: str) -> list[str]:
+def _line(name: str, values: Sequence[float], images: int) -> str:
+    """A score with its interval; or that of A, of B, and their difference with the interval of the difference."""
+    numbers = " ".join(f"{value:{sign}9.4f}" for value, sign in zip(values, ("", "", "+"), strict=False))
+    if len(values) == 1:
+        interval = certainty.shown(certainty.of_score(values[0], name, images))
+    else:
+        interval = certainty.shown(certainty.of_scores_apart(values[1], values[0], name, images), "+")
+    return f"{name:<24} {numbers}  {interval}".rstrip()
+
+
+def _cells(scores: Mapping[str, float], title: str, sign: str = "") -> list[str]:
     """The table of corruptions: a line for each type, a column for each severity, and their means; nothing where there is none."""
     cells = {tuple(name.split("/")[1:]): score for name, score in scores.items() if name.startswith(CELLS) and name.count("/") == 2}
     if not cells:
@@ -170,6 +215,5 @@ def _cells(scores: Mapping[str, float], sign: str) -> list[str]:
     kinds, severities = (list(dict.fromkeys(cell[axis] for cell in cells)) for axis in (0, 1))
     rows = {kind: [cells[kind, severity] for severity in severities] + [scores[f"{CELLS}{kind}"]] for kind in kinds}
     rows["mean"] = [scores[f"{CELLS}severity_{severity}"] for severity in severities] + [scores[f"{CELLS}mean"]]
-    title = f"{'more' if sign else 'top-1'} by severity"
-    header = f"{title:<24} " + " ".join(f"{column:>9}" for column in [*severities, "mean"])
+    header = f"{f'{title} by severity':<24} " + " ".join(f"{column:>9}" for column in [*severities, "mean"])
     return [header, *(f"{name:<24} " + " ".join(f"{value:{sign}9.4f}" for value in row) for name, row in rows.items())]

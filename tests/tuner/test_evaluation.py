@@ -1,17 +1,25 @@
 """`tuner evaluate` on a checkpoint: what it prints, records, compares and saves."""
 
+import itertools
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 
-from trainables import checkpoint, train
+from trainables import augment, checkpoint, data, train
 from trainables import config as c
 from trainables.errors import UserError
-from tuner import cli, evaluation, full_run, report, spec
+from tuner import certainty, cli, evaluation, full_run, report, runs, spec
 
 TRIAL: dict[str, Any] = {
     "data": {"name": "digits", "train_images": 64, "validation_images": 32},
@@ -47,6 +55,8 @@ def test_by_default_knn_and_the_linear_protocol(checkpoints, capsys):
         "step": 4,
         "network": "student",
         "split": "test",
+        "images": 359,
+        "classes": 10,
         "protocols": ["knn", "linear"],
         "settings": {name: found.values["config"]["evaluation"][name] for name in ("knn", "linear")},
         "before_feature_norm": False,
@@ -55,8 +65,9 @@ def test_by_default_knn_and_the_linear_protocol(checkpoints, capsys):
         **scores,
     }
     lines = printed(capsys, checkpoints[0]).splitlines()
-    assert "network          student" in lines and "split            test" in lines
-    assert f"{'knn_top1':<24} {scores['knn_top1']:9.4f}" in lines
+    assert "network          student" in lines and "split            test, 359 images" in lines
+    low, high = certainty.of_share(scores["knn_top1"], 359)
+    assert f"{'knn_top1':<24} {scores['knn_top1']:9.4f}  {low:.4f} to {high:.4f}" in lines
     assert any(line.startswith("protocols        knn, linear ") for line in lines)
 
 
@@ -84,7 +95,10 @@ def test_two_checkpoints_side_by_side(checkpoints, capsys):
     assert facts["difference"].keys() >= {"knn_top1", "linear_top1"} and any(facts["difference"].values())
     lines = printed(capsys, first, "--against", second).splitlines()
     a, b, more = (facts["knn_top1"], facts["against"]["knn_top1"], facts["difference"]["knn_top1"])
-    assert f"{'knn_top1':<24} {a:9.4f} {b:9.4f} {more:+9.4f}" in lines
+    low, high = certainty.of_difference(b, a, 359)
+    assert f"checkpoint A     {facts['checkpoint']}" in lines and f"checkpoint B     {facts['against']['checkpoint']}" in lines
+    assert next(line for line in lines if "B - A" in line).split()[:5] == ["A", "B", "B", "-", "A"]
+    assert f"{'knn_top1':<24} {a:9.4f} {b:9.4f} {more:+9.4f}  {low:+.4f} to {high:+.4f}" in lines
 
 
 def test_checkpoints_of_other_data_are_not_compared(checkpoints, capsys):
@@ -95,6 +109,54 @@ def test_checkpoints_of_other_data_are_not_compared(checkpoints, capsys):
 def test_a_protocol_that_does_not_fit(checkpoints, capsys):
     assert cli.main(["evaluate", str(checkpoints[0]), "--protocol", "classifier"]) == 2
     assert capsys.readouterr().err == "error: protocol classifier: needs a method whose head classifies, which 'byol' has not\n"
+
+
+def test_what_does_not_fit_is_said_before_any_work(checkpoints, tmp_path):
+    """Without torch; of a file, of a trial's folder, and of a run."""
+    config = c.changed(TRIAL, {})
+    run = runs.Run.create(tmp_path / "run", "train", {"name": "train", "trial": config.plain()}, 0)
+    shutil.copytree(checkpoints[0], run.trial_folder(full_run.KEY))
+    for path in (run.path, checkpoints[0], next(checkpoints[0].glob("*.safetensors"))):
+        program = (
+            "import sys\n"
+            "for name in ('torch', 'ray'):\n"
+            "    sys.modules[name] = None\n"
+            "from tuner import cli\n"
+            f"sys.exit(cli.main(['evaluate', {str(path)!r}, '--protocol', 'online']))\n"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr == "error: protocol online: needs a trial with an online probe; set online_probe.lr above 0\n"
+
+
+def test_five_answers_of_five_classes_are_not_printed():
+    scores = {"linear_top1": 0.5, "linear_top5": 1.0}
+    facts = {"network": "student", "split": "test", "checkpoint": "a", "step": 1, "protocols": ["linear"], "images": 20, "scores": scores}
+    for classes, told in ((5, False), (6, True)):
+        lines = evaluation._lines({**facts, "classes": classes}, None)
+        assert any(line.startswith("linear_top5") for line in lines) is told
+        assert any(line.startswith("linear_top1 ") for line in lines)
+
+
+@pytest.mark.parametrize("chosen", [None, ["cat", "owl"]])
+def test_class_names_come_from_the_data(tmp_path, chosen):
+    for split, name in itertools.product(("train", "test"), ("cat", "dog", "owl")):
+        folder = tmp_path / split / name
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / "1.png")
+    found = c.changed({}, {"data": {"name": "imagefolder", "root": str(tmp_path), "classes": chosen}}).data
+    assert data.class_names(found, 2 if chosen else 3) == (chosen or ["cat", "dog", "owl"])
+    assert data.class_names(found, 4) == ["0", "1", "2", "3"], "names that do not fit are none"
+
+
+def test_class_names_of_parquet(tmp_path):
+    features = {"label": {"names": ["cat", "dog", "owl"], "_type": "ClassLabel"}}
+    columns = {"image": [{"bytes": b"", "path": None}] * 3, "label": [0, 1, 2]}
+    table = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, tmp_path / "train-0.parquet")
+    for chosen, expected in ((None, ["cat", "dog", "owl"]), (["0", "2"], ["cat", "owl"])):
+        found = c.changed({}, {"data": {"name": "parquet", "root": str(tmp_path), "classes": chosen}}).data
+        assert data.class_names(found, len(expected)) == expected
 
 
 def test_what_is_saved_is_what_was_scored(checkpoints, capsys, tmp_path):
@@ -109,6 +171,12 @@ def test_what_is_saved_is_what_was_scored(checkpoints, capsys, tmp_path):
     queries = subject.queries()
     logits = torch.nn.functional.linear(queries.x, saved["fc.weight"], saved["fc.bias"])
     assert facts["linear_top1"] == (logits.argmax(1) == queries.labels).float().mean().item()
+    with safe_open(tmp_path / "saved", framework="pt") as file:
+        told = {name: json.loads(text) for name, text in file.metadata().items() if name != "format"}
+    assert told["classes"] == [str(digit) for digit in range(10)] and told["size"] == [8, 8]
+    images = torch.rand(2, 1, 8, 8, dtype=torch.float64)
+    mean, std = (torch.tensor(told[name], dtype=torch.float64).view(-1, 1, 1) for name in ("mean", "std"))
+    torch.testing.assert_close((images - mean) / std, augment.standardise(images))
 
 
 def test_corruptions_record_the_classifier_that_they_are_scored_by(checkpoints, capsys):
@@ -120,7 +188,7 @@ def test_corruptions_record_the_classifier_that_they_are_scored_by(checkpoints, 
     name = "corruptions/fog/5"
     assert facts["difference"][name] == facts["against"][name] - facts[name]
     table = printed(capsys, checkpoints[0], *arguments).splitlines()[-17:]
-    assert table[0].split() == ["more", "by", "severity", "1", "2", "3", "4", "5", "mean"]
+    assert table[0].split() == ["B", "-", "A", "by", "severity", "1", "2", "3", "4", "5", "mean"]
     assert next(line for line in table if line.startswith("fog")).split()[5] == f"{facts['difference'][name]:+.4f}"
 
 
@@ -168,10 +236,10 @@ def test_a_table_of_corruptions():
     scores = {f"corruptions/{kind}/{s}": 0.1 * s + 0.01 * i for i, kind in enumerate(kinds) for s in (1, 2, 3)}
     scores |= {f"corruptions/{kind}": 0.2 + 0.01 * i for i, kind in enumerate(kinds)}
     scores |= {f"corruptions/severity_{s}": 0.1 * s + 0.005 for s in (1, 2, 3)}
-    lines = evaluation._cells({"clean_top1": 0.9, "corruptions/mean": 0.205, **scores}, "")
+    lines = evaluation._cells({"clean_top1": 0.9, "corruptions/mean": 0.205, **scores}, "top-1")
     assert [line.split() for line in lines[1:]] == [
         ["fog", "0.1000", "0.2000", "0.3000", "0.2000"],
         ["snow", "0.1100", "0.2100", "0.3100", "0.2100"],
         ["mean", "0.1050", "0.2050", "0.3050", "0.2050"],
     ]
-    assert evaluation._cells({"knn_top1": 0.9}, "") == []
+    assert evaluation._cells({"knn_top1": 0.9}, "top-1") == []

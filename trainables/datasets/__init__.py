@@ -8,7 +8,8 @@ its number of `CLASSES`. A split is "train" or "test", or with unlabelled images
 `read(data, split)` yields chunks (images uint8 [n, H, W, C], labels int64 [n]); a label below 0 is none.
 
 Image files are resized to `data.image_size`, chosen by `data.classes`, and may be streamed: `encoded(data, split)` is their `Encoded`,
-in the order of `read`. Where they have names, `names(data)` are those of the train images.
+in the order of `read`. Where they have names, `names(data)` are those of the train images; `class_names(data)` are those of the classes,
+where they have any, in the order of the labels.
 """
 
 from collections.abc import Iterator

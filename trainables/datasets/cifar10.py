@@ -22,6 +22,10 @@ def source(data: "c.Data", split: str) -> str | None:
     return downloads.source(data, FOLDER)
 
 
+def class_names(data: "c.Data") -> list[str]:
+    return ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
 def read(data: "c.Data", split: str) -> Chunks:
     from torchvision.datasets import CIFAR10
 

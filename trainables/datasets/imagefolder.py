@@ -59,6 +59,10 @@ def names(data: "c.Data") -> list[str]:
     return _joined(_listed(data, "train")[1])
 
 
+def class_names(data: "c.Data") -> list[str]:
+    return _classes(data)
+
+
 def encoded(data: "c.Data", split: str) -> ImageFiles:
     """Classes are numbered by the sorted names of the train folders."""
     folder, found = _listed(data, split)

@@ -4,6 +4,7 @@ The folder, or its subfolder `data`, holds `train-*.parquet` and `test-*.parquet
 in ImageNet). A label below 0, or none, is that of an unlabelled image.
 """
 
+import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -120,6 +121,22 @@ class Classes:
 def source(data: "c.Data", split: str) -> str:
     kept = files.chosen_classes(data.classes)
     return "\n".join([files.fingerprint(_files(data, split)), *sorted(kept or ())])
+
+
+def class_names(data: "c.Data") -> list[str]:
+    """Those that Hugging Face writes into a file's metadata, of the classes that are kept."""
+    import pyarrow.parquet
+
+    path = _files(data, "train")[0]
+    with _readable(path), pyarrow.parquet.ParquetFile(path) as opened:
+        schema = opened.schema_arrow
+        _, label = _columns(schema, path)
+    try:
+        names = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][label]["names"]
+        kept = Classes(data).kept
+        return [str(names[index]) for index in (range(len(names)) if kept is None else kept)]
+    except (KeyError, TypeError, ValueError, IndexError):
+        return []
 
 
 def encoded(data: "c.Data", split: str) -> RowGroups:

@@ -27,6 +27,10 @@ def source(data: "c.Data", split: str) -> str | None:
     return downloads.source(data, FOLDER)
 
 
+def class_names(data: "c.Data") -> list[str]:
+    return ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
+
+
 def read(data: "c.Data", split: str) -> Chunks:
     from torchvision.datasets import STL10
 
