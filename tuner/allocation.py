@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO
 
 from trainables.errors import UserError
+from tuner import jobs
 from tuner.spec import Resources, SearchSpec
 
 Node = Mapping[str, float]
@@ -49,8 +50,10 @@ def check_cluster(spec: SearchSpec) -> None:
     """Tries the address, long before Ray itself would give up, and what can be known of its room.
 
     Raises:
-        UserError: nothing answers at host:port, or this machine has too few CPUs for a trial.
+        UserError: nothing answers at host:port, or this machine has too few CPUs for a trial, or belongs to a Ray job's cluster.
     """
+    if spec.address == "local" and jobs.inside():
+        raise UserError("address = 'local': inside of a Ray job there is a cluster already; leave the address away, or give 'auto'")
     if spec.address == "local":
         concurrent_trials([{"CPU": local_cpus()}], spec.resources.model_copy(update={"gpus_per_worker": 0}), 1)
     if spec.address in ("local", "auto"):

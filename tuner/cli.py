@@ -14,6 +14,7 @@ from trainables.errors import BrokenOff, TrialFailure, UserError, nearest
 from trainables.settings import described_keys, section_keys, whole_number
 
 RUNS = Path("runs")
+ADDRESS = "'local' (default), 'auto' (default inside of a Ray job) or host:port of a Ray head"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,8 +57,9 @@ def _leave(last: str, status: int) -> NoReturn:
 
 def launch(given: argparse.Namespace) -> int:
     """Starts a search."""
-    from tuner import allocation, points, runs, space, spec
+    from tuner import allocation, jobs, points, runs, space, spec
 
+    jobs.require_kept(given.run, "--run")
     wanted = spec.read(given.search, _settings(given))
     found = points.load(wanted) if wanted.table else space.load(wanted.space)
     space.rehearse(found, wanted.trial, wanted.resources.workers)
@@ -79,8 +81,9 @@ def launch(given: argparse.Namespace) -> int:
 
 def resume(given: argparse.Namespace) -> int:
     """Continues a search, or a full run, that was interrupted."""
-    from tuner import allocation, full_run, runs, spec
+    from tuner import allocation, full_run, jobs, runs, spec
 
+    jobs.require_kept(given.run, "run directory")
     run = runs.Run(given.run)
     try:
         wanted = spec.continued(run.spec, _settings(given))
@@ -156,8 +159,9 @@ def status(given: argparse.Namespace) -> int:
 
 def export_best(given: argparse.Namespace) -> int:
     """Writes the best configurations."""
-    from tuner import export, runs
+    from tuner import export, jobs, runs
 
+    jobs.require_kept(given.output, "--output")
     run = runs.Run(given.run)
     if run.kind == "train":
         raise UserError(f"{given.run}: is a full run, not a search: its configuration is {run.path / 'spec.yaml'}")
@@ -188,8 +192,10 @@ def train(given: argparse.Namespace) -> int:
 
 def evaluate(given: argparse.Namespace) -> int:
     """Scores a checkpoint."""
-    from tuner import evaluation
+    from tuner import evaluation, jobs
 
+    if given.save:
+        jobs.require_kept(given.save, "--save")
     return evaluation.evaluate(given)
 
 
@@ -232,7 +238,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("search", type=Path, help="a search in YAML")
     settable(added, "trial.train.epochs=20")
     added.add_argument("--run", type=Path, help="run directory to make (default: runs/<name>)")
-    added.add_argument("--address", help="'local' (default), 'auto' or host:port of a Ray head")
+    added.add_argument("--address", help=ADDRESS)
 
     added = command("resume", resume, "continue an interrupted search or full run")
     added.add_argument("run", type=Path, help="its run directory")
@@ -257,7 +263,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--gpus-per-worker", type=float, default=0)
     settable(added, "data.root=/data/cifar10")
     added.add_argument("--run", type=Path, help="run directory to make (default: runs/train-<name of the file>)")
-    added.add_argument("--address", default="local", help="'local' (default), 'auto' or host:port of a Ray head")
+    added.add_argument("--address", help=ADDRESS)
 
     added = command("evaluate", evaluate, "score a checkpoint: kNN, linear, fine-tuning, corruptions, ...")
     added.add_argument("checkpoint", type=Path, help="a checkpoint file, a trial's folder (its newest), or a run (its best trial)")

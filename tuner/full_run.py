@@ -10,7 +10,7 @@ from trainables import config as c
 from trainables import equivalence
 from trainables.errors import TrialFailure, UserError
 from trainables.settings import flat, read_settings, read_yaml
-from tuner import certainty, runs, spec
+from tuner import certainty, jobs, runs, spec
 from tuner.allocation import check_cluster
 from tuner.report import best_of, command, of_images, shown
 
@@ -19,6 +19,7 @@ KEY = "full"
 
 def start(given: argparse.Namespace) -> int:
     """`tuner train`."""
+    jobs.require_kept(given.run, "--run")
     values = read_settings(given.set) | ({} if given.epochs is None else {"train.epochs": given.epochs})
     config = c.changed(read_yaml(given.config), values)
     if given.batch_size and given.batch_size != config.train.batch_size:
@@ -27,7 +28,7 @@ def start(given: argparse.Namespace) -> int:
     elif rule := equivalence.own_line(config):
         print(rule)
     resources = {"workers": given.workers, "cpus_per_worker": given.cpus_per_worker, "gpus_per_worker": given.gpus_per_worker}
-    content = {"name": "train", "address": given.address, "trial": config.plain(), "resources": resources}
+    content = {"name": "train", "address": given.address or jobs.default_address(), "trial": config.plain(), "resources": resources}
     try:
         wanted = spec.settled(spec.parse(content))
     except UserError as error:

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from trainables import config as c
 from trainables.errors import BrokenOff, TrialFailure, UserError
-from tuner import slots, stopping
+from tuner import jobs, slots, stopping
 from tuner.allocation import concurrent_trials, local_cpus
 from tuner.progress import Progress
 from tuner.report import command, resume_hint
@@ -245,7 +245,7 @@ def cluster(address: str, run: Run) -> Iterator[list[dict[str, float]]]:
         UserError: no cluster is there.
     """
     handed_on = {name: os.environ[name] for name in ("TEACHER_TUNER_CACHE",) if name in os.environ}
-    variables = slots.VARIABLES | handed_on
+    variables = {name: value for name, value in (slots.VARIABLES | handed_on).items() if name not in jobs.variables()}
     os.environ.update(slots.VARIABLES)
     os.environ.update({"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0"})
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial may fail before it has any metric

@@ -11,6 +11,7 @@ from trainables import evaluation_config
 from trainables.errors import UserError, nearest
 from trainables.evaluation_config import PROTOCOLS
 from trainables.settings import dotted_keys, flat, read_settings, read_yaml, validated, with_values
+from tuner import jobs
 from tuner.table import combined, completed, set_by_hand
 
 METRICS: dict[str, Literal["max", "min"]] = {  # and whether more or less of one is better
@@ -194,7 +195,8 @@ def read(path: Path, settings: Iterable[str]) -> SearchSpec:
         UserError: the file or a setting is at fault, or the data is missing.
     """
     values = read_settings(settings)
-    return settled(parse(set_by_hand(with_values(read_yaml(path), values, SearchSpec), values)))
+    content = {"address": jobs.default_address(), **with_values(read_yaml(path), values, SearchSpec)}
+    return settled(parse(set_by_hand(content, values)))
 
 
 def continued(content: Mapping[str, Any], settings: Iterable[str]) -> SearchSpec:
@@ -204,6 +206,8 @@ def continued(content: Mapping[str, Any], settings: Iterable[str]) -> SearchSpec
         UserError: another key is to be changed, or fewer trials are wanted than before.
     """
     changes, before = read_settings(settings), parse(content)
+    if before.address == "local":  # it was launched elsewhere
+        changes.setdefault("address", jobs.default_address())
     if odd := [key for key in changes if not key.startswith(CONTINUABLE)]:
         raise UserError(f"--set {odd[0]}: a run that goes on keeps it; can be changed: {', '.join(CONTINUABLE)}")
     after = settled(parse(with_values(before.plain(), changes, SearchSpec)))
@@ -261,6 +265,7 @@ def settled(spec: SearchSpec) -> SearchSpec:
     """
     root = spec.trial.data.root
     try:
+        jobs.require_data_kept(spec.trial.data)
         spec.trial.check_data()
     except UserError as error:
         raise UserError(spec_key(str(error))) from None
