@@ -35,8 +35,9 @@ def news(written: int) -> str | None:
     """
     if written >= FORMAT:
         return None
-    numbers = "kNN below a temperature of 0.01, p near 0 or 1, queues and centres in fp64, teacher.momenta beside se"
-    return f"begun by an earlier version (format {written}, now {FORMAT}): from here on other numbers for {numbers}; LARS goes on as it was"
+    where = "a kNN temperature below 0.01, a p close to 0 or 1, a queue or DINO's center in fp64, teacher.momenta with smoothing se"
+    since = f"begun by an earlier version (format {written}, now {FORMAT})"
+    return f"{since}; from here on numbers differ where a trial has one of these: {where}; LARS goes on as it was begun"
 
 
 def version() -> str | None:

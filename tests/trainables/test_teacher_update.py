@@ -152,6 +152,21 @@ def test_invariant_07_the_first_update_does_nothing_before_the_forward_and_somet
             assert step > 0 or torch.equal(p, students[0][name]) == (update == "before")
 
 
+@pytest.mark.parametrize("update", ["before", "after"])
+def test_emans_statistics_enter_with_the_weights(tiny, digits, learner_of, update):
+    """As the preset of EMAN with MoCo says: before the forward they have not seen the current batch, as little as the weights have."""
+    learner = learner_of(tiny({"teacher.update": update, "teacher.norm.kind": "eman", "train.precision": "fp64"}))
+    students, expected = [buffers(learner.student.parts)], buffers(learner.teacher.parts)
+    for step in range(3):
+        learner.step(train.batches(learner, digits, torch.arange(64), step, 0))
+        students.append(buffers(learner.student.parts))
+        beta, enters = learner.teacher.momentum(step, learner.run), students[step if update == "before" else step + 1]
+        expected = {name: beta * tensor + (1 - beta) * enters[name] for name, tensor in expected.items()}
+        for name, found in learner.teacher.parts.named_buffers():
+            torch.testing.assert_close(found, expected[name], rtol=1e-11, atol=1e-13)
+            assert not torch.equal(students[step][name], students[step + 1][name])
+
+
 @pytest.mark.parametrize("granularity", ["layer", "channel", "neuron"])
 def test_invariant_26_eman_averages_the_students_running_statistics(parts, granularity):
     """Fails when p is left out of the share."""
