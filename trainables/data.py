@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables import carving, discovery, files, keyed
+from trainables import carving, discovery, files, keyed, progress
 from trainables import config as c
 from trainables.data_config import split_sizes
 from trainables.datasets import Chunks
@@ -265,6 +265,7 @@ def _decode_to(folder: Path, chunks: Chunks) -> None:
                 if count and images.shape[1:] != shape:
                     raise UserError(f"data.image_size: must be given, the images differ in size ({shape} and {images.shape[1:]})")
                 count, shape = count + len(images), images.shape[1:]
+                progress.tell("images decoded", count)
                 np.ascontiguousarray(images).tofile(pixels)
                 answers.tofile(labels)
         if not count:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from trainables import augment, data
+from trainables import augment, data, progress
 from trainables import config as c
 from trainables.encoders import backbone_of, run_parts
 from trainables.evaluation import Output, Scores
@@ -64,7 +64,7 @@ def encode(network: nn.ModuleDict, images: data.Images, index: Tensor, batch_siz
     mine = group.share(len(batches))
     images.expect(index[mine.start * batch_size : mine.stop * batch_size], 2 * batch_size)
     with in_evaluation_mode(network):
-        rows = [forward(batches[batch]) for batch in mine] or [forward(index[:1])[:0]]
+        rows = [forward(batches[batch]) for batch in progress.steps("batches of features", mine)] or [forward(index[:1])[:0]]
     bounds = list(accumulate(group.split(len(batches)), initial=0))
     counts = [sum(len(batch) for batch in batches[first:last]) for first, last in pairwise(bounds)]
     return group.join(torch.cat(rows), counts)

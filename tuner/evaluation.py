@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from trainables import config as c
+from trainables import progress
 from trainables.checkpoint_header import config_in
 from trainables.errors import UserError
 from trainables.evaluation.corruptions import difference
 from trainables.evaluation_config import PROTOCOLS, known, require_fit, with_recipe
 from trainables.settings import read_settings
 from tuner import certainty, runs, spec
+from tuner.bars import Bars
 from tuner.full_run import KEY
 from tuner.report import counted
 from tuner.study import Study, key_of
@@ -40,18 +42,30 @@ def evaluate(given: argparse.Namespace) -> int:
     if given.save:
         given.save.parent.mkdir(parents=True, exist_ok=True)
         given.save.touch()  # what cannot be written is to be known before the work
-    checkpoints = [_read(path) for path in paths]
+    with Bars() as bars:
+        facts, other = _work(given, paths, protocols, changes, bars)
+    print(json.dumps(_plain(facts, other), indent=2) if given.json else "\n".join(_lines(facts, other)))
+    return 0
+
+
+def _work(
+    given: argparse.Namespace, paths: Sequence[Path], protocols: tuple[str, ...], changes: Mapping[str, Any], bars: Bars
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The scores of one checkpoint, or of two, and the file that is asked for."""
+    checkpoints = []
+    for position, path in enumerate(paths):
+        bars.tell("checkpoints read", position, len(paths))
+        checkpoints.append(_read(path))
     if given.save and (reason := _unlike_torchvision(checkpoints[0])):
         raise UserError(f"--save {given.save}: {reason}")
     if given.against:
         _check_same_data(checkpoints[0], checkpoints[1], changes)
-    facts, subject = _scored(checkpoints[0], given.split, protocols, changes)
-    if given.save:
-        _save(given.save, subject)
-        facts["saved"] = str(given.save)
-    other = _scored(checkpoints[1], given.split, protocols, changes)[0] if given.against else None
-    print(json.dumps(_plain(facts, other), indent=2) if given.json else "\n".join(_lines(facts, other)))
-    return 0
+    with progress.told_to(bars.tell):
+        facts, subject = _scored(checkpoints[0], given.split, protocols, changes)
+        if given.save:
+            _save(given.save, subject)
+            facts["saved"] = str(given.save)
+        return facts, _scored(checkpoints[1], given.split, protocols, changes)[0] if given.against else None
 
 
 def _protocols(names: Any) -> tuple[str, ...]:

@@ -78,18 +78,20 @@ def evaluate(
     """
     import torch
 
-    from trainables import corruptions
+    from trainables import corruptions, progress
 
     kinds = corruptions.ALL + (corruptions.HELD_OUT if held_out else ())
     cells = [(kind, severity) for kind in kinds for severity in corruptions.SEVERITIES]
     right = torch.zeros(1 + len(cells), dtype=torch.int64, device=group.device)
     starts = range(0, len(images), batch_size)
     with torch.no_grad():
-        for batch in group.share(len(starts)):
+        mine = group.share(len(starts))
+        for position, batch in enumerate(mine):
             index = torch.arange(starts[batch], min(starts[batch] + batch_size, len(images)))
             x, labels = images.batch(index, group.device, torch.float32), images.labels[index].to(group.device)
             right[0] += _right(predict(x), labels)
             for cell, (kind, severity) in enumerate(cells, start=1):
+                progress.tell("corrupted batches", position * len(cells) + cell - 1, len(mine) * len(cells))
                 right[cell] += _right(predict(corruptions.corrupt(x, index, kind, severity, levels, seed)), labels)
     clean, *shares = (group.sum(right).double() / len(images)).tolist()
     return {"clean_top1": clean, **_table(dict(zip(cells, shares, strict=True)), corruptions.ALL)}

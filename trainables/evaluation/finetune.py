@@ -91,6 +91,7 @@ class Finetune(Protocol):
         import torch.nn.functional as F
         from torch.optim.swa_utils import update_bn
 
+        from trainables import progress
         from trainables.encoders import run_parts
 
         count, device = len(subject.labelled), subject.group.device
@@ -100,7 +101,7 @@ class Finetune(Protocol):
         factors = {"backbone": 1.0, "classifier": self.classifier_factor}
         groups = [{"params": list(network[part].parameters()), "factor": factor} for part, factor in factors.items()]
         optimizer = torch.optim.SGD(groups, lr=0.1, momentum=self.momentum, weight_decay=self.weight_decay)
-        for epoch in range(self.epochs):
+        for epoch in progress.steps("epochs of fine-tuning", range(self.epochs)):
             network.train()
             for position, (x, labels) in enumerate(self.batches(subject, batch, epoch)):
                 lr = scale * schedules.at(self.lr, epoch * per_epoch + position, run)

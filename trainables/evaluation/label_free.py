@@ -33,11 +33,12 @@ class LabelFree(Protocol):
     def measure(self, subject: Subject) -> Scores:
         import torch
 
-        from trainables import geometry, keyed
+        from trainables import geometry, keyed, progress
 
         index = keyed.permutation(len(subject.train), subject.config.seed, "label_free")[: self.images].sort().values
         plain = subject.encode(subject.train, index, self.output)
-        views = torch.stack([subject.encode(subject.train, index, self.output, _view(subject, view)) for view in range(self.views)])
+        numbers = progress.steps("views", range(self.views))
+        views = torch.stack([subject.encode(subject.train, index, self.output, _view(subject, number)) for number in numbers])
         return {
             "rankme": geometry.effective_rank(plain),
             "lidar": geometry.lidar(views),

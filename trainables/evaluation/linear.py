@@ -117,7 +117,7 @@ class Linear(Protocol):
         import torch
         import torch.nn.functional as F
 
-        from trainables import keyed
+        from trainables import keyed, progress
         from trainables.subject import hits
 
         mean, std = bank.x.mean(0), bank.x.std(0).clamp(min=1e-6)
@@ -129,7 +129,7 @@ class Linear(Protocol):
         per_epoch, scale = count // batch, batch / (self.base_batch or batch)
         run = Length(self.epochs * per_epoch, per_epoch)
         optimizer = torch.optim.SGD(head.parameters(), lr=0.1, momentum=self.momentum, weight_decay=self.weight_decay)
-        for epoch in range(self.epochs):
+        for epoch in progress.steps("epochs of the linear classifier", range(self.epochs)):
             if augmented is not None:
                 x = (augmented(epoch) - mean) / std
             order = keyed.permutation(count, seed, epoch, "linear").to(x.device)
