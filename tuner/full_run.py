@@ -9,7 +9,7 @@ from typing import Any
 from trainables import config as c
 from trainables import equivalence
 from trainables.errors import TrialFailure, UserError
-from trainables.settings import flat, read_settings, read_yaml
+from trainables.settings import read_settings, read_yaml
 from tuner import certainty, jobs, runs, spec
 from tuner.allocation import check_cluster
 from tuner.report import best_of, command, of_images, shown
@@ -75,10 +75,12 @@ def _train(run: runs.Run, wanted: spec.SearchSpec) -> None:
     from tuner.tensorboard import TrialWriter
 
     metric = wanted.objective.metric
-    writer = TrialWriter(run.tensorboard_folder / KEY, flat(wanted.trial.plain()), metric)
+    writer = TrialWriter(run.tensorboard_folder / KEY, wanted.trial, wanted.objective)
     terminal, epochs = sys.stdout, wanted.trial.train.epochs
 
     def hear(metrics: dict[str, Any]) -> None:
+        if writer.epoch == 0:
+            writer.show_views(run.trial_views(KEY))
         writer.add(metrics)
         score = f"{metric} {metrics[metric]:.4f}"
         print(f"epoch {metrics['epoch']:.0f}/{epochs}  loss {metrics['loss']:.4f}  {score}", file=terminal, flush=True)

@@ -2,8 +2,8 @@
 
 spec.yaml  manifest.json  journal.log        what was asked for, with what, and all that was asked and told
 space.py                                     a user's space, as it was at the launch
-trials/<key>/                                checkpoints and a log for each worker
-tensorboard/<key>/                           curves and hparams
+trials/<key>/                                checkpoints, a log for each worker, and a picture of the views
+tensorboard/<key> <in brief>/                curves and hparams; untrained/ what belongs to the search as a whole
 best/                                        the best configurations, best first
 logs/                                        the driver's log
 
@@ -217,6 +217,10 @@ class Run:
 
     def trial_folder(self, key: str) -> Path:
         return self.path / "trials" / key
+
+    def trial_views(self, key: str) -> Path:
+        """The picture of the views that a trial is trained on."""
+        return self.trial_folder(key) / "views.png"
 
     def trial_log(self, key: str, error: str = "") -> Path:
         """The log of the worker that an error names, else that of the first; the others' are beside it."""

@@ -185,7 +185,7 @@ def _tune(run: Run, study: Study, groups: Slots, room: int, progress: Progress) 
         run_config=tune.RunConfig(
             name=f"tune-{uuid.uuid4().hex[:8]}",
             storage_path=str(run.ray_folder),
-            callbacks=[TensorBoard(run, study.spec), progress],
+            callbacks=[TensorBoard(run, study), progress],
             failure_config=tune.FailureConfig(max_failures=ACTOR_RESTARTS),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.tuner.boards import HParams, curves, run_of
 from tests.tuner.conftest import SMALL, Tuner
 
 pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.timeout(600)]
@@ -89,7 +89,7 @@ def test_a_search_that_loses_a_worker_and_its_driver_ends_as_one_that_was_left_a
     worker = wait_for(lambda: worker_of(run, "0000", 1), "worker of the first trial")
     os.kill(worker, signal.SIGKILL)
     wait_for(lambda: worker_of(run, "0000", 1, attempt=2), "second attempt of the first trial")
-    early = wait_for(lambda: _scores(run / "tensorboard" / "0000"), "score in TensorBoard")
+    early = wait_for(lambda: _scores(run, "0000"), "score in TensorBoard")
     assert len(early) < EPOCHS, "nothing waits for the end of a trial to be written"
     wait_for(lambda: checkpoints(run, "0001"), "checkpoint of the second trial")
     workers = [worker_of(run, "0001", rank) for rank in (0, 1)]
@@ -97,8 +97,11 @@ def test_a_search_that_loses_a_worker_and_its_driver_ends_as_one_that_was_left_a
     driver.wait()
     assert driver.returncode == -signal.SIGKILL
     wait_for(lambda: not any(trains(pid) for pid in workers), "end of the orphans", 60)
-    assert _scores(run / "tensorboard" / "0000")[: len(early)] == early
-    assert "_hparams_/session_start_info" in _events(run / "tensorboard" / "0001").summary_metadata
+    assert _scores(run, "0000")[: len(early)] == early
+    killed = HParams(run / "tensorboard")
+    assert [name.split()[0] for name in killed.rows] == ["0000", "0001"] and "smoothing" in killed.columns
+    assert [row["status"] for row in killed.rows.values()] == ["success", "unknown"]
+    folders = sorted(path.name for path in (run / "tensorboard").iterdir())
     before = tuner.state("killed")
     assert [row["state"] for row in before["trials"]][:2] == [untouched["trials"][0]["state"], "interrupted"]
 
@@ -109,19 +112,19 @@ def test_a_search_that_loses_a_worker_and_its_driver_ends_as_one_that_was_left_a
     log = (run / "trials" / "0001" / "rank-0.log").read_text()
     assert "continued from" in log, "the interrupted trial went on from its checkpoint"
     for row in after["trials"]:
-        assert _scores(run / "tensorboard" / row["key"]) == pytest.approx(list(row["curve"].values()))
-        assert "_hparams_/session_start_info" in _events(run / "tensorboard" / row["key"]).summary_metadata
+        assert _scores(run, row["key"]) == pytest.approx(list(row["curve"].values()))
+    board, alone = HParams(run / "tensorboard"), HParams(tuner.folder / "untouched" / "tensorboard")
+    assert board.columns == alone.columns == killed.columns and board.rows == alone.rows
+    assert sorted(path.name for path in (run / "tensorboard").iterdir())[:2] == folders[:2], "folders stay"
+    for key in ("0000", "0001"):
+        one, other = (curves(run_of(tuner.folder / name / "tensorboard", key)) for name in ("killed", "untouched"))
+        assert one["train/loss"] == other["train/loss"], "also within the epoch in which it was killed"
 
 
-def _events(folder: Path) -> EventAccumulator:
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    return events
-
-
-def _scores(folder: Path) -> list[float]:
-    events = _events(folder) if folder.exists() else None
-    return [one.value for one in events.Scalars("score/knn_top1")] if events and "score/knn_top1" in events.Tags()["scalars"] else []
+def _scores(run: Path, key: str) -> list[float]:
+    """What TensorBoard has of a trial's score until now."""
+    folders = list((run / "tensorboard").glob(f"{key} *"))
+    return [value for _, value in curves(folders[0]).get("score/knn_top1", [])] if folders else []
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])

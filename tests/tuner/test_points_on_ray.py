@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 import yaml
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.tuner.boards import HParams
 from tests.tuner.conftest import SMALL, Tuner
 from tests.tuner.test_kill import checkpoints, wait_for
-from tests.tuner.test_search_on_ray import hparams_of
 
 pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.timeout(600)]
 POINTS: dict[str, Any] = {"EMA": {}, "beta = 0": {"teacher.momentum": {"kind": "constant", "base": 0}}}
@@ -36,10 +35,12 @@ def test_a_table_from_launch_to_export(tuner: Tuner) -> None:
         for text in (printed, tuner.run("status", "run")):
             assert f"{row['mean']:.4f} ± {row['sd']:.4f}" in text
 
-    for row in state["trials"]:
-        events = EventAccumulator(str(run / "tensorboard" / row["key"]))
-        events.Reload()
-        assert hparams_of(events)["point"] == row["point"]
+    board = HParams(run / "tensorboard")
+    assert board.columns == ["point", "seed", "momentum", "momentum.base"]
+    listed = [(name, row["point"], row["seed"], row["epochs"]) for name, row in board.rows.items()]
+    assert listed == [
+        (f"{row['key']} {row['point']} seed {row['values']['seed']}", row["point"], row["values"]["seed"], 3) for row in state["trials"]
+    ]
     tuner.run("export", "run", "-o", "best.yaml")
     best = max(state["points"], key=lambda row: row["mean"])["point"]
     text = (tuner.folder / "best.yaml").read_text()

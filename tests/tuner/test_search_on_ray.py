@@ -7,12 +7,9 @@ from typing import Any
 import pytest
 import yaml
 from safetensors.torch import load_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from tests.tuner.boards import HParams, curves, picture, run_of, text
 from tests.tuner.conftest import Tuner
-from trainables.evaluation.knn import KNN
-from tuner.tensorboard import TAGS
 
 pytestmark = pytest.mark.ray
 
@@ -80,19 +77,30 @@ def test_the_run_directory(tuner: Tuner, printed: str) -> None:
 
 
 def test_tensorboard_has_a_run_for_each_trial(tuner: Tuner, state: dict[str, Any]) -> None:
-    for row in state["trials"]:
-        events = EventAccumulator(str(tuner.folder / "run" / "tensorboard" / row["key"]))
-        events.Reload()
-        assert hparams_of(events)["optim.lr.base"] == row["values"]["optim.lr"]
+    folder = tuner.folder / "run" / "tensorboard"
+    runs = [run_of(folder, row["key"]) for row in state["trials"]]
+    board = HParams(folder)
+    assert board.columns == ["optim.lr", "momentum.base"] and list(board.rows) == [run.name for run in runs]
+    assert {path.name for path in folder.iterdir()} == {run.name for run in runs} | {"untrained"}
+    for row, run in zip(state["trials"], runs, strict=True):
+        listed = board.rows[run.name]
+        assert listed["optim.lr"] == row["values"]["optim.lr"] and listed["momentum.base"] == row["values"]["teacher.momentum.base"]
+        assert listed["epochs"] == row["epoch"] and listed["status"] == ("failure" if row["state"] == "failed" else "success")
+        assert row["key"] in run.name and "lr" in text(run, "configuration")
         if row["state"] == "failed":
+            assert "knn_top1" not in listed
             continue
-        tags = set(events.Tags()["scalars"])
-        scores = {TAGS[metric] for metric in KNN.METRICS}
-        assert tags >= scores | {tag for tag in TAGS.values() if not tag.startswith("score/")}
-        assert all(tag.startswith("monitor/") for tag in tags - set(TAGS.values()))
-        curve = [(event.step, event.value) for event in events.Scalars("score/knn_top1")]
-        assert [step for step, _ in curve] == [8 * epoch for epoch in range(1, row["epoch"] + 1)]
-        assert [value for _, value in curve] == pytest.approx(list(row["curve"].values()))
+        curve, found = list(row["curve"].values()), curves(run)
+        assert listed["knn_top1"] == pytest.approx(row["score"]) and listed["best knn_top1"] == pytest.approx(max(curve))
+        assert [step for step, _ in found["score/knn_top1"]] == [8 * epoch for epoch in range(1, row["epoch"] + 1)]
+        assert [value for _, value in found["score/knn_top1"]] == pytest.approx(curve)
+        assert [step for step, _ in found["train/loss"]] == [*range(1, 8 * row["epoch"] + 1)], "every step of short epochs"
+        assert {"teacher/alpha", "teacher/p"}.isdisjoint(found) and "teacher/momentum" in found
+        assert {tag.partition("/")[0] for tag in found} == {"score", "student", "teacher", "train"}
+    untrained = curves(folder / "untrained")
+    assert untrained["score/knn_top1"] == [(step, pytest.approx(state["untrained"])) for step in (0, 8, 16, 24)]
+    assert picture(folder / "untrained") == (tuner.folder / "run" / "trials" / "untrained" / "views.png").read_bytes()
+    assert [picture(run) for run in runs] == [None] * 4, "the augmentation is the same in all trials"
 
 
 def test_export_train_evaluate(tuner: Tuner, state: dict[str, Any]) -> None:
@@ -108,6 +116,7 @@ def test_export_train_evaluate(tuner: Tuner, state: dict[str, Any]) -> None:
     assert f"learning rate {lr:g} -> {2 * lr:g}" in printed
     assert f"teacher momentum {base:g} -> {1 - 2 * (1 - base):g}" in printed
     assert "epoch 2/2" in printed
+    assert [step for step, _ in curves(tuner.folder / "full" / "tensorboard" / "full")["train/loss"]] == [*range(1, 9)]
 
     scores = json.loads(tuner.run("evaluate", "full/trials/full", "--save", "backbone.safetensors", "--json"))
     assert scores["split"] == "test"
@@ -134,10 +143,3 @@ def test_more_workers_than_the_machine_has(tuner: Tuner) -> None:
     assert process.returncode == 2
     assert err.startswith("error: resources.workers = 2: a trial needs 2000 CPU, the cluster has")
     assert len(err.splitlines()) == 1
-
-
-def hparams_of(events: EventAccumulator) -> dict[str, Any]:
-    content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
-    start = HParamsPluginData.FromString(content).session_start_info
-    kinds = {"number_value", "string_value", "bool_value"}
-    return {name: getattr(value, value.WhichOneof("kind")) for name, value in start.hparams.items() if value.WhichOneof("kind") in kinds}
