@@ -1,7 +1,7 @@
 """What is watched in a trial: each monitor is a function of the Learner at the end of an epoch, switched on by its name in `monitors`.
 
-A monitor gives "monitor/..." metrics, which TensorBoard shows as they are. All are collective and say the same on every worker, whatever
-their number, up to rounding.
+A monitor gives "monitor/..." metrics, which TensorBoard shows with the network that they watch. All are collective and say the same on
+every worker, whatever their number, up to rounding.
 """
 
 from collections.abc import Callable

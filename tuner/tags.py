@@ -80,5 +80,5 @@ def _tag(metric: str) -> Tag | None:
         for kind, tag in MONITORS.items():
             if name.startswith(f"{kind}/"):
                 return Tag(f"{tag.name}{name.removeprefix(kind)}", tag.text)
-        return Tag(metric, "")
+        return Tag(f"watched/{name}", f"Of the monitor '{name}'.")  # behind all other groups
     return score(metric) if metric in METRICS.keys() - {"loss"} or metric.startswith("corruptions/") else None

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -12,10 +12,12 @@ from PIL import Image
 from tests.tuner.boards import HParams, curves, descriptions, picture, run_of, text
 from tests.tuner.test_searched import ORDER, TEACHER
 from trainables import config as c
+from trainables import train
 from tuner import points
 from tuner import spec as specs
 from tuner.runs import BASELINE, Run
 from tuner.study import Proposal, Study
+from tuner.tags import tags_of
 from tuner.tensorboard import TensorBoard, TrialWriter
 
 METRICS = ["knn_top1", "best knn_top1", "epochs", "collapsed"]
@@ -147,6 +149,25 @@ def test_curves_of_a_trial(search: Search) -> None:
     assert found["student/filter/0/x"][0] == (40, 1) and found["teacher/filter/0/x"][0] == (40, 2)
     said = descriptions(run_of(search.folder, "0000"))
     assert all(said[tag] for tag in found) and "share" in said["score/knn_top1"].lower()
+
+
+def test_every_metric_of_a_real_trial_has_a_place_and_a_description(tmp_path: Path) -> None:
+    """With all monitors and protocols that need no test data."""
+    small = {"encoder": {"name": "resnet10", "width": 4, "projector": {"hidden": 2, "out": 8}}, "method": {"predictor_hidden": 8}}
+    data = {
+        "data": {"name": "digits", "train_images": 32, "validation_images": 16},
+        "train": {"epochs": 2, "batch_size": 16, "shard_size": 8},
+    }
+    scored = {"protocols": ["knn", "label_free", "linear"], "linear": {"epochs": 1}, "label_free": {"images": 8, "views": 2}}
+    monitors = list(get_args(c.Monitor))
+    teacher = {"norm": {"kind": "momentum"}, "smoothing": {"kind": "sts"}}
+    config = c.parse({**small, **data, "evaluation": scored, "monitors": monitors, "teacher": teacher})
+    _, metrics = train.fit(config, tmp_path, lambda metrics: True)
+    tags = tags_of(metrics, config.teacher)
+    without = {"epoch", "step", "loss", "loss_curve", "validation_images", "time/first_step_at", "time/measured_at"}
+    assert tags.keys() == metrics.keys() - without and len({tag.name for tag in tags.values()}) == len(tags)
+    assert {tag.name.partition("/")[0] for tag in tags.values()} == {"score", "student", "teacher", "train"}
+    assert all(tag.text.endswith(".") for tag in tags.values())
 
 
 @pytest.mark.parametrize(
