@@ -38,7 +38,7 @@ class Searched:
             rows = [self._all(label, {}, config) for label, config in points.configs(spec).items()]
             told: list[Facts] = []
         else:
-            rows = [_plain(flat(values)) for values in _rehearsed(space)] if space is not None else []
+            rows = [_plain(flat(values)) for values in _rehearsed(space, spec.trial)] if space is not None else []
             told = [_plain(flat(trial.user_attrs["values"])) for trial in trials]
         every = [*rows, *told]
         self.columns = [
@@ -120,13 +120,12 @@ def _phrases(facts: Facts) -> list[str]:
     return list(phrases.values())
 
 
-def _rehearsed(space: Space) -> Iterator[dict[str, Any]]:
+def _rehearsed(space: Space, base: c.TrialConfig) -> Iterator[dict[str, Any]]:
     """Proposals of a space: its known good ones, and random ones that are the same each time."""
-    for known in space.known_good:
-        yield space.suggest(optuna.trial.FixedTrial(dict(known)))  # type: ignore[arg-type]
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
-    for _ in range(REHEARSALS):
-        yield space.suggest(study.ask())
+    fixed = [optuna.trial.FixedTrial(dict(known)) for known in space.known_good]
+    for trial in [*fixed, *(study.ask() for _ in range(REHEARSALS))]:
+        yield space.propose(trial, base)[0]  # type: ignore[arg-type]
 
 
 def _merged(rows: Iterable[Iterable[str]]) -> list[str]:
