@@ -12,7 +12,7 @@ from rich.text import Text
 from trainables import config as c
 from trainables.errors import UserError
 from trainables.evaluation_config import METRICS
-from tuner import certainty
+from tuner import certainty, jobs
 from tuner.space import Space, configured
 from tuner.spec import SearchSpec, check_workers
 from tuner.table import spelt_out
@@ -73,6 +73,7 @@ def check_data(spec: SearchSpec) -> None:
     counts: dict[c.Data, int] = {}
     for label, config in configs(spec).items():
         try:
+            jobs.require_data_kept(config.data)
             if config.data not in counts:
                 counts[config.data] = config.training_images()
             config.check_length(counts[config.data])

@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+from pathlib import Path
+
+from tests.trainables.pictures import write_folders, write_parquets
 
 
 def run(program: str) -> None:
@@ -37,4 +40,19 @@ def test_a_configuration_and_its_data_are_checked_without_torch():
         "    except ValueError:\n"
         "        continue\n"
         "    assert name == 'digits', name\n"
+    )
+
+
+def test_images_and_labels_are_looked_at_without_torch(tmp_path: Path):
+    write_parquets(tmp_path / "parquet", [23, 17], 5)
+    write_folders(tmp_path / "imagefolder", 40)
+    (tmp_path / "list.txt").write_text("1\n3\n")
+    run(
+        "import sys\n"
+        "for name in ('torch', 'torchvision', 'sklearn', 'ray', 'optuna'):\n"
+        "    sys.modules[name] = None\n"
+        "from trainables import config\n"
+        "for name in ('parquet', 'imagefolder'):\n"
+        f"    data = {{'name': name, 'root': '{tmp_path}/' + name, 'image_size': 6, 'labels': {{'file': '{tmp_path}/list.txt'}}}}\n"
+        "    config.parse({'data': data, 'train': {'batch_size': 4, 'shard_size': 2}}).check_data()\n"
     )
