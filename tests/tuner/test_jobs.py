@@ -134,7 +134,8 @@ class Head:
             options.append(f"--{name}={free_port()}")
         command = [self.ray, "start", "--head", "--block", f"--temp-dir={folder}", f"--dashboard-port={self.dashboard}", *options]
         self.log = (folder / "head.log").open("w")
-        self.process = subprocess.Popen(command, env=self.environment, stdout=self.log, stderr=self.log, cwd=folder)
+        # in a session of its own: when it ends it kills its whole process group
+        self.process = subprocess.Popen(command, env=self.environment, stdout=self.log, stderr=self.log, cwd=folder, start_new_session=True)
 
     def submit(self, folder: Path, command: list[str], environment: dict[str, object]) -> tuple[int, str]:
         """Runs a command as a job, to its end; returns the exit status and all that was printed."""
