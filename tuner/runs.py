@@ -314,8 +314,9 @@ def beginning(run: Run, launched: bool) -> Iterator[None]:
     except TrialFailure as failure:
         if not run.untouched:
             raise
-        run.note_failure(str(failure).splitlines()[0])
-        again = f"nothing was asked in {run.path} yet: put it right and launch it again, which replaces that run"
+        with contextlib.suppress(OSError):  # on a full disc; it is said all the same
+            run.note_failure(str(failure).splitlines()[0])
+        again = f"{run.path} holds no result yet: put it right and launch it again, which replaces that run"
         raise TrialFailure(f"{failure}\n  {again}") from None
 
 

@@ -108,7 +108,7 @@ def test_what_an_end_before_the_first_trial_leaves(tmp_path: Path) -> None:
     assert not run.path.exists()
 
     run = made(tmp_path / "run")
-    said = f"(?s)^bad data\n  log: x\n  nothing was asked in {run.path} yet: .* launch it again, which replaces that run$"
+    said = f"(?s)^bad data\n  log: x\n  {run.path} holds no result yet: .* launch it again, which replaces that run$"
     with pytest.raises(TrialFailure, match=said), runs.beginning(run, launched=True):
         raise TrialFailure("bad data\n  log: x")
     assert runs.Run(run.path).manifest["failure"] == "bad data" and (run.trial_folder(runs.BASELINE) / "rank-0.log").exists()
