@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables import carving, discovery, files, keyed, progress
+from trainables import carving, discovery, files, keyed, progress, pulse
 from trainables import config as c
 from trainables.data_config import split_sizes
 from trainables.datasets import Chunks
@@ -56,6 +56,7 @@ class Images:
 
     def batch(self, indices: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Images [n, C, H, W] in [0, 1], channels_last in memory, for indices in the split."""
+        pulse.beat()  # all that trains or is scored comes by here
         chosen = self.pixels[self._places[indices].to(self.pixels.device)].to(device, non_blocking=True)
         return chosen.permute(0, 3, 1, 2).to(dtype) / 255
 
@@ -281,5 +282,6 @@ def _decode_to(folder: Path, chunks: Chunks) -> None:
 def _locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pulse.unmeasured():  # whoever holds it is watched over
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from trainables import config as c
-from trainables import files
+from trainables import files, pulse
 from trainables.datasets import Chunks
 from trainables.errors import UserError
 
@@ -60,7 +60,8 @@ def read(data: "c.Data", open_set: Callable[..., Any], **split: object) -> Chunk
         UserError: torchvision finds the files incomplete, or cannot download them.
     """
     try:
-        opened = open_set(root=data.root, download=data.download, **split)
+        with pulse.unmeasured():
+            opened = open_set(root=data.root, download=data.download, **split)
     except (RuntimeError, OSError) as error:
         raise UserError(f"data.root = '{data.root}': {str(error).splitlines()[0]}") from None
     labels = opened.labels if hasattr(opened, "labels") else opened.targets

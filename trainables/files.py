@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from trainables import pulse
 from trainables.errors import UserError
 
 SHOWN = 6  # entries of a folder that a message lists
@@ -107,6 +108,7 @@ def decode(encoded: bytes, size: int | None, where: str) -> np.ndarray:
     Raises:
         UserError: these bytes are no image.
     """
+    pulse.beat()
     with opened(encoded, where) as stored:
         image = stored.convert("RGB")
     if size is not None and image.size != (size, size):

@@ -10,6 +10,7 @@ import gc
 import json
 import logging
 import os
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -24,10 +25,12 @@ import torch.distributed as dist
 from ray.util.placement_group import get_current_placement_group
 
 from trainables import config as c
+from trainables import pulse
 from trainables.group import Group, backend_for
 from trainables.train import fit
 
 POLL = 0.01  # seconds between two looks of a waiting rank at the store
+BEAT = 1.0  # seconds between two looks at whether this worker gets on
 BROKEN_LINK = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "cuda error", "timed out")
 
 
@@ -99,7 +102,7 @@ def _run(board: Any, slot: int, incarnation: int, work: dict[str, Any], run_tria
     def report(metrics: dict[str, float]) -> bool:
         return ray.get(board.post.remote(slot, incarnation, work["sequence"], {**metrics, "trial": work["key"]}))
 
-    with _logged(Path(work["folder"]) / f"rank-{group.rank}.log"):
+    with _logged(Path(work["folder"]) / f"rank-{group.rank}.log"), _pulse_told(board, slot, incarnation):
         try:
             logging.info("attempt %d on slot %d, worker %d of %d, process %d", work["attempt"], slot, group.rank, group.size, os.getpid())
             run_trial(c.parse(work["config"]), Path(work["folder"]), report, group)
@@ -127,6 +130,30 @@ def _blame(error: Exception) -> Literal["trial", "link", "surroundings"]:
     # the ranks that are left see a broken link first: that is no fault of the trial
     link = isinstance(error, dist.DistError) or any(mark in f"{type(error).__name__}: {error}".lower() for mark in BROKEN_LINK)
     return "link" if link else "trial"
+
+
+@contextlib.contextmanager
+def _pulse_told(board: Any, slot: int, incarnation: int) -> Iterator[None]:
+    """Tells the switchboard from time to time that this worker gets on.
+
+    What is told are signs of the training itself: this thread would go on beside one that hangs.
+    """
+    over = threading.Event()
+
+    def tell() -> None:
+        told = pulse.signs()
+        while not over.wait(BEAT):
+            if (signs := pulse.signs()) != told:
+                told = signs
+                board.beat.remote(slot, incarnation)
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextlib.contextmanager

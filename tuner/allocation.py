@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import IO
 
 from trainables.errors import UserError
@@ -16,6 +16,18 @@ from tuner.spec import Resources, SearchSpec
 Node = Mapping[str, float]
 ADDRESS_TIMEOUT = 5.0  # seconds for a Ray head to accept a connection
 JOIN_TIMEOUT = 20.0  # seconds for a process to join its cluster
+
+
+def demand_of(wanted: Resources) -> dict[str, float]:
+    """Resources of one worker, by Ray's names."""
+    demand = {"CPU": wanted.cpus_per_worker, "GPU": wanted.gpus_per_worker}
+    return {kind: amount for kind, amount in demand.items() if amount > 0}
+
+
+def places_on(nodes: Iterable[Node], wanted: Resources) -> int:
+    """How many workers fit: each has to fit on one node."""
+    demand = demand_of(wanted)
+    return sum(min(int(node.get(kind, 0) / amount + 1e-9) for kind, amount in demand.items()) for node in nodes)
 
 
 def concurrent_trials(nodes: Sequence[Node], wanted: Resources, trials: int) -> int:
@@ -29,9 +41,7 @@ def concurrent_trials(nodes: Sequence[Node], wanted: Resources, trials: int) -> 
     Raises:
         UserError: not even one trial fits.
     """
-    demand = {"CPU": wanted.cpus_per_worker, "GPU": wanted.gpus_per_worker}
-    demand = {kind: amount for kind, amount in demand.items() if amount > 0}
-    places = sum(min(int(node.get(kind, 0) / amount + 1e-9) for kind, amount in demand.items()) for node in nodes)
+    demand, places = demand_of(wanted), places_on(nodes, wanted)
     room = places // wanted.workers
     if room < 1:
         needs = ", ".join(f"{amount * wanted.workers:g} {kind}" for kind, amount in demand.items())

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Blame = Literal["trial", "link", "surroundings"]
-"""Whose fault a rank's error is: the trial's own; a broken link to another rank, which says nothing of the trial; or the machine's, its
-disc's or its network's, through which the trial cannot go on now, but may later."""
+"""Whose fault a rank's error is. "trial": the trial's own. "link": the link to another rank broke, which says nothing of the
+trial. "surroundings": the machine, its disc or its network; the trial cannot go on now, but may later."""
 
 Outcome = tuple[Literal["end", "error", "postponed"], str | None]
-"""How the workers are done with a trial: ("end", None); ("error", text), by its own fault; ("postponed", text), for now: the trial goes
-back to the queue, is tried again after POSTPONE_WAIT seconds, and this start counts as no attempt."""
+"""How the workers are done with a trial. ("end", None): it trained to its end. ("error", text): it failed by its own fault.
+("postponed", text): it cannot go on now; it goes back to the queue, is tried again after POSTPONE_WAIT seconds, and this start
+counts as no attempt."""
 
 Message = tuple[Literal["metrics", "end", "error", "lost"], Any]
 
@@ -85,7 +86,7 @@ class Group:
         life: the present one; None while no workers are up.
         placement: id of the placement group of the last one.
         claim: what its workers are on, from the moment when they took it until they acknowledge it.
-        progress: time, by the monotonic clock, of the last progress in that; infinite while the trial keeps them waiting.
+        progress: time, by the monotonic clock, of the last progress in that; infinite while they wait for the trial.
         faults: what its ranks have reported, by rank.
         broken: why it is given up.
     """
@@ -113,18 +114,20 @@ class State:
     """What is going on.
 
     Attributes:
-        up: how many groups have workers.
+        up: slots whose workers are up.
+        busy: how many of them work on a trial.
         waiting: how many claims are in the queue.
         why: the first of them went back to it; empty where it has not begun.
     """
 
-    up: int
+    up: tuple[int, ...]
+    busy: int
     waiting: int
     why: str
 
 
 def verdict(faults: dict[int, tuple[Blame, str]]) -> Outcome | None:
-    """What the ranks' reports come to: the first rank that knows a cause counts, and the surroundings before the trial."""
+    """What the ranks' reports come to: the first rank that knows a cause counts; the surroundings before the trial."""
     causes: tuple[tuple[Blame, Literal["postponed", "error"]], ...] = (("surroundings", "postponed"), ("trial", "error"))
     for blame, outcome in causes:
         for _, (blamed, text) in sorted(faults.items()):

@@ -26,7 +26,7 @@ class Progress(tune.Callback):
     def __init__(self, run: Run, study: Study, room: int, console: Console):
         self.run, self.study, self.room = run, study, room
         self.console = console
-        self.began, self.note = time.time(), ""
+        self.began, self.note, self.waiting = time.time(), "", ""
         quiet: dict[str, Any] = {"redirect_stdout": False, "redirect_stderr": False}  # they go to the driver's log already
         self.live = Live(console=console, refresh_per_second=2, get_renderable=self._render, **quiet) if console.is_terminal else None
 
@@ -51,6 +51,12 @@ class Progress(tune.Callback):
         if not self.live:
             self.console.print(note, highlight=False, markup=False)
 
+    def waits(self, why: str) -> None:
+        """Nothing can be worked on, for a reason; or again, where it is empty."""
+        self.waiting = f"waiting: {why}" if why else ""
+        if not self.live:
+            self.console.print(self.waiting or "going on", soft_wrap=True, highlight=False, markup=False)
+
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         self.note = ""
 
@@ -67,7 +73,7 @@ class Progress(tune.Callback):
     def _render(self) -> Table:
         elapsed = int(time.time() - self.began)
         state = newsworthy(overview(self.run, self.study), max(5, self.console.height // 2 - 4))
-        return table_of(state, f"{elapsed // 60}:{elapsed % 60:02d}  {self.note}")
+        return table_of(state, f"{elapsed // 60}:{elapsed % 60:02d}  {self.waiting or self.note}")
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks; a terminal stays out of it."""

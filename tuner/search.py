@@ -63,7 +63,7 @@ class StudySearcher(Searcher):
         if self.broken_off or self.fault:
             return Searcher.FINISHED
         # as many trials as there are workers for; one always, with which Tune waits where there are none
-        if len(self.running) >= max(1, min(self.room, self.groups.state().up)):
+        if len(self.running) >= max(1, min(self.room, len(self.groups.state().up))):
             return None
         try:
             proposal = self.left_over.popleft() if self.left_over else self.study.ask()
@@ -92,7 +92,7 @@ class StudySearcher(Searcher):
         proposal = self.running.pop(trial_id, None)
         if proposal is None:
             return
-        ray.get(self.groups.board.release.remote(trial_id))
+        self.groups.release(trial_id)
         if lost := (result or {}).get("lost"):  # no slot is left
             self.broken_off = lost
             return
@@ -167,6 +167,7 @@ def run_search(run: Run, study: Study) -> None:
             Watch(groups.board, resume_hint(run)),
             Progress(run, study, room, console) as progress,
         ):
+            groups.on_wait = progress.waits
             _measure_baseline(run, spec, groups, progress)
             _tune(run, study, groups, room, progress)
 

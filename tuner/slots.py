@@ -1,4 +1,4 @@
-"""Slots: warm Ray Train worker groups that run one trial after another, kept alive by the driver, and a trial's talk with them.
+"""Slots: warm Ray Train worker groups that run one trial after another, kept alive by the driver.
 
 Starting a worker group takes Ray Train 10 s and more, handing a trial to a warm one a fraction of a second. Which group works
 on which trial is for the switchboard to say. This module is free of torch.
@@ -14,9 +14,11 @@ from typing import Any
 
 import ray
 from ray import PlacementGroupID
+from ray._private.state import available_resources_per_node  # the public way needs the dashboard
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from trainables.errors import BrokenOff, TrialFailure
+from tuner.allocation import demand_of, places_on
 from tuner.claims import State
 from tuner.spec import Resources
 from tuner.switchboard import Switchboard
@@ -24,13 +26,15 @@ from tuner.switchboard import Switchboard
 log = logging.getLogger(__name__)
 RELAUNCH_WAIT = 5.0  # seconds before a worker group is launched again, times the failures so far
 LAUNCH_FAILURES = 3  # launches of a worker group that fail in a row before its slot is given up
+LOOK = 1.0  # seconds between two looks at nodes and workers
+ROOM_LOOK = 2.0  # seconds between two looks whether there is room for a slot
 CLOSE_WAIT = 15.0  # seconds for a worker group to end
 
 # Ray Train polls its workers this often; helpers of Ray that a slot has no use for are left out
 VARIABLES = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",  # for its resources to be there
     "OMP_NUM_THREADS": "1",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it cuBLAS may sum in any order
 }
@@ -41,7 +45,7 @@ class SlotLost(RuntimeError):
 
 
 class Conversation:
-    """One trial's talk with its workers; `take` yields its epochs in order, from the first on, also after the talker died and came back.
+    """One trial's talk with its workers. `take` yields its epochs in order, from the first one on, also to a restarted actor.
 
     Args:
         board: handle of the switchboard.
@@ -81,11 +85,18 @@ class Conversation:
 class Slots:
     """The switchboard and the worker groups behind it, for the life of a driver.
 
+    A thread for each slot keeps its worker group alive: it waits for room on the cluster, for ever if need be, launches the group, and does
+    so again when the group has ended. A group that has room and still does not come up is given up after some launches. One more thread
+    looks after nodes that are lost and workers that make no progress.
+
     Args:
         count: of slots.
         wanted: resources of one.
         folder: where Ray Train may write.
         fit: what a worker runs for a trial, `trainables.train.fit` or something with its signature.
+
+    Attributes:
+        on_wait: called with the reason whenever nothing can be worked on, and with "" when that is over.
     """
 
     def __init__(self, count: int, wanted: Resources, folder: Path, fit: Callable[..., Any] | None = None):
@@ -93,47 +104,110 @@ class Slots:
         head = {"node:__internal_head__": 0.001}  # the driver's node: everybody talks with it
         actor: Any = ray.remote(Switchboard)
         actor = actor.options(name=self.name, num_cpus=0, max_concurrency=10_000, resources=head)
-        self.board = actor.remote(count, wanted.restarts + 1)
-        self.closing = False
-        self.threads = [threading.Thread(target=self._keep_alive, args=(s, wanted, folder, fit), daemon=True) for s in range(count)]
-        for thread in self.threads:
+        self.board = actor.remote(count, wanted.restarts + 1, wanted.patience_seconds)
+        self.on_wait: Callable[[str], None] = lambda why: None
+        self._wanted, self._folder, self._fit = wanted, folder, fit
+        self._closing, self._lock = threading.Event(), threading.Lock()
+        self._launching: set[int] = set()  # slots that have been given room and are not up yet
+        self._no_room: dict[int, str] = {}  # slots that wait for room, and what they lack
+        self._dead: set[str] = set()  # nodes
+        self._why = ""
+        self._threads = [threading.Thread(target=self._keep_alive, args=(slot,), daemon=True) for slot in range(count)]
+        self._threads.append(threading.Thread(target=self._watch, daemon=True))
+        for thread in self._threads:
             thread.start()
-
-    def _keep_alive(self, slot: int, wanted: Resources, folder: Path, fit: Callable[..., Any] | None) -> None:
-        """Launches a worker group again and again: Ray Train restarts dead workers, this restarts a dead controller."""
-        failures = 0
-        while not self.closing and failures < LAUNCH_FAILURES:
-            try:
-                lives = ray.get(self.board.lives.remote(slot))
-                why = _launch(self.board, slot, wanted, folder, fit)
-                if why is not None and not self.closing:
-                    excused = isinstance(why, ray.exceptions.ActorDiedError)  # the controller was killed
-                    _free(ray.get(self.board.down.remote(slot, f"its controller ended: {_first_line(why)}", excused)))
-                failures = 0 if ray.get(self.board.lives.remote(slot)) > lives else failures + 1
-            except Exception as error:
-                why, failures = error, failures + 1
-            if not self.closing:
-                log.warning("slot %d: its worker group ended (%s); launched again", slot, why)
-                time.sleep(RELAUNCH_WAIT * failures)
-        if not self.closing:
-            reason = f"slot {slot}: its worker group could not be launched {failures} times: {_first_line(why)}"
-            ray.get(self.board.give_up.remote(slot, reason))
 
     def state(self) -> State:
         """What is going on on the switchboard."""
         return ray.get(self.board.state.remote())
 
+    def release(self, trial_id: str) -> None:
+        """Ends a trial's claim."""
+        ray.get(self.board.release.remote(trial_id))
+
+    def why_waiting(self) -> str:
+        """Why nothing is worked on; empty while something is, or when workers are on their way."""
+        return self._why
+
+    def _watch(self) -> None:
+        """Has groups taken out of use whose node is lost, or that are stuck, and ends what is left of them."""
+        told = ""
+        while not self._closing.wait(LOOK):
+            try:
+                self._dead = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
+                for ended in ray.get(self.board.watch.remote(self._dead)):
+                    log.warning("slot %d: %s; its trial goes on with other workers", ended.slot, ended.why)
+                    _free(ended.placement)
+                self._note(self.state())
+            except ray.exceptions.RayError as error:
+                if str(error) != told and not self._closing.is_set():
+                    log.warning("the cluster cannot be looked at: %s", _first_line(error))
+                    told = str(error)
+
+    def _note(self, state: State) -> None:
+        """Works out why nothing is worked on, and tells of a change."""
+        self._launching -= set(state.up)
+        why = ""
+        if state.waiting and not state.busy:
+            why = state.why if state.up else "" if self._launching else next(iter(self._no_room.values()), "")
+        if why != self._why:
+            self._why = why
+            log.warning("waiting: %s", why) if why else log.warning("waiting is over")
+            self.on_wait(why)
+
+    def _keep_alive(self, slot: int) -> None:
+        """Launches a worker group again and again: Ray Train restarts dead workers, this restarts a dead controller."""
+        try:
+            failures = 0
+            while failures < LAUNCH_FAILURES and self._room_comes(slot):
+                lives, dead = ray.get(self.board.lives.remote(slot)), self._dead
+                why = _launch(self.board, slot, self._wanted, self._folder, self._fit)
+                self._launching.discard(slot)
+                if self._closing.is_set():
+                    return
+                excused = isinstance(why, ray.exceptions.RayActorError)  # the controller was killed
+                _free(ray.get(self.board.down.remote(slot, f"its worker group ended ({_first_line(why)})", excused)))
+                if ray.get(self.board.lives.remote(slot)) > lives:
+                    failures = 0
+                elif not (_lacked_room(why) or self._dead > dead):
+                    failures += 1
+                log.warning("slot %d: its worker group ended (%s); launched again", slot, why)
+                self._closing.wait(RELAUNCH_WAIT * failures)
+            if not self._closing.is_set():
+                reason = f"slot {slot}: its worker group could not be launched {failures} times: {_first_line(why)}"
+                ray.get(self.board.give_up.remote(slot, reason))
+        except ray.exceptions.RayError as error:  # the switchboard is gone, or Ray as a whole
+            if not self._closing.is_set():
+                log.warning("slot %d: is no longer kept alive: %s", slot, _first_line(error))
+
+    def _room_comes(self, slot: int) -> bool:
+        """Waits until a worker group fits into what is free. False when the slots close."""
+        workers = self._wanted.workers
+        while not self._closing.is_set():
+            with self._lock:
+                nodes = available_resources_per_node().values()
+                places = places_on(nodes, self._wanted)
+                if places >= workers * (1 + len(self._launching)):
+                    self._launching.add(slot)
+                    self._no_room.pop(slot, None)
+                    return True
+            needs = " and ".join(f"{amount:g} {kind}" for kind, amount in demand_of(self._wanted).items())
+            wanted = f"{workers} workers" if workers > 1 else "a worker"
+            self._no_room[slot] = f"no room for {wanted} of {needs}: {places} would fit into what is free (nodes: {len(nodes)})"
+            self._closing.wait(ROOM_LOOK)
+        return False
+
     def __enter__(self) -> "Slots":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        """Ends the worker groups; those that are still in an epoch after a while, or after ^C, end with the driver's Ray session."""
-        self.closing = True
+        """Ends the worker groups. Those that are in an epoch after CLOSE_WAIT seconds, or after ^C, end with the Ray session."""
+        self._closing.set()
         if kind in (KeyboardInterrupt, BrokenOff):  # the switchboard may be what is gone
             return
         ray.get(self.board.close.remote())
         end = time.monotonic() + CLOSE_WAIT
-        for thread in self.threads:
+        for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
 
 
@@ -162,14 +236,26 @@ def _launch(board: Any, slot: int, wanted: Resources, folder: Path, fit: Callabl
         slot_loop,
         train_loop_config={"board": board, "slot": slot, "threads": wanted.cpus_per_worker, "fit": fit},
         scaling_config=ScalingConfig(num_workers=wanted.workers, use_gpu=wanted.gpus_per_worker > 0, resources_per_worker=dict(per_worker)),
-        # its count of failures is cumulative over the life of a controller: attempts are counted trial by trial on the switchboard, and a
-        # controller that has had its share is launched again
-        run_config=RunConfig(name=f"slot-{slot}", storage_path=str(folder), failure_config=FailureConfig(max_failures=5)),
+        # Ray Train counts the deaths of workers over the life of a controller. The switchboard counts attempts trial by trial,
+        # so a controller that has had its share is launched again. Without a limit it would wait for room for ever, unseen.
+        run_config=RunConfig(
+            name=f"slot-{slot}",
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=5, controller_failure_limit=0),  # type: ignore[call-arg]
+        ),
     )
     try:
         return trainer.fit().error
-    except ray.exceptions.ActorDiedError as death:  # the controller was killed
-        return death
+    except Exception as error:  # whatever it was, the group is gone, and launched again
+        return error
+
+
+def _lacked_room(why: BaseException | None) -> bool:
+    """Whether a group did not come up because what it needs was taken meanwhile."""
+    from ray.train import ControllerError
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    return isinstance(why, ControllerError) and isinstance(why.controller_failure, WorkerGroupStartupTimeoutError)
 
 
 def _free(placement: str | None) -> None:

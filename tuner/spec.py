@@ -1,5 +1,6 @@
 """SearchSpec: a search's YAML, validated before anything is started."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -22,6 +23,9 @@ CONTINUABLE = ("trials", "seeds", "address", "resources", "trial.data.root", "tr
 OF_NO_TRIAL = (*CONTINUABLE, "name", "trial.train.checkpoint_steps", "trial.train.keep_checkpoints")  # keys that make no trial another
 
 ABSENT = object()
+
+DURATION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,3})?[smh]")
+LEAST_PATIENCE = 10  # seconds: more than the ranks of a trial take to agree on a fault
 
 
 def _metric(name: str) -> str:
@@ -58,14 +62,35 @@ class Sampler(c.Section):
     startup_trials: c.Count = 8
 
 
+def _duration(given: Any) -> Any:
+    """A duration as it is written, for its rule is not that of any text."""
+    found = DURATION.fullmatch(given) if isinstance(given, str) else None
+    if found is None or _seconds(given) < LEAST_PATIENCE:
+        raise ValueError(f"must be a duration of at least {LEAST_PATIENCE}s, such as 90s, 10m or 2h")
+    return given
+
+
+def _seconds(duration: str) -> float:
+    return float(duration[:-1]) * {"s": 1, "m": 60, "h": 3600}[duration[-1]]
+
+
 class Resources(c.Section):
-    """What a trial gets; `concurrent_trials` is as many as fit where it is not given."""
+    """What a trial gets; `concurrent_trials` is as many as fit where it is not given.
+
+    `restarts`: how often a trial goes on after its workers died without a new epoch. `patience`: workers that make no progress for so long
+    (no step, no image read, no evaluation) are ended, and their trial goes on with others; so it is longer than anything they do at once.
+    """
 
     workers: c.Count = 1
     cpus_per_worker: c.Count = 1
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     concurrent_trials: c.Count | None = None
     restarts: Annotated[int, Field(ge=0)] = 3
+    patience: Annotated[str, BeforeValidator(_duration), Field(json_schema_extra={"format": "duration"})] = "10m"
+
+    @property
+    def patience_seconds(self) -> float:
+        return _seconds(self.patience)
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> Self:

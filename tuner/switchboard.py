@@ -1,9 +1,9 @@
-"""The switchboard: which worker group works on which trial. Plain asyncio, without Ray and torch; Ray runs it as one light actor.
+"""The switchboard decides which worker group works on which trial. It is plain asyncio; Ray runs it as one light actor.
 
-Two things have lives of their own. A trial's `Claim` begins with `acquire` and ends with `release`. A slot's `Group` of
-workers comes up with `attach`, may go down, and comes up again with the next incarnation. Claims wait in a queue, and the
-workers of a group that is up take the first one: a claim is never bound to a group without workers. When a group goes down,
-its claim returns to the head of the queue.
+A trial's `Claim` begins with `acquire` and ends with `release`. A slot's `Group` of workers comes up with `attach`, may go
+down, and comes up again with the next incarnation. Claims wait in a queue, and the workers of a group that is up take the
+first one, so a claim is never bound to a group without workers. When a group goes down, its claim returns to the head of the
+queue.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ from tuner.claims import Blame, Claim, Ended, Group, Life, Message, Outcome, Sta
 FAULT_WAIT = 8.0  # seconds for all ranks to report after one of them failed
 NEXT_WAIT = 20.0  # seconds that a group waits for work before it asks again
 POSTPONE_WAIT = 10.0  # seconds until a postponed trial is tried again
-NEWS_WAIT = 30.0  # seconds in which a lost node may still explain the last of a trial's deaths, before they count as its own
+NEWS_WAIT = 30.0  # seconds in which news of a lost node may still excuse the last death of a trial's workers
 
 
 class Switchboard:
-    """An asynchronous actor. Tune's side: acquire, take, release. The workers': attach, next, beat, post, acknowledge, fault. The driver's:
-    watch, down, give_up, lives, state, close.
+    """An asynchronous actor. Tune calls acquire, take and release; workers attach, next, beat, post, acknowledge and fault; the
+    driver watch, down, give_up, lives, state and close.
 
     Args:
         slots: how many.
@@ -43,9 +43,10 @@ class Switchboard:
     # Tune's side
 
     async def acquire(self, trial_id: str, work: dict[str, Any]) -> int | None:
-        """Puts a trial's claim into the queue; returns the claim's number. Asked again, the same. None where the trial is over.
+        """Puts a trial's claim into the queue and returns the claim's number; None where the trial is over.
 
-        Tune hands a trial to an actor that another one left, and may start the one that it had begun to make for it all the same.
+        The same trial gets the same number again: Tune hands a trial to an actor that another one left, and may nevertheless
+        start the actor that it had begun to make for it.
         """
         if trial_id in self.over:
             return None
@@ -58,9 +59,9 @@ class Switchboard:
         return self.sequence
 
     async def take(self, sequence: int, position: int) -> Message:
-        """Message `position` of a claim: ("metrics", dict), ("end", None), ("error", text) or, where no slot is left, ("lost", text).
+        """Message `position` of a claim: ("metrics", dict), ("end", None), ("error", text), or ("lost", text) if no slot is left.
 
-        Waits for it, and lets the workers go on.
+        Waits for the message, and lets the workers go on.
         """
         claim = self.claims.get(sequence)
         if claim is None:
@@ -75,7 +76,7 @@ class Switchboard:
         return claim.outcome or ("lost", self.groups[0].broken)
 
     async def release(self, trial_id: str) -> None:
-        """Ends a trial's claim for good; workers that still train it stop at the end of the epoch, where they wait."""
+        """Ends a trial's claim for good. Workers that still train it stop at the end of their epoch."""
         self.over.add(trial_id)
         for claim in [claim for claim in self.claims.values() if claim.trial_id == trial_id]:
             claim.over = True
@@ -87,7 +88,7 @@ class Switchboard:
     async def watch(self, dead_nodes: Iterable[str]) -> list[Ended]:
         """Takes groups out of use whose node is dead, or that have made no progress for too long; returns those lives.
 
-        A dead node excuses every try of a trial that a group with a worker on it has made, also one that ended before the news came.
+        A dead node excuses every try that a group with a worker on it has made, also one that ended before the news came.
         """
         dead, ended, now = set(dead_nodes), [], time.monotonic()
         for claim in self.claims.values():
@@ -110,7 +111,7 @@ class Switchboard:
         return ended
 
     async def down(self, slot: int, why: str, excused: bool) -> str | None:
-        """The controller of a slot's workers has ended, and its workers with it; returns the id of their placement group.
+        """A slot's worker group has ended, together with its controller; returns the id of its placement group.
 
         Args:
             slot: its index.
@@ -143,13 +144,14 @@ class Switchboard:
 
     async def state(self) -> State:
         """What is going on."""
-        queue = self._queue()
-        return State(sum(group.life is not None for group in self.groups), len(queue), queue[0].why if queue else "")
+        queue, up = self._queue(), tuple(slot for slot, group in enumerate(self.groups) if group.life is not None)
+        busy = sum(group.claim is not None for group in self.groups)
+        return State(up, busy, len(queue), queue[0].why if queue else "")
 
     # the workers' side
 
     async def attach(self, slot: int, placement: str | None = None, nodes: Iterable[str] = ()) -> int:
-        """A new life of a worker group; returns its incarnation. What the last one worked on goes back to the queue, unless it is over."""
+        """A new life of a worker group; returns its incarnation. What the last life worked on goes back to the queue."""
         group = self.groups[slot]
         self._end_life(group, "its workers died")
         group.lives, group.placement = group.lives + 1, placement
@@ -158,9 +160,9 @@ class Switchboard:
         return group.lives
 
     async def next(self, slot: int, incarnation: int) -> dict[str, Any] | None:
-        """Work for rank 0 of a slot, as a dict with its sequence; None after a while without any; {} when there will be none.
+        """Work for rank 0 of a slot, as a dict with its sequence; None after NEXT_WAIT seconds without any; {} at the end.
 
-        That is when the slots close, and for a life that has ended: its workers go home, and give their CPUs back.
+        The end is when the slots close, or when this life has ended: its workers return, and give their CPUs back.
         """
         group, end = self.groups[slot], time.monotonic() + NEXT_WAIT
         while True:
@@ -194,7 +196,7 @@ class Switchboard:
     async def post(self, slot: int, incarnation: int, sequence: int, metrics: dict[str, Any]) -> bool:
         """Takes an epoch's metrics and returns when the trial's next epoch is wanted (True) or the trial is over (False).
 
-        So a trial that is stopped wastes no step. Epochs that the trial has heard already, told again after a death, pass at once.
+        So a trial that is stopped wastes no step. Epochs that the trial has heard before a restart pass at once.
         """
         group, claim, life = self.groups[slot], self._claim(slot, incarnation, sequence), self._life(slot, incarnation)
         if claim is None or life is None:
@@ -223,14 +225,16 @@ class Switchboard:
         await self._announce()
 
     async def fault(self, slot: int, incarnation: int, rank: int, workers: int, blame: Blame, text: str) -> Outcome | None:
-        """A rank's error. The outcome on which all ranks agree, if all are alive and one knows the cause. Else None: the group is broken.
+        """Takes a rank's error; returns the outcome for all ranks, or None: the group is broken and has to be restarted.
 
-        A group may be broken by a trial's own fault, where ranks hang in a sum that one of them never joins: then the trial failed as well.
+        There is an outcome if all ranks report and one of them knows the cause. If some do not report, because they are dead or
+        hang in a sum that the failed rank never joins, the group is broken; a cause that is known counts all the same.
         """
         group, life = self.groups[slot], self._life(slot, incarnation)
         if life is None:
             return None
         group.faults[rank] = (blame, text)
+        group.progress = time.monotonic()  # it waits for the other ranks now
         if group.claim is not None:
             group.claim.said = text
         await self._announce()
@@ -254,12 +258,12 @@ class Switchboard:
         return all(group.broken is not None for group in self.groups)
 
     def _life(self, slot: int, incarnation: int) -> Life | None:
-        """The present life of a slot, if it is that incarnation; whoever belongs to another one may neither take nor post."""
+        """The present life of a slot, if it is that incarnation: no other may take or post."""
         life = self.groups[slot].life
         return life if life is not None and life.incarnation == incarnation else None
 
     def _claim(self, slot: int, incarnation: int, sequence: int) -> Claim | None:
-        """What the present life of a slot works on, if it is that incarnation and that claim, and its trial still wants it."""
+        """What a slot works on, if it is that incarnation and that claim, and the trial is not over."""
         claim = self.groups[slot].claim
         valid = self._life(slot, incarnation) is not None and claim is not None and claim.sequence == sequence and not claim.over
         return claim if valid else None

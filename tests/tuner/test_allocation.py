@@ -4,7 +4,7 @@ import pytest
 
 from trainables.errors import UserError
 from tuner.allocation import concurrent_trials
-from tuner.spec import Resources
+from tuner.spec import Resources, continued, parse
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,11 @@ def test_room(nodes: list, wanted: dict, trials: int, room: int) -> None:
 def test_no_room(nodes: list) -> None:
     with pytest.raises(UserError, match=r"resources.workers = 2: a trial needs 8 CPU, the cluster has"):
         concurrent_trials(nodes, Resources(workers=2, cpus_per_worker=4), 1)
+
+
+@pytest.mark.parametrize(("patience", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400)])
+def test_patience(patience: str, seconds: float) -> None:
+    before = parse({})
+    assert before.resources.patience_seconds == 600
+    after = continued(before.plain(), [f"resources.patience={patience}"])
+    assert after.resources.patience_seconds == seconds

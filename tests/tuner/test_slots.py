@@ -106,7 +106,7 @@ def test_work_is_only_for_a_slot_whose_workers_are_up() -> None:
         assert (await board.next(1, life) or {})["sequence"] == claim
         await board.acknowledge(1, life, claim, ("end", None))
         assert (await board.next(1, life) or {})["sequence"] == second
-        assert (await board.state()).up == 1
+        assert (await board.state()).up == (1,)
 
     play(scene, slots=2)
 
@@ -131,7 +131,7 @@ def test_a_trial_that_lost_its_slot_is_first_in_the_queue() -> None:
         await board.take(older, 0)
         assert await board.watch(["y"]) == [Ended(1, "group 1", "node y is lost")]
         assert not await posting
-        assert await board.state() == State(up=1, waiting=2, why="node y is lost")
+        assert await board.state() == State(up=(0,), busy=1, waiting=2, why="node y is lost")
         await board.acknowledge(0, life, claim, ("end", None))
         work = await board.next(0, life) or {}
         assert (work["sequence"], work["attempt"]) == (older, 1), "before the one that has not begun"
@@ -167,7 +167,7 @@ def test_one_lost_node_of_two_takes_the_slot_down() -> None:
         assert await board.watch(["z"]) == []
         assert [ended.slot for ended in await board.watch(["y", "z"])] == [0]
         assert await board.watch(["y", "z"]) == [], "told once"
-        assert (await board.state()).up == 0
+        assert (await board.state()).up == ()
 
     play(scene)
 
@@ -340,7 +340,7 @@ def test_a_rank_that_is_gone_breaks_the_group() -> None:
     async def scene(board: Switchboard) -> None:
         claim, life, _ = await begun(board)
         assert await board.fault(0, life, 0, 2, "link", "closed by peer") is None
-        assert await board.state() == State(up=0, waiting=1, why="closed by peer")
+        assert await board.state() == State(up=(), busy=0, waiting=1, why="closed by peer")
         assert await board.fault(0, life, 1, 2, "trial", "of the dead") is None, "what the dead say is not heard"
         assert (await board.next(0, await board.attach(0)) or {})["attempt"] == 2, "the trial is no wiser"
         life = await board.attach(0)

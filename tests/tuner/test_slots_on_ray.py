@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from trainables import config as c
+from trainables import pulse
 from trainables.errors import TrialFailure
 from tuner import runs, search
 from tuner.slots import Conversation, Slots
@@ -36,6 +37,13 @@ def eventful_fit(config: c.TrialConfig, folder: Path, report: Callable, group: A
         if accident in (2, 3) and group.rank == accident - 2 and epoch == 2 and not (folder / "killed").exists():
             (folder / "killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if accident == 5 and group.rank == 1 and epoch == 2 and not (folder / "stopped").exists():
+            (folder / "stopped").touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if accident == 6:
+            for _ in range(30):
+                time.sleep(0.5)
+                pulse.beat()
         total = group.sum(torch.tensor([float(epoch)])).item()
         if group.rank == 0:
             progress.write_text(str(epoch))
@@ -50,7 +58,7 @@ def eventful_fit(config: c.TrialConfig, folder: Path, report: Callable, group: A
 def slots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Slots, Path]]:
     folder = tmp_path_factory.mktemp("run") / "run"
     run = runs.Run.create(folder, "search", {}, 0)
-    with search.cluster("local", run), Slots(1, Resources(workers=2), run.ray_folder, eventful_fit) as made:
+    with search.cluster("local", run), Slots(1, Resources(workers=2, patience="10s"), run.ray_folder, eventful_fit) as made:
         yield made, folder
 
 
@@ -117,3 +125,16 @@ def test_the_log_of_a_failed_trial_has_the_traceback(slots: tuple[Slots, Path]) 
     log = (slots[1] / "trials" / "logged" / "rank-1.log").read_text()
     assert "Traceback" in log
     assert "noticed on one rank only" in log
+
+
+@pytest.mark.long
+def test_a_worker_that_is_stopped_is_noticed(slots: tuple[Slots, Path]) -> None:
+    """Its process lives, and so does the link to it: only progress tells. One that is slow, but gets on, is left alone."""
+    begun = time.monotonic()
+    heard = talk(slots, "stopped worker", 5)
+    print(f"a stopped worker: {time.monotonic() - begun:.0f} s in all, with a patience of 10 s")
+    assert losses(heard) == [502, 504, 506]
+    assert [metrics["begun"] for metrics in heard] == [0, 1, 1], "it went on from where it was"
+    assert [metrics["begun"] for metrics in talk(slots, "slow", 6, stop_at=1)] == [0]
+    text = (slots[1] / "trials" / "slow" / "rank-0.log").read_text()
+    assert text.count("attempt") == 1

@@ -117,7 +117,7 @@ class Linear(Protocol):
         import torch
         import torch.nn.functional as F
 
-        from trainables import keyed, progress
+        from trainables import keyed, progress, pulse
         from trainables.subject import hits
 
         mean, std = bank.x.mean(0), bank.x.std(0).clamp(min=1e-6)
@@ -134,6 +134,7 @@ class Linear(Protocol):
                 x = (augmented(epoch) - mean) / std
             order = keyed.permutation(count, seed, epoch, "linear").to(x.device)
             for position, index in enumerate(order[: per_epoch * batch].split(batch)):
+                pulse.beat()
                 optimizer.param_groups[0]["lr"] = scale * schedules.at(self.lr, epoch * per_epoch + position, run)
                 optimizer.zero_grad()
                 F.cross_entropy(head(x[index]), bank.labels[index]).backward()
