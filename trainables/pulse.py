@@ -1,6 +1,6 @@
-"""Signs of life of this process: what gets on gives them, and whoever watches over a worker sees whether they still come.
+"""Signs that this process gets on: steps, images that are read, evaluations.
 
-A worker that is stopped, or that hangs in a sum, gives none, though its process is alive.
+A worker that is stopped, or hangs in a sum, gives none although its process is alive.
 """
 
 from collections.abc import Iterator
@@ -11,13 +11,13 @@ _unmeasured = 0
 
 
 def beat() -> None:
-    """Images were read, or a step of something was made."""
+    """Notes that something was done: images read, or a step made."""
     global _signs
     _signs += 1
 
 
 def signs() -> int:
-    """How many there were so far."""
+    """How many there were so far. Only whether the number has changed since the last call means something."""
     if _unmeasured:
         beat()
     return _signs
@@ -25,7 +25,7 @@ def signs() -> int:
 
 @contextmanager
 def unmeasured() -> Iterator[None]:
-    """For work whose progress nobody can see, such as a download: there the living process is sign enough."""
+    """For work whose progress cannot be seen, such as a download: in it every look finds a sign."""
     global _unmeasured
     _unmeasured += 1
     try:

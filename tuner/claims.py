@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Blame = Literal["trial", "link", "surroundings"]
-"""Whose fault a rank's error is. "trial": the trial's own. "link": the link to another rank broke, which says nothing of the
-trial. "surroundings": the machine, its disc or its network; the trial cannot go on now, but may later."""
+"""Whose fault a rank's error is. "trial": the trial's own. "link": the link to another rank broke, which says nothing of
+the trial. "surroundings": the machine, its disc or its network; the trial cannot go on now, but may later."""
 
 Outcome = tuple[Literal["end", "error", "postponed"], str | None]
-"""How the workers are done with a trial. ("end", None): it trained to its end. ("error", text): it failed by its own fault.
-("postponed", text): it cannot go on now; it goes back to the queue, is tried again after POSTPONE_WAIT seconds, and this start
-counts as no attempt."""
+"""How the workers are done with a trial. ("end", None): it trained to its end. ("error", text): it failed by its own
+fault. ("postponed", text): it cannot go on now; it goes back to the queue, is tried again after POSTPONE_WAIT seconds, and
+this start counts as no attempt."""
 
 Message = tuple[Literal["metrics", "end", "error", "lost"], Any]
 

@@ -1,7 +1,7 @@
 """Slots: warm Ray Train worker groups that run one trial after another, kept alive by the driver.
 
-Starting a worker group takes Ray Train 10 s and more, handing a trial to a warm one a fraction of a second. Which group works
-on which trial is for the switchboard to say. This module is free of torch.
+Starting a worker group takes Ray Train 10 s and more, handing a trial to a warm one a fraction of a second. Which group
+works on which trial is for the switchboard to say. This module is free of torch.
 """
 
 import logging
@@ -45,7 +45,7 @@ class SlotLost(RuntimeError):
 
 
 class Conversation:
-    """One trial's talk with its workers. `take` yields its epochs in order, from the first one on, also to a restarted actor.
+    """One trial's talk with its workers. `take` yields its epochs in order, to a restarted actor from the first one on.
 
     Args:
         board: handle of the switchboard.
@@ -85,9 +85,9 @@ class Conversation:
 class Slots:
     """The switchboard and the worker groups behind it, for the life of a driver.
 
-    A thread for each slot keeps its worker group alive: it waits for room on the cluster, for ever if need be, launches the group, and does
-    so again when the group has ended. A group that has room and still does not come up is given up after some launches. One more thread
-    looks after nodes that are lost and workers that make no progress.
+    A thread for each slot keeps its worker group alive: it waits for room on the cluster, for ever if need be, launches
+    the group, and does so again when the group has ended. A group that has room and still does not come up is given up
+    after LAUNCH_FAILURES launches. One more thread looks for nodes that are lost and workers that make no progress.
 
     Args:
         count: of slots.
@@ -201,7 +201,7 @@ class Slots:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        """Ends the worker groups. Those that are in an epoch after CLOSE_WAIT seconds, or after ^C, end with the Ray session."""
+        """Ends the worker groups. Those still in an epoch after CLOSE_WAIT seconds, or after ^C, end with Ray."""
         self._closing.set()
         if kind in (KeyboardInterrupt, BrokenOff):  # the switchboard may be what is gone
             return
@@ -236,8 +236,9 @@ def _launch(board: Any, slot: int, wanted: Resources, folder: Path, fit: Callabl
         slot_loop,
         train_loop_config={"board": board, "slot": slot, "threads": wanted.cpus_per_worker, "fit": fit},
         scaling_config=ScalingConfig(num_workers=wanted.workers, use_gpu=wanted.gpus_per_worker > 0, resources_per_worker=dict(per_worker)),
-        # Ray Train counts the deaths of workers over the life of a controller. The switchboard counts attempts trial by trial,
-        # so a controller that has had its share is launched again. Without a limit it would wait for room for ever, unseen.
+        # Ray Train counts the deaths of workers over the life of a controller. The switchboard counts attempts trial by
+        # trial, so a controller that has had its share is launched again. Without a limit it would wait for room for
+        # ever, unseen.
         run_config=RunConfig(
             name=f"slot-{slot}",
             storage_path=str(folder),
@@ -261,7 +262,7 @@ def _lacked_room(why: BaseException | None) -> bool:
 def _free(placement: str | None) -> None:
     """Gives back what a dead controller's placement group holds, and ends the workers in it.
 
-    Ray Train leaves that to a helper which needs the dashboard; without it the next controller would wait for the same CPUs for ever.
+    Ray Train leaves that to a helper which needs the dashboard; without it the next controller would lack the same CPUs.
     """
     if placement is not None:
         remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(placement)))

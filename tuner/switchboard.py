@@ -1,9 +1,9 @@
 """The switchboard decides which worker group works on which trial. It is plain asyncio; Ray runs it as one light actor.
 
-A trial's `Claim` begins with `acquire` and ends with `release`. A slot's `Group` of workers comes up with `attach`, may go
-down, and comes up again with the next incarnation. Claims wait in a queue, and the workers of a group that is up take the
-first one, so a claim is never bound to a group without workers. When a group goes down, its claim returns to the head of the
-queue.
+A trial's `Claim` begins with `acquire` and ends with `release`. A slot's `Group` of workers comes up with `attach`, may
+go down, and comes up again with the next incarnation. Claims wait in a queue, and the workers of a group that is up take
+the first one, so a claim is never bound to a group without workers. When a group goes down, its claim returns to the head
+of the queue.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ NEWS_WAIT = 30.0  # seconds in which news of a lost node may still excuse the la
 
 
 class Switchboard:
-    """An asynchronous actor. Tune calls acquire, take and release; workers attach, next, beat, post, acknowledge and fault; the
-    driver watch, down, give_up, lives, state and close.
+    """An asynchronous actor. Tune calls acquire, take and release; workers attach, next, beat, post, acknowledge and
+    fault; the driver watch, down, give_up, lives, state and close.
 
     Args:
         slots: how many.
@@ -45,8 +45,8 @@ class Switchboard:
     async def acquire(self, trial_id: str, work: dict[str, Any]) -> int | None:
         """Puts a trial's claim into the queue and returns the claim's number; None where the trial is over.
 
-        The same trial gets the same number again: Tune hands a trial to an actor that another one left, and may nevertheless
-        start the actor that it had begun to make for it.
+        The same trial gets the same number again: Tune hands a trial to an actor that another one left, and may
+        nevertheless start the actor that it had begun to make for it.
         """
         if trial_id in self.over:
             return None
@@ -59,9 +59,10 @@ class Switchboard:
         return self.sequence
 
     async def take(self, sequence: int, position: int) -> Message:
-        """Message `position` of a claim: ("metrics", dict), ("end", None), ("error", text), or ("lost", text) if no slot is left.
+        """Waits for message `position` of a claim, and lets the workers go on to it.
 
-        Waits for the message, and lets the workers go on.
+        Returns:
+            ("metrics", dict), ("end", None), ("error", text), or ("lost", text) if no slot is left.
         """
         claim = self.claims.get(sequence)
         if claim is None:
@@ -88,7 +89,7 @@ class Switchboard:
     async def watch(self, dead_nodes: Iterable[str]) -> list[Ended]:
         """Takes groups out of use whose node is dead, or that have made no progress for too long; returns those lives.
 
-        A dead node excuses every try that a group with a worker on it has made, also one that ended before the news came.
+        A dead node excuses every try of a group with a worker on it, also one that ended before the news came.
         """
         dead, ended, now = set(dead_nodes), [], time.monotonic()
         for claim in self.claims.values():
@@ -151,7 +152,7 @@ class Switchboard:
     # the workers' side
 
     async def attach(self, slot: int, placement: str | None = None, nodes: Iterable[str] = ()) -> int:
-        """A new life of a worker group; returns its incarnation. What the last life worked on goes back to the queue."""
+        """A new life of a worker group; returns its incarnation. What the last one worked on goes back to the queue."""
         group = self.groups[slot]
         self._end_life(group, "its workers died")
         group.lives, group.placement = group.lives + 1, placement
@@ -160,7 +161,7 @@ class Switchboard:
         return group.lives
 
     async def next(self, slot: int, incarnation: int) -> dict[str, Any] | None:
-        """Work for rank 0 of a slot, as a dict with its sequence; None after NEXT_WAIT seconds without any; {} at the end.
+        """Work for rank 0 of a slot, as a dict with its sequence; None after NEXT_WAIT seconds; {} at the end.
 
         The end is when the slots close, or when this life has ended: its workers return, and give their CPUs back.
         """
@@ -194,7 +195,7 @@ class Switchboard:
             group.progress = time.monotonic()
 
     async def post(self, slot: int, incarnation: int, sequence: int, metrics: dict[str, Any]) -> bool:
-        """Takes an epoch's metrics and returns when the trial's next epoch is wanted (True) or the trial is over (False).
+        """Takes an epoch's metrics; returns when the next epoch is wanted (True) or the trial is over (False).
 
         So a trial that is stopped wastes no step. Epochs that the trial has heard before a restart pass at once.
         """
@@ -225,10 +226,10 @@ class Switchboard:
         await self._announce()
 
     async def fault(self, slot: int, incarnation: int, rank: int, workers: int, blame: Blame, text: str) -> Outcome | None:
-        """Takes a rank's error; returns the outcome for all ranks, or None: the group is broken and has to be restarted.
+        """Takes a rank's error; returns the outcome for all ranks. None: the group is broken and has to be restarted.
 
-        There is an outcome if all ranks report and one of them knows the cause. If some do not report, because they are dead or
-        hang in a sum that the failed rank never joins, the group is broken; a cause that is known counts all the same.
+        There is an outcome if all ranks report and one of them knows the cause. If some do not report, because they are
+        dead or hang in a sum that the failed rank never joins, the group is broken; a known cause counts all the same.
         """
         group, life = self.groups[slot], self._life(slot, incarnation)
         if life is None:
