@@ -93,9 +93,11 @@ class Switchboard:
         """
         dead, ended, now = set(dead_nodes), [], time.monotonic()
         for claim in self.claims.values():
-            for life in claim.tries:
-                if dead & life.nodes:
-                    life.excuse = "its node is lost"
+            news = [life for life in claim.tries if dead & life.nodes and life.excuse is None]
+            for life in news:
+                life.excuse = "its node is lost"
+            if news:
+                claim.not_before = 0.0
         for slot, group in enumerate(self.groups):
             if group.life is None:
                 continue
@@ -107,8 +109,7 @@ class Switchboard:
                 continue
             ended.append(Ended(slot, group.placement, why))
             self._end_life(group, why)
-        if ended:
-            await self._announce()
+        await self._announce()
         return ended
 
     async def down(self, slot: int, why: str, excused: bool) -> str | None:

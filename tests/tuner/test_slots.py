@@ -184,8 +184,10 @@ def test_a_slot_comes_back_with_its_node() -> None:
     play(scene)
 
 
-def test_a_lost_node_is_no_attempt_of_the_trial_even_if_the_news_comes_late() -> None:
+def test_a_lost_node_is_no_attempt_of_the_trial_even_if_the_news_comes_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker's death is seen before Ray reports the node; the trial has one attempt only, and no other slot is there."""
+    monkeypatch.setattr("tuner.switchboard.NEWS_WAIT", 60)
+    monkeypatch.setattr("tuner.switchboard.NEXT_WAIT", 60)
 
     async def scene(board: Switchboard) -> None:
         claim, _, _ = await begun(board, node="x")
