@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 RELAUNCH_WAIT = 5.0  # seconds before a worker group is launched again, times the failures so far
 LAUNCH_FAILURES = 3  # launches of a worker group that fail in a row before its slot is given up
 LOOK = 1.0  # seconds between two looks at nodes and workers
+WAIT_TOLD = 5.0  # seconds of waiting before it is told: what a dead group held is not free at once
 ROOM_LOOK = 2.0  # seconds between two looks whether there is room for a slot
 CLOSE_WAIT = 15.0  # seconds for a worker group to end
 
@@ -111,7 +112,7 @@ class Slots:
         self._launching: set[int] = set()  # slots that have been given room and are not up yet
         self._no_room: dict[int, str] = {}  # slots that wait for room, and what they lack
         self._dead: set[str] = set()  # nodes
-        self._why = ""
+        self._why, self._waiting_since = "", time.monotonic()
         self._threads = [threading.Thread(target=self._keep_alive, args=(slot,), daemon=True) for slot in range(count)]
         self._threads.append(threading.Thread(target=self._watch, daemon=True))
         for thread in self._threads:
@@ -150,6 +151,9 @@ class Slots:
         why = ""
         if state.waiting and not state.busy:
             why = state.why if state.up else "" if self._launching else next(iter(self._no_room.values()), "")
+        self._waiting_since = time.monotonic() if not why else self._waiting_since
+        if why and time.monotonic() - self._waiting_since < WAIT_TOLD:
+            return
         if why != self._why:
             self._why = why
             log.warning("waiting: %s", why) if why else log.warning("waiting is over")
@@ -171,7 +175,7 @@ class Slots:
                     failures = 0
                 elif not (_lacked_room(why) or self._dead > dead):
                     failures += 1
-                log.warning("slot %d: its worker group ended (%s); launched again", slot, why)
+                log.warning("slot %d: its worker group ended (%s); launched again", slot, _first_line(why))
                 self._closing.wait(RELAUNCH_WAIT * failures)
             if not self._closing.is_set():
                 reason = f"slot {slot}: its worker group could not be launched {failures} times: {_first_line(why)}"
