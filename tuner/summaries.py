@@ -1,10 +1,14 @@
 """Event files as TensorBoard reads them: scalars, texts and images with descriptions, and the tables of HPARAMS."""
 
+import contextlib
+import logging
+import os
 import shutil
+import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event
@@ -17,12 +21,12 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from tensorboard.plugins.image import metadata as images
 from tensorboard.plugins.scalar import metadata as scalars
 from tensorboard.plugins.text import metadata as texts
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from tuner.tags import Tag
 
-FLUSH = 5  # seconds
+log = logging.getLogger(__name__)
 TYPES = {"number": api_pb2.DATA_TYPE_FLOAT64, "truth": api_pb2.DATA_TYPE_BOOL, "text": api_pb2.DATA_TYPE_STRING}
 
 
@@ -41,12 +45,21 @@ class Column(NamedTuple):
 
 
 class Events:
-    """The event file of a run. What lay in its folder before is removed."""
+    """The event file of a run. What lay in its folder before is removed.
+
+    A board is a view of what the journal and the checkpoints hold, so a disk that is full or gone costs no search: the file then ends
+    where it is, the log says so, and a resume writes it anew.
+    """
 
     def __init__(self, folder: Path):
         shutil.rmtree(folder, ignore_errors=True)
-        self._file = EventFileWriter(str(folder), flush_secs=FLUSH)
+        self._folder = folder
+        self._file: BinaryIO | None = None
         self._described: set[str] = set()
+        with self._tried():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = (folder / f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}").open("wb")
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def scalar(self, tag: Tag, value: float, step: float, at: float | None = None) -> None:
         """A point of a curve; `at` is its time, in seconds since 1970, by default now."""
@@ -58,10 +71,15 @@ class Events:
         self._add(tag, texts.create_summary_metadata("", description), make_tensor_proto([text.encode()]))
 
     def image(self, tag: str, file: Path, description: str) -> None:
-        """A picture in a file, as it is encoded there."""
-        with Image.open(file) as opened:
-            size = [str(side).encode() for side in opened.size]
-        self._add(tag, images.create_summary_metadata("", description), make_tensor_proto([*size, file.read_bytes()]))
+        """A picture in a file, as it is encoded there; one that cannot be read is left out."""
+        try:
+            with Image.open(file) as opened:
+                size = [str(side).encode() for side in opened.size]
+            encoded = file.read_bytes()
+        except OSError as error:
+            log.warning("%s: is not shown in TensorBoard (%s)", file, error)
+            return
+        self._add(tag, images.create_summary_metadata("", description), make_tensor_proto([*size, encoded]))
 
     def experiment(self, columns: Sequence[Column], metrics: Mapping[str, str]) -> None:
         """What HPARAMS shows of all runs: its columns, and the titles of metrics by tag."""
@@ -92,11 +110,15 @@ class Events:
         self._add_hparams(hparams.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=info))
 
     def flush(self) -> None:
-        """Puts everything on disk."""
-        self._file.flush()
+        """Hands everything to the system, for readers to see."""
+        with self._tried():
+            if self._file is not None:
+                self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with self._tried():
+            if self._file is not None:
+                self._file.close()
 
     def _add_hparams(self, tag: str, content: Any) -> None:
         self._add(tag, hparams.create_summary_metadata(content), hparams.NULL_TENSOR)
@@ -105,4 +127,20 @@ class Events:
         # TensorBoard keeps the first metadata of a tag, so later points go without
         value = Summary.Value(tag=tag, tensor=tensor, metadata=None if tag in self._described else metadata)
         self._described.add(tag)
-        self._file.add_event(Event(wall_time=at or time.time(), step=step, summary=Summary(value=[value])))
+        self._write(Event(wall_time=at or time.time(), step=step, summary=Summary(value=[value])))
+
+    def _write(self, event: Event) -> None:
+        with self._tried():
+            if self._file is not None:
+                RecordWriter(self._file).write(event.SerializeToString())
+
+    @contextlib.contextmanager
+    def _tried(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            log.warning("%s: cannot be written (%s); TensorBoard lacks what follows, a resume writes it anew", self._folder, error)
+            file, self._file = self._file, None
+            with contextlib.suppress(OSError):  # what is still in its buffer
+                if file is not None:
+                    file.close()

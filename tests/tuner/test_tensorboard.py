@@ -1,5 +1,6 @@
 """What TensorBoard shows of a search, read back through its own backend."""
 
+import resource
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -254,6 +255,30 @@ def test_a_run_without_a_picture_or_with_an_old_one_goes_on(search: Search) -> N
         search.hear(trial, SCORES)
     assert picture(search.folder / BASELINE) is None
     assert [picture(run_of(search.folder, key)) is None for key in ("0000", "0001")] == [False, True]
+
+
+@pytest.mark.parametrize("size", [0, 4000, 20_000])
+def test_a_file_that_cannot_grow_costs_no_search(search: Search, caplog: pytest.LogCaptureFixture, size: int) -> None:
+    """As on a full disk: the system refuses to write behind `size` bytes; what was written before can be read."""
+    first = search.start()
+    search.hear(first, SCORES[:1])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        search.hear(first, SCORES * 20)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    search.end(first)
+    assert "cannot be written" in caplog.text and "File too large" in caplog.text
+    assert search.curves("0000")["score/knn_top1"][0] == (40, 0.5)
+    search.hear(search.start(), SCORES)
+    assert len(search.curves("0001")["score/knn_top1"]) == 3, "the next trial is shown"
+
+
+def test_a_picture_that_is_none_is_left_out(search: Search, caplog: pytest.LogCaptureFixture) -> None:
+    search.run.trial_views(BASELINE).write_bytes(b"no picture")
+    search.open()
+    assert picture(search.folder / BASELINE) is None and "is not shown" in caplog.text
 
 
 def test_a_full_run_has_curves_and_its_configuration(tmp_path: Path) -> None:
