@@ -49,18 +49,25 @@ def write(folder: Path, step: int, tensors: dict[str, Tensor], values: dict[str,
         tensors: by name.
         values: plain values, stored as JSON.
         keep: how many of the newest files stay. Those of later steps do not count: they are damaged ones that were passed over.
+
+    Raises:
+        OSError, SafetensorError: the disc is full, or cannot be written; nothing of it is left there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(values)
     path = folder / f"step-{step:010d}.safetensors"
     temporary = folder / f".{path.name}.{os.getpid()}"
-    save_file(tensors, temporary, metadata={"values": text, "sha256": _digest(tensors, text)})
-    temporary.chmod(0o644)
-    _flush(temporary)
-    if path.is_dir():  # what a rename cannot replace
-        path.rename(path.with_name(f"{path.name}.folder-{time.time_ns()}"))
-    temporary.rename(path)
+    try:
+        save_file(tensors, temporary, metadata={"values": text, "sha256": _digest(tensors, text)})
+        temporary.chmod(0o644)
+        _flush(temporary)
+        if path.is_dir():  # what a rename cannot replace
+            path.rename(path.with_name(f"{path.name}.folder-{time.time_ns()}"))
+        temporary.rename(path)
+    except BaseException:  # such as of a full disc, which it must not keep full
+        temporary.unlink(missing_ok=True)
+        raise
     _flush(folder)
     older = sorted(file for file in folder.glob(PATTERN) if file <= path and not file.is_dir())[:-keep]
     abandoned = [file for file in folder.glob(f".{PATTERN}.*") if _age(file) > ABANDONED]

@@ -27,6 +27,7 @@ from ray.util.placement_group import get_current_placement_group
 from trainables import config as c
 from trainables import pulse
 from trainables.group import Group, backend_for
+from trainables.surroundings import fault, require_room
 from trainables.train import fit
 
 POLL = 0.01  # seconds between two looks of a waiting rank at the store
@@ -102,16 +103,21 @@ def _run(board: Any, slot: int, incarnation: int, work: dict[str, Any], run_tria
     def report(metrics: dict[str, float]) -> bool:
         return ray.get(board.post.remote(slot, incarnation, work["sequence"], {**metrics, "trial": work["key"]}))
 
-    with _logged(Path(work["folder"]) / f"rank-{group.rank}.log"), _pulse_told(board, slot, incarnation):
+    folder = Path(work["folder"])
+    with contextlib.ExitStack() as log, _pulse_told(board, slot, incarnation):
         try:
+            _require_room(folder, group)
+            log.enter_context(_logged(folder / f"rank-{group.rank}.log"))
             logging.info("attempt %d on slot %d, worker %d of %d, process %d", work["attempt"], slot, group.rank, group.size, os.getpid())
-            run_trial(c.parse(work["config"]), Path(work["folder"]), report, group)
+            run_trial(c.parse(work["config"]), folder, report, group)
             if group.size > 1:
                 dist.barrier()
         except Exception as error:
             logging.error("%s", traceback.format_exc())
-            text = f"{type(error).__name__}: {error} (worker {group.rank})"
-            verdict = board.fault.remote(slot, incarnation, group.rank, group.size, _blame(error), text)
+            surroundings = fault(error, folder)
+            text = f"{surroundings or f'{type(error).__name__}: {error}'} (worker {group.rank})"
+            blame = "surroundings" if surroundings else _blame(error)
+            verdict = board.fault.remote(slot, incarnation, group.rank, group.size, blame, text)
             error.__traceback__ = None
     gc.collect()  # a process group closes its sockets, by which the others notice, only when nothing refers to it
     dist.destroy_process_group()
@@ -125,8 +131,20 @@ def _run(board: Any, slot: int, incarnation: int, work: dict[str, Any], run_tria
     return outcome
 
 
-def _blame(error: Exception) -> Literal["trial", "link", "surroundings"]:
-    """Whose fault an error is, in the switchboard's words."""
+def _require_room(folder: Path, group: Group) -> None:
+    """Raises an error on every rank where the trial's folder has no room for a checkpoint. Collective."""
+    error = None
+    if group.rank == 0:
+        try:
+            require_room(folder)
+        except OSError as fault:
+            error = fault
+    if not group.decide(error is None):
+        raise error or dist.DistError("the first worker cannot write the trial's folder")
+
+
+def _blame(error: Exception) -> Literal["trial", "link"]:
+    """Whose fault an error is, in the switchboard's words, that is none of the surroundings."""
     # the ranks that are left see a broken link first: that is no fault of the trial
     link = isinstance(error, dist.DistError) or any(mark in f"{type(error).__name__}: {error}".lower() for mark in BROKEN_LINK)
     return "link" if link else "trial"
@@ -170,4 +188,5 @@ def _logged(path: Path) -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
-        handler.close()
+        with contextlib.suppress(OSError):  # of lines for which the disc has no room
+            handler.close()

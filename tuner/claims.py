@@ -50,6 +50,7 @@ class Claim:
         over: whether the trial has released it.
         why: the reason why it went back to the queue.
         said: what a rank said last of an error.
+        postponed: what keeps the trial from going on for now; empty again with its next epoch.
         not_before: time, by the monotonic clock, before which no group takes it.
     """
 
@@ -65,6 +66,7 @@ class Claim:
     over: bool = False
     why: str = ""
     said: str = ""
+    postponed: str = ""
     not_before: float = 0.0
 
     @property
@@ -118,12 +120,14 @@ class State:
         busy: how many of them work on a trial.
         waiting: how many claims are in the queue.
         why: the first of them went back to it; empty where it has not begun.
+        postponed: what keeps trials from going on for now, of the machine, its disc or its network; empty where nothing does.
     """
 
     up: tuple[int, ...]
     busy: int
     waiting: int
     why: str
+    postponed: str = ""
 
 
 def verdict(faults: dict[int, tuple[Blame, str]]) -> Outcome | None:

@@ -35,6 +35,7 @@ from trainables.settings import read_yaml
 PACKAGES = ("teacher-tuner", "torch", "torchvision", "ray", "optuna", "pydantic", "numpy", "pyarrow")
 Kind = Literal["search", "train"]
 SPACE_COPY = "space.py"
+NOTE = 4096  # bytes of the lock, which says who runs the search and what it waits for
 BASELINE = "untrained"  # key of the untrained encoder, which is scored before a trial is asked
 OWN = {"spec.yaml", "manifest.json", "journal.log", "journal.log.lock", "lock", "untrained.json", SPACE_COPY}
 OWN |= {"trials", "tensorboard", "best", "logs", "ray"}
@@ -233,7 +234,8 @@ class Run:
         Raises:
             UserError: another process holds it.
         """
-        self._lock = (self.path / "lock").open("a+")
+        (self.path / "lock").touch()
+        self._lock = (self.path / "lock").open("r+")  # not to be appended to: notes replace each other
         for last in (False, True):
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -241,11 +243,24 @@ class Run:
             except OSError:
                 self._lock.seek(0)
                 if last:
-                    raise UserError(f"{self.path}: is being run by process {self._lock.read().strip() or '?'} already") from None
+                    raise UserError(f"{self.path}: is being run by process {self._lock.readline().strip() or '?'} already") from None
                 time.sleep(0.2)  # somebody who looks whether it is held holds it for a moment
-        self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
+        self.note("")
+
+    def note(self, waits: str) -> None:
+        """Notes for readers what a search that this process runs waits for; nothing where it does not wait.
+
+        It lies in the lock, of which a block is written at once, for the disc may have no room later on.
+        """
+        content = f"{os.getpid()}\n{waits}\n".encode()[:NOTE]
+        with contextlib.suppress(OSError):  # a disc that cannot be written at all
+            os.pwrite(self._lock.fileno(), content.ljust(NOTE), 0)
+
+    def waits(self) -> str:
+        """What the process waits for that runs it now; empty where it does not wait, or where there is none."""
+        if not self.held():
+            return ""
+        return (self.path / "lock").read_text(errors="replace").partition("\n")[2].strip()
 
     def held(self) -> bool:
         """Whether a process runs it now."""
@@ -321,10 +336,18 @@ def beginning(run: Run, launched: bool) -> Iterator[None]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Readers see the old text or the new one, never a part."""
+    """Readers see the old text or the new one, never a part; on a full disc they see the old one, and nothing else is left there.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None  # errors of a write do not name the file
 
 
 def _manifest(kind: Kind, seed: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Builds, runs and resumes the Tune run of a search. The journal is the truth: a resume starts Tune anew over it."""
 
 import contextlib
+import functools
 import io
 import logging
 import os
@@ -9,7 +10,7 @@ import sys
 import threading
 import uuid
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from rich.console import Console
 
 from trainables import config as c
 from trainables.errors import BrokenOff, TrialFailure, UserError
+from trainables.surroundings import fault
 from tuner import jobs, slots, stopping
 from tuner.allocation import concurrent_trials, local_cpus
 from tuner.progress import Progress
@@ -164,10 +166,10 @@ def run_search(run: Run, study: Study) -> None:
         room = concurrent_trials(nodes, spec.resources, left)
         with (
             Slots(room, spec.resources, run.ray_folder) as groups,
-            Watch(groups.board, resume_hint(run)),
             Progress(run, study, room, console) as progress,
+            Watch(groups.board, resume_hint(run)),
         ):
-            groups.on_wait = progress.waits
+            groups.on_wait = functools.partial(_wait, run, progress.waits)
             _measure_baseline(run, spec, groups, progress)
             _tune(run, study, groups, room, progress)
 
@@ -273,12 +275,29 @@ def cluster(address: str, run: Run) -> Iterator[list[dict[str, float]]]:
         except Exception as error:
             log.exception("the driver broke off")
             ray.shutdown()
-            last = (str(error).strip().splitlines() or [""])[-1]
-            raise BrokenOff(f"broken off by {type(error).__name__}: {last} (log: {run.driver_log}); {resume_hint(run)}") from error
+            raise BrokenOff(f"{_reason(error, run)}; {resume_hint(run)}") from error
         else:
             ray.shutdown()
         finally:
             run.clear()
+
+
+def _reason(error: Exception, run: Run) -> str:
+    """Why a driver broke off. Tune wraps the errors of its callbacks."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, BrokenOff):
+            return str(seen)
+        seen = seen.__cause__ or seen.__context__
+    if surroundings := fault(error, run.path):
+        return surroundings
+    return f"broken off by {type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1]} (log: {run.driver_log})"
+
+
+def _wait(run: Run, say: Callable[[str], None], why: str) -> None:
+    """Tells the terminal and readers of the run what a search waits for, or, where `why` is empty, that it goes on."""
+    run.note(f"waiting: {why}" if why else "")
+    say(why)
 
 
 def _end_like_interrupted() -> None:
@@ -328,5 +347,7 @@ def one_slot(run: Run, address: str, wanted: Resources, key: str, config: c.Tria
     """A full run: one trial on one slot, with its own Ray session."""
     with cluster(address, run) as nodes:
         concurrent_trials(nodes, wanted, 1)
+        say = functools.partial(print, file=sys.__stdout__, flush=True)
         with Slots(1, wanted, run.ray_folder) as groups, Watch(groups.board, resume_hint(run)):
+            groups.on_wait = functools.partial(_wait, run, lambda why: say(f"waiting: {why}" if why else "going on"))
             return converse(groups, run, key, config, hear)

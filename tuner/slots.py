@@ -21,7 +21,7 @@ from trainables.errors import BrokenOff, TrialFailure
 from tuner.allocation import demand_of, places_on
 from tuner.claims import State
 from tuner.spec import Resources
-from tuner.switchboard import Switchboard
+from tuner.switchboard import POSTPONE_WAIT, Switchboard
 
 log = logging.getLogger(__name__)
 RELAUNCH_WAIT = 5.0  # seconds before a worker group is launched again, times the failures so far
@@ -97,7 +97,8 @@ class Slots:
         fit: what a worker runs for a trial, `trainables.train.fit` or something with its signature.
 
     Attributes:
-        on_wait: called with the reason whenever nothing can be worked on, and with "" when that is over.
+        on_wait: called with the reason whenever nothing can be worked on, or a trial waits for a disc or the network to be
+            mended, and with "" when that is over.
     """
 
     def __init__(self, count: int, wanted: Resources, folder: Path, fit: Callable[..., Any] | None = None):
@@ -148,8 +149,8 @@ class Slots:
     def _note(self, state: State) -> None:
         """Works out why nothing is worked on, and tells of a change."""
         self._launching -= set(state.up)
-        why = ""
-        if state.waiting and not state.busy:
+        why = f"{state.postponed}; that is tried every {POSTPONE_WAIT:g} seconds" if state.postponed else ""
+        if state.waiting and not state.busy and not why:
             why = state.why if state.up else "" if self._launching else next(iter(self._no_room.values()), "")
         self._waiting_since = time.monotonic() if not why else self._waiting_since
         if why and time.monotonic() - self._waiting_since < WAIT_TOLD:
@@ -209,7 +210,11 @@ class Slots:
         self._closing.set()
         if kind in (KeyboardInterrupt, BrokenOff):  # the switchboard may be what is gone
             return
-        ray.get(self.board.close.remote())
+        try:
+            ray.get(self.board.close.remote())
+        except ray.exceptions.RayError as error:
+            log.warning("the switchboard cannot be closed (%s)", _first_line(error))
+            return
         end = time.monotonic() + CLOSE_WAIT
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))

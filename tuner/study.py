@@ -1,8 +1,11 @@
 """The Optuna study on a journal file: the one truth of what was asked and told. Every trial is asked once and told once."""
 
+import contextlib
 import hashlib
 import json
 import math
+import os
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from trainables import config as c
 from trainables import formats
-from trainables.errors import UserError
+from trainables.errors import BrokenOff, UserError
 from tuner import points
 from tuner.collapse import collapsed
 from tuner.failures import alike
@@ -28,6 +31,8 @@ Metrics = Mapping[str, Any]
 
 
 NAME = "search"
+WRITES = 5  # tries to write a line of the journal: a checkpoint may fill the disc for a moment
+WRITE_WAIT = 1.0  # seconds after each
 LAUNCHED = "launched"  # the study's attribute with what the search was launched with
 PASSED_OVER = "passed_over"  # the study's attribute with the number of ended trials whose failures do not count any more
 
@@ -216,6 +221,31 @@ def _sampler(spec: SearchSpec, number: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True)
 
 
+class _Journal(JournalFileBackend):
+    """A journal that gets whole lines or none: what a full disc cuts short is taken back, tried again, and ends the search in the end.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: str):
+        super().__init__(path)
+        self.path = path
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        size = os.stat(self.path).st_size
+        for _ in range(WRITES):
+            try:
+                super().append_logs(logs)
+                return
+            except (OSError, RuntimeError) as error:  # RuntimeError: Optuna's, of a lock that could not be taken away again
+                reason = getattr(error, "strerror", None) or str(error)
+                with contextlib.suppress(OSError):
+                    os.truncate(self.path, size)
+                time.sleep(WRITE_WAIT)
+        raise BrokenOff(f"{self.path}: cannot be written ({reason}); mend that first")
+
+
 def _storage(journal: Path) -> JournalStorage:
     """The journal, replayed.
 
@@ -223,7 +253,7 @@ def _storage(journal: Path) -> JournalStorage:
         UserError: it holds something else than Optuna's operations.
     """
     try:
-        return JournalStorage(JournalFileBackend(str(journal)))
+        return JournalStorage(_Journal(str(journal)))
     except OSError:
         raise
     except Exception as error:  # Optuna replays what it reads without a look at it: anything may come of a damaged line

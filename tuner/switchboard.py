@@ -148,7 +148,8 @@ class Switchboard:
         """What is going on."""
         queue, up = self._queue(), tuple(slot for slot, group in enumerate(self.groups) if group.life is not None)
         busy = sum(group.claim is not None for group in self.groups)
-        return State(up, busy, len(queue), queue[0].why if queue else "")
+        postponed = next((claim.postponed for claim in self.claims.values() if claim.postponed and claim.outcome is None), "")
+        return State(up, busy, len(queue), queue[0].why if queue else "", postponed)
 
     # the workers' side
 
@@ -207,6 +208,7 @@ class Switchboard:
         if claim.posted and metrics["epoch"] <= claim.posted[-1]["epoch"]:
             return True
         claim.posted.append({**metrics, "slot": slot})
+        claim.postponed = ""
         claim.tries = [life]  # it gets on: only deaths in the same epoch count against it
         group.progress = math.inf
         await self._announce()
@@ -301,5 +303,6 @@ def _settle(claim: Claim, life: Life, outcome: Outcome) -> None:
     if outcome[0] != "postponed":
         claim.outcome = outcome
         return
-    claim.why, claim.not_before = outcome[1] or "", time.monotonic() + POSTPONE_WAIT
+    claim.why = claim.postponed = outcome[1] or ""
+    claim.not_before = time.monotonic() + POSTPONE_WAIT
     claim.tries.remove(life)

@@ -31,10 +31,10 @@ class Tuner:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, stdout: Any = subprocess.PIPE) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "tuner.cli", *arguments]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=self.folder, stdout=pipe, stderr=pipe, text=True, preexec_fn=_hear_interrupts)
+        return subprocess.Popen(command, cwd=self.folder, stdout=stdout, stderr=pipe, text=True, preexec_fn=_hear_interrupts)
 
     def run(self, *arguments: str, status: int = 0) -> str:
         process = self.start(*arguments)
