@@ -151,8 +151,8 @@ def status(given: argparse.Namespace) -> int:
     for row in state["trials"]:
         if row["error"]:
             print(f"trial {row['key']}: {row['error']}\n  log: {row['log']}")
-    if waits := run.waits():
-        print(waits)
+    if state["waits"]:
+        print(state["waits"])
     if not state["held"] and state["ended"] < state["trials_wanted"]:
         failure = run.manifest.get("failure") if run.untouched else None
         print(f"nobody runs it now; {report.resume_hint(run)}" if failure is None else report.failure_lines(failure))

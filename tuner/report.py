@@ -51,6 +51,7 @@ def overview(run: Run, study: Study) -> dict[str, Any]:
         "trials_wanted": spec.trials,
         "epochs": spec.trial.train.epochs,
         "held": held,
+        "waits": run.waits() or None,
         "ended": sum(trial.state.is_finished() for trial in trials),
         "network": spec.trial.evaluation.network,
         "validation_images": images,
