@@ -98,7 +98,7 @@ def test_a_search_on_a_disc_that_fills_up(tuner: Tuner, search: str, undisturbed
     said = wait_for(lambda: [line for line in Path(printed.name).read_text().splitlines() if "waiting" in line], "word of the wait")
     assert "No space left on device; make room there" in said[0]
     assert str(run / "trials" / "0001") in said[0]
-    assert "goes on by itself" in said[0]
+    assert "that is tried every 10 seconds" in said[0]
     assert said[0] in tuner.run("status", str(run))
     states = [row["state"] for row in tuner.state(str(run))["trials"]]
     assert states == ["complete", "running"]

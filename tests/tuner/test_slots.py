@@ -257,11 +257,18 @@ def test_a_postponed_trial_is_tried_again_later_and_not_counted() -> None:
             assert verdict == ("postponed", "OSError: no space")
             await board.acknowledge(0, life, claim, verdict)
             assert (await board.state()).why == "OSError: no space"
+            assert (await board.state()).postponed == "OSError: no space"
             begun_at = asyncio.get_running_loop().time()
             work = await board.next(0, life) or {}
             assert (work["sequence"], work["attempt"]) == (claim, 1)
             assert asyncio.get_running_loop().time() - begun_at > 0.08
+            assert (await board.state()).postponed == "OSError: no space", "until it gets on"
         assert not board.claims[claim].outcome
+        wanting = asyncio.create_task(board.take(claim, 0))
+        posting = asyncio.create_task(board.post(0, life, claim, epoch(1)))
+        assert (await wanting)[0] == "metrics"
+        assert (await board.state()).postponed == ""
+        posting.cancel()
 
     play(scene, attempts=1)
 
