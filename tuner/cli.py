@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from trainables import equivalence, formats
+from trainables import equivalence, formats, surroundings
 from trainables.errors import BrokenOff, TrialFailure, UserError, nearest
 from trainables.settings import described_keys, section_keys, whole_number
 
@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     Returns:
         The exit status: 2 for an error of the user, which is printed a line a fault; 1 for a trial that failed, or where none is complete;
-        3 for what was broken off by the machine or the cluster, with a line that says how to go on; 130 for an interruption.
+        3 for what the machine or the cluster broke off, with a line that says what to do; 130 for an interruption.
     """
     given = _parser().parse_args(arguments)
     try:
@@ -38,10 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.filename is None:
+        said = surroundings.fault(error, getattr(given, "run", None) or Path.cwd())
+        if said is None and error.filename is None:
             raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
+        print(f"error: {said or f'{error.filename}: {error.strerror}'}", file=sys.stderr)
+        return 2 if said is None else 3
     except BrokenOff as end:
         _leave(f"error: {end}", 3)
     except KeyboardInterrupt as interrupt:

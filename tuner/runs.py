@@ -85,11 +85,15 @@ class Run:
         except OSError as error:
             raise UserError(f"{path}: cannot be made ({error.strerror})") from None
         draft.chmod(0o755)
-        for folder in ("trials", "tensorboard", "best", "logs"):
-            (draft / folder).mkdir()
-        (draft / "journal.log").touch()
-        write_atomically(draft / "spec.yaml", yaml.safe_dump(content, sort_keys=False))
-        write_atomically(draft / "manifest.json", json.dumps(_manifest(kind, seed), indent=2))
+        try:
+            for folder in ("trials", "tensorboard", "best", "logs"):
+                (draft / folder).mkdir()
+            (draft / "journal.log").touch()
+            write_atomically(draft / "spec.yaml", yaml.safe_dump(content, sort_keys=False))
+            write_atomically(draft / "manifest.json", json.dumps(_manifest(kind, seed), indent=2))
+        except OSError as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise UserError(f"{path}: cannot be made ({error.strerror})") from None
         if before is not None:
             path.rename(aside := draft.with_name(f"{draft.name}-before"))
         draft.rename(path)  # it is there as a whole or not at all

@@ -67,6 +67,20 @@ def test_what_a_full_disc_leaves_of_a_file(disc: Path) -> None:
     assert sorted(disc.iterdir()) == sorted([path, ballast])
 
 
+def test_commands_on_a_full_disc(disc: Path, tuner: Tuner) -> None:
+    """Each says one line, and leaves nothing half-made."""
+    run = runs.Run.create(disc / "run", "search", spec.parse({"trials": 2}).plain(), 0)
+    ballast = fill(disc)
+    for arguments, status in ((["launch", tuner.write_search(), "--run", str(disc / "other")], 2), (["resume", str(run.path)], 3)):
+        driver = tuner.start(*arguments)
+        _, err = driver.communicate(timeout=120)
+        assert driver.returncode == status, err
+        (line,) = err.splitlines()
+        assert "No space left on device" in line
+    assert sorted(disc.iterdir()) == sorted([run.path, ballast])
+    assert not [path for path in run.path.iterdir() if path.name.startswith(".")]
+
+
 def test_notes_of_a_run_need_no_more_room(disc: Path) -> None:
     run = runs.Run.create(disc / "run", "search", {}, 0)
     run.hold()
