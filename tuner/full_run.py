@@ -12,6 +12,7 @@ from trainables.errors import TrialFailure, UserError
 from trainables.settings import read_settings, read_yaml
 from tuner import certainty, jobs, runs, spec
 from tuner.allocation import check_cluster
+from tuner.bars import Bars, about
 from tuner.report import best_of, command, of_images, shown
 
 KEY = "full"
@@ -70,23 +71,42 @@ def _best_line(history: Sequence[Mapping[str, float]], objective: spec.Objective
     return f"{last}; {best['best_epoch_score']:.4f} after epoch {best['best_epoch']}, the best on validation"
 
 
+def time_left(heard: Sequence[Mapping[str, float]], epochs: int) -> float:
+    """Seconds that the epochs to come take at the pace of this life of the trial.
+
+    Args:
+        heard: metrics of all epochs so far, those of earlier lives included.
+        epochs: of the whole run.
+    """
+    last, begun = heard[-1], heard[-1]["time/first_step_at"]
+    before = max((metrics["epoch"] for metrics in heard if metrics["time/first_step_at"] < begun), default=0.0)
+    return (last["time/measured_at"] - begun) / (last["epoch"] - before) * (epochs - last["epoch"])
+
+
 def _train(run: runs.Run, wanted: spec.SearchSpec) -> None:
     from tuner import search
     from tuner.tensorboard import TrialWriter
 
     metric = wanted.objective.metric
     writer = TrialWriter(run.tensorboard_folder / KEY, wanted.trial, wanted.objective)
-    terminal, epochs = sys.stdout, wanted.trial.train.epochs
+    epochs, heard = wanted.trial.train.epochs, list[dict[str, Any]]()
+    bars = Bars(sys.stdout)
 
     def hear(metrics: dict[str, Any]) -> None:
         if writer.epoch == 0:
             writer.show_views(run.trial_views(KEY))
         writer.add(metrics)
-        score = f"{metric} {metrics[metric]:.4f}"
-        print(f"epoch {metrics['epoch']:.0f}/{epochs}  loss {metrics['loss']:.4f}  {score}", file=terminal, flush=True)
+        heard.append(metrics)
+        left = time_left(heard, epochs)
+        line = f"epoch {metrics['epoch']:.0f}/{epochs}  loss {metrics['loss']:.4f}  {metric} {metrics[metric]:.4f}"
+        bars.say(line + (f"  {about(left)} left" if left else ""))
+        bars.tell("epochs", int(metrics["epoch"]), epochs)
 
     try:
-        search.one_slot(run, wanted.address, wanted.resources, KEY, wanted.trial, hear)
+        with bars:
+            bars.say("starting Ray and its workers")
+            bars.tell("epochs", 0, epochs)
+            search.one_slot(run, wanted.address, wanted.resources, KEY, wanted.trial, hear)
     except TrialFailure as failure:
         raise TrialFailure(f"{failure}\n  log: {run.trial_log(KEY, str(failure))}") from None
     finally:

@@ -8,9 +8,22 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from tuner.report import newsworthy, overview, proposed, state_of, table_of
+from tuner.bars import about, clock_time
+from tuner.report import counted, newsworthy, overview, proposed, state_of, table_of
 from tuner.runs import Run
 from tuner.study import Study
+
+QUIET = 60.0  # seconds without a line after which one says how far the search is
+
+
+def heartbeat(state: dict[str, Any]) -> str:
+    """One line about a search, where there is no table to look at."""
+    running = [f"{row['key']} at epoch {row['epoch']}/{row['epochs']}" for row in state["trials"] if row["state"] == "running"]
+    facts = [f"{state['ended']} of {counted(state['trials_wanted'], 'trial')} ended"]
+    facts += [f"running: {', '.join(running)}"] if running else []
+    facts += [] if state["best_score"] is None else [f"best {state['objective']} {state['best_score']:.4f}"]
+    facts += [] if state["elapsed_s"] is None else [f"{clock_time(state['elapsed_s'])} elapsed"]
+    return "; ".join(facts + ([] if state["left_s"] is None else [f"{about(state['left_s'])} left"]))
 
 
 class Progress(tune.Callback):
@@ -26,7 +39,7 @@ class Progress(tune.Callback):
     def __init__(self, run: Run, study: Study, room: int, console: Console):
         self.run, self.study, self.room = run, study, room
         self.console = console
-        self.began, self.note, self.waiting = time.time(), "", ""
+        self.note, self.waiting, self.over, self.said = "", "", False, time.time()
         quiet: dict[str, Any] = {"redirect_stdout": False, "redirect_stderr": False}  # they go to the driver's log already
         self.live = Live(console=console, refresh_per_second=2, get_renderable=self._render, **quiet) if console.is_terminal else None
 
@@ -35,13 +48,12 @@ class Progress(tune.Callback):
             self.live.start()
         else:
             spec = self.study.spec
-            text = (
-                f"search '{spec.name}': {spec.trials} trials, {self.room} at once, {spec.resources.workers} workers each -> {self.run.path}"
-            )
-            self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+            size = f"{counted(spec.trials, 'trial')}, {self.room} at once, {counted(spec.resources.workers, 'worker')} each"
+            self._print(f"search '{spec.name}': {size} -> {self.run.path}")
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.over = True  # what stays on the screen is no trial that runs
         if self.live:
             self.live.stop()
 
@@ -49,16 +61,22 @@ class Progress(tune.Callback):
         """A line about what is going on before the first trial."""
         self.note = note
         if not self.live:
-            self.console.print(note, highlight=False, markup=False)
+            self._print(note)
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+        self.said = time.time()
 
     def waits(self, why: str) -> None:
         """Nothing can be worked on, for a reason; or again, where it is empty."""
         self.waiting = f"waiting: {why}" if why else ""
         if not self.live:
-            self.console.print(self.waiting or "going on", soft_wrap=True, highlight=False, markup=False)
+            self._print(self.waiting or "going on")
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         self.note = ""
+        if not self.live and time.time() - self.said >= QUIET:
+            self._print(heartbeat(overview(self.run, self.study)))
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         if not self.live:
@@ -68,12 +86,11 @@ class Progress(tune.Callback):
             text = f"trial {row['key']}  {state_of(row):<8} epoch {row['epoch']}/{row['epochs']}  {score}  {values}"
             if row["error"]:
                 text += f"\n  {row['error']}\n  log: {row['log']}"
-            self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+            self._print(text)
 
     def _render(self) -> Table:
-        elapsed = int(time.time() - self.began)
-        state = newsworthy(overview(self.run, self.study), max(5, self.console.height // 2 - 4))
-        return table_of(state, f"{elapsed // 60}:{elapsed % 60:02d}  {self.waiting or self.note}")
+        state = newsworthy(overview(self.run, self.study, self.over), max(5, self.console.height // 2 - 4))
+        return table_of(state, self.waiting or self.note)
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks; a terminal stays out of it."""

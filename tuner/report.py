@@ -1,10 +1,12 @@
 """What a run has come to, from its directory alone: for `status`, for the live table, and at the end of a search."""
 
+import math
 import os
 import shlex
 import shutil
 import statistics
 import sys
+import time
 from collections.abc import Collection, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tuner import certainty, points
+from tuner.bars import about, clock_time
 from tuner.runs import Run
 from tuner.study import Study, key_of
 
@@ -29,10 +32,10 @@ STATES = {
 }
 
 
-def overview(run: Run, study: Study) -> dict[str, Any]:
+def overview(run: Run, study: Study, over: bool = False) -> dict[str, Any]:
     """All that `status --json` prints: trials, the best one, the untrained score and the gaps between trials on a slot."""
-    trials, spec, held = study.trials(), study.spec, run.held()
-    best = study.best(1)
+    trials, spec, held, now = study.trials(), study.spec, run.held() and not over, time.time()
+    best, sessions = study.best(1), [session["started"] for session in run.manifest.get("sessions", [])]
     baseline = run.read_baseline() or {}
     gaps, metric = slot_gaps(trials), spec.objective.metric
     images = certainty.images_of([baseline, *(trial.user_attrs.get("metrics", {}) for trial in trials)])
@@ -55,7 +58,7 @@ def overview(run: Run, study: Study) -> dict[str, Any]:
         "ended": sum(trial.state.is_finished() for trial in trials),
         "network": spec.trial.evaluation.network,
         "validation_images": images,
-        "trials": [_row(run, study, trial, held, images) for trial in trials],
+        "trials": [_row(run, study, trial, images, sessions[-1:] if held else None) for trial in trials],
         "points": table,
         "seeds": spec.seeds,
         "best": key_of(best[0]) if best else None,
@@ -64,6 +67,8 @@ def overview(run: Run, study: Study) -> dict[str, Any]:
         "best_interval": interval,
         "untrained": untrained,
         "untrained_interval": certainty.of_score(untrained, metric, images),
+        "elapsed_s": elapsed(sessions, trials, now if held else None),
+        "left_s": time_left(trials, spec.trials, now) if held else None,
         "gap_median_s": statistics.median(gaps) if gaps else None,
         "gaps": len(gaps),
     }
@@ -80,6 +85,35 @@ def slot_gaps(trials: list[FrozenTrial]) -> list[float]:
         spans.sort()
         gaps += [later[0] - earlier[1] for earlier, later in pairwise(spans)]
     return [gap for gap in gaps if gap >= 0]
+
+
+def elapsed(sessions: list[float], trials: list[FrozenTrial], now: float | None) -> float | None:
+    """Seconds that a search has run, over all its sessions; None before the first.
+
+    Args:
+        sessions: when each began.
+        trials: of the study; their times show how long a session went on.
+        now: where the last session still runs.
+    """
+    if not sessions:
+        return None
+    stamps = [trial.user_attrs.get(name) or 0 for trial in trials for name in ("started_at", "last_metric_at")]
+    bounds = [*sessions[1:], math.inf]
+    ends = [max((s for s in stamps if begun <= s < bound), default=begun) for begun, bound in zip(sessions, bounds, strict=True)]
+    if now is not None:
+        ends[-1] = now
+    return sum(ends) - sum(sessions)
+
+
+def time_left(trials: list[FrozenTrial], wanted: int, now: float) -> float | None:
+    """Seconds until a search ends if the trials to come take as long as those that ended; None before the first has ended."""
+    ended = [t.user_attrs for t in trials if t.user_attrs.get("first_step_at") and t.user_attrs.get("last_metric_at")]
+    if not ended:
+        return None
+    each = statistics.fmean(attrs["last_metric_at"] - attrs["first_step_at"] for attrs in ended)
+    running = [t.user_attrs.get("started_at", now) for t in trials if not t.state.is_finished()]
+    waiting = wanted - sum(t.state.is_finished() for t in trials) - len(running)
+    return (waiting * each + sum(max(0.0, each - (now - begun)) for begun in running)) / max(1, len(running))
 
 
 def table_of(state: dict[str, Any], title: str = "") -> Table:
@@ -102,6 +136,8 @@ def _captions(state: dict[str, Any]) -> list[str]:
     facts = [f"{state['ended']} of {counted(state['trials_wanted'], 'trial')}"]
     facts += [] if state["validation_images"] is None else [of_images(state["validation_images"])]
     facts += [] if state["untrained"] is None else [f"untrained {state['untrained']:.4f}"]
+    facts += [] if state["elapsed_s"] is None else [f"{clock_time(state['elapsed_s'])} elapsed"]
+    facts += [] if state["left_s"] is None else [f"{about(state['left_s'])} left"]
     if state["gap_median_s"] is not None:
         facts.append(f"median gap between two trials on a slot {state['gap_median_s']:.2f} s ({counted(state['gaps'], 'gap')})")
     lines = ["   ".join(facts)]
@@ -133,13 +169,13 @@ def newsworthy(state: dict[str, Any], count: int) -> dict[str, Any]:
     return {**state, "trials": [row for row in state["trials"] if row["key"] in kept]}
 
 
-def _row(run: Run, study: Study, trial: FrozenTrial, held: bool, images: int | None) -> dict[str, Any]:
+def _row(run: Run, study: Study, trial: FrozenTrial, images: int | None, session: list[float] | None) -> dict[str, Any]:
     curve = trial.intermediate_values
     score = trial.values[0] if trial.values else curve[max(curve)] if curve else None
     error = trial.user_attrs.get("error")
     return {
         "key": key_of(trial),
-        "state": STATES[trial.state] if held or trial.state.is_finished() else "interrupted",
+        "state": _state(trial, session),
         "epoch": max(curve, default=0),
         "epochs": study.epochs_of(trial),
         "score": score,
@@ -153,6 +189,21 @@ def _row(run: Run, study: Study, trial: FrozenTrial, held: bool, images: int | N
         "error": error,
         "log": str(run.trial_log(key_of(trial), error)) if error else None,
     }
+
+
+def _state(trial: FrozenTrial, session: list[float] | None) -> str:
+    """A trial's state in a word or two.
+
+    Args:
+        trial: of the study.
+        session: when the one that runs now began; None where nobody runs the search.
+    """
+    if trial.state.is_finished():
+        return STATES[trial.state]
+    if session is None:
+        return "interrupted"
+    left_over = bool(session) and trial.user_attrs.get("started_at", 0) < session[0]
+    return "queued again" if left_over else STATES[trial.state]
 
 
 def best_of(curve: Mapping[int, float], mode: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -75,6 +76,7 @@ class StudySearcher(Searcher):
         if proposal is None:
             return Searcher.FINISHED
         self.running[trial_id] = proposal
+        self.study.begin(proposal.key, time.time())
         folder = str(self.run.trial_folder(proposal.key))
         return {
             "board": self.groups.name,
@@ -162,6 +164,7 @@ def run_search(run: Run, study: Study) -> None:
         return
     study.pass_over_failures()
     console = Console(file=sys.stdout)
+    console.print(_first_words(spec.address), highlight=False, markup=False)
     with cluster(spec.address, run) as nodes:
         room = concurrent_trials(nodes, spec.resources, left)
         with (
@@ -172,6 +175,11 @@ def run_search(run: Run, study: Study) -> None:
             groups.on_wait = functools.partial(_wait, run, progress.waits)
             _measure_baseline(run, spec, groups, progress)
             _tune(run, study, groups, room, progress)
+
+
+def _first_words(address: str) -> str:
+    """What is being done while Ray is still silent."""
+    return "starting Ray on this machine" if address == "local" else f"joining the Ray cluster at {address}"
 
 
 def _tune(run: Run, study: Study, groups: Slots, room: int, progress: Progress) -> None:
@@ -203,8 +211,9 @@ def _tune(run: Run, study: Study, groups: Slots, room: int, progress: Progress) 
 
 def _measure_baseline(run: Run, spec: SearchSpec, groups: Slots, progress: Progress) -> None:
     """Scores the untrained encoder, once a run: what every trial has to beat."""
-    if run.read_baseline() is None:
-        progress.say("starting workers")
+    unknown = run.read_baseline() is None
+    progress.say("starting workers" + (", then the untrained encoder is scored" if unknown else ""))
+    if unknown:
         config = c.changed(spec.trial.plain(), {"train.epochs": 0})
         try:
             run.write_baseline(converse(groups, run, BASELINE, config)[-1])
@@ -339,6 +348,8 @@ def quiet(path: Path) -> Iterator[None]:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)
+    # it warns that Tune has no results of its own, which nobody reads: the journal has them
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
         yield
 

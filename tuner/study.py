@@ -154,6 +154,10 @@ class Study:
         """How long a trial is; rows of a table may differ in it."""
         return trial.user_attrs["values"].get("train.epochs", self.spec.trial.train.epochs)
 
+    def begin(self, key: str, now: float) -> None:
+        """Notes when a trial was handed to workers; one that an earlier session left is queued until then."""
+        self._storage.set_trial_user_attr(self._ids[key], "started_at", now)
+
     def observe(self, key: str, metrics: Metrics) -> None:
         """Notes the objective at an epoch. Hearing an epoch again changes nothing."""
         epoch, value = int(metrics["epoch"]), float(metrics[self.spec.objective.metric])
