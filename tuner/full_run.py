@@ -106,7 +106,7 @@ def _train(run: runs.Run, wanted: spec.SearchSpec) -> None:
         with bars:
             bars.say("starting Ray and its workers")
             bars.tell("epochs", 0, epochs)
-            search.one_slot(run, wanted.address, wanted.resources, KEY, wanted.trial, hear)
+            search.one_slot(run, wanted.address, wanted.resources, KEY, wanted.trial, hear, bars.say)
     except TrialFailure as failure:
         raise TrialFailure(f"{failure}\n  log: {run.trial_log(KEY, str(failure))}") from None
     finally:

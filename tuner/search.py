@@ -354,11 +354,12 @@ def quiet(path: Path) -> Iterator[None]:
         yield
 
 
-def one_slot(run: Run, address: str, wanted: Resources, key: str, config: c.TrialConfig, hear: Any) -> list[dict[str, Any]]:
-    """A full run: one trial on one slot, with its own Ray session."""
+def one_slot(
+    run: Run, address: str, wanted: Resources, key: str, config: c.TrialConfig, hear: Any, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """A full run: one trial on one slot, with its own Ray session; `say` takes lines for the terminal."""
     with cluster(address, run) as nodes:
         concurrent_trials(nodes, wanted, 1)
-        say = functools.partial(print, file=sys.__stdout__, flush=True)
         with Slots(1, wanted, run.ray_folder) as groups, Watch(groups.board, resume_hint(run)):
             groups.on_wait = functools.partial(_wait, run, lambda why: say(f"waiting: {why}" if why else "going on"))
             return converse(groups, run, key, config, hear)
