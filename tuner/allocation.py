@@ -60,21 +60,30 @@ def check_cluster(spec: SearchSpec) -> None:
     """Tries the address, long before Ray itself would give up, and what can be known of its room.
 
     Raises:
-        UserError: nothing answers at host:port, or this machine has too few CPUs for a trial, or belongs to a Ray job's cluster.
+        UserError: nothing answers at host:port, or refuses this shell's token; or this machine has too few CPUs for a trial, or belongs
+            to a Ray job's cluster.
     """
     if spec.address == "local" and jobs.inside():
         raise UserError("address = 'local': inside of a Ray job there is a cluster already; leave the address away, or give 'auto'")
     if spec.address == "local":
         concurrent_trials([{"CPU": local_cpus()}], spec.resources.model_copy(update={"gpus_per_worker": 0}), 1)
-    if spec.address in ("local", "auto"):
-        return
     address = spec.address
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=ADDRESS_TIMEOUT).close()
-    except (OSError, OverflowError) as error:
-        raise UserError(f"address = '{address}': no Ray head answers there ({error})") from None
-    # what accepts a connection may be something else, on which Ray would hang: a child tries, and can be ended
+    if address not in ("local", "auto"):
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=ADDRESS_TIMEOUT).close()
+        except (OSError, OverflowError) as error:
+            raise UserError(f"address = '{address}': no Ray head answers there ({error})") from None
+    if address != "local" and not _joined(address) and address != "auto":
+        raise UserError(f"address = '{address}': something answers there, but a Ray cluster could not be joined")
+
+
+def _joined(address: str) -> bool:
+    """Whether a child process can join the cluster at an address: what Ray would hang on is ended with it.
+
+    Raises:
+        UserError: the cluster refuses this shell's token.
+    """
     trial = [sys.executable, "-c", f"import ray; ray.init({address!r}, log_to_driver=False, configure_logging=False)"]
     end = time.monotonic() + JOIN_TIMEOUT
     with tempfile.TemporaryFile() as said, subprocess.Popen(trial, stdout=said, stderr=said) as child:
@@ -82,16 +91,14 @@ def check_cluster(spec: SearchSpec) -> None:
             time.sleep(0.1)
         child.kill()
         refused = _refused(said)
-    if status == 0:
-        return
-    if refused:
+    if refused and status != 0:
         mode, path = os.environ.get("RAY_AUTH_MODE"), os.environ.get("RAY_AUTH_TOKEN_PATH")
         raise UserError(
             f"address = '{address}': the cluster refuses this shell's token; copy the head's (there: ray get-auth-token) to "
             f"{path or '~/.ray/auth_token'}{'' if path else ', or name its file by RAY_AUTH_TOKEN_PATH'}"
             f"{'' if mode == 'token' else ', and export RAY_AUTH_MODE=token'}"
         )
-    raise UserError(f"address = '{address}': something answers there, but a Ray cluster could not be joined")
+    return status == 0
 
 
 def _refused(said: IO[bytes]) -> bool:
