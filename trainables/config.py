@@ -1,22 +1,24 @@
 """TrialConfig: every knob of a trial, validated and frozen. The last place where values change. Needs no torch."""
 
+import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from trainables import data_check, discovery, evaluation_config, presets, schedules
-from trainables.data_config import Data
+from trainables.data_config import DATA_SETS, Data
 from trainables.data_config import Labels as Labels
-from trainables.errors import UserError
+from trainables.encoder_config import WIDE as WIDE
+from trainables.encoder_config import Encoder, Views
+from trainables.encoder_config import Head as Head
+from trainables.encoder_config import RandAugment as RandAugment
+from trainables.errors import UserError, shown, shown_name
 from trainables.evaluation_config import Evaluation
 from trainables.methods import Method
-from trainables.sections import Count, LearningRate, NonNegative, Positive, Schedule, Section, Share
-from trainables.settings import merged, validated, with_values
-from trainables.teacher_config import PARTS, Teacher
-
-WIDE = ("wrn28-2", "wrn28-8")  # Wide ResNets have no block4
-
+from trainables.sections import MOST, MOST_EPOCHS, Count, LearningRate, NonNegative, Positive, Schedule, Section, Seed, Share
+from trainables.settings import flat, merged, validated, with_values
+from trainables.teacher_config import Teacher
 
 METHODS = discovery.classes("methods", Method)
 if TYPE_CHECKING:
@@ -24,94 +26,6 @@ if TYPE_CHECKING:
 else:
     chosen = tuple(Annotated[kind, Tag(name)] for name, kind in METHODS.items())
     AnyMethod = Annotated[Union[chosen], Discriminator(lambda section: _name(section, "byol"))]  # noqa: UP007
-
-
-class Head(Section):
-    """Linear layers with a norm and an activation between them.
-
-    norm: behind the "hidden" layers, behind "all" (SimSiam: the last without weights), or "none". With `prototypes` their output is put to
-    unit length and compared with so many unit vectors (DINO); these are then the last layer.
-    """
-
-    layers: Count = 2
-    hidden: Count = 4096
-    out: Count = 256
-    norm: Literal["hidden", "all", "none"] = "hidden"
-    activation: Literal["relu", "gelu"] = "relu"
-    prototypes: Annotated[int, Field(ge=0)] = 0
-
-    @property
-    def width(self) -> int:
-        """Of what it returns."""
-        return self.prototypes or self.out
-
-
-class Encoder(Section):
-    """A torchvision ResNet, or a Wide ResNet, in named parts, with a projector.
-
-    `width` is the number of channels of conv1; standard are 64, and 16 of a Wide ResNet. `norm` is the student's: statistics of a shard, or
-    of the whole batch (sync). The placement paper's extra norms: `feature_norm` (BN1) on the pooled features or on the map before the
-    pooling, `output_norm` (BN2) on the projector's output.
-    """
-
-    name: Literal["resnet10", "resnet18", "resnet34", "resnet50", "wrn28-2", "wrn28-8"] = "resnet18"
-    width: Count | None = None
-    stem: Literal["small", "standard"] = "small"
-    norm: Literal["batch", "sync"] = "batch"
-    feature_norm: Literal["none", "pooled", "map"] = "none"
-    projector: Head = Head()
-    output_norm: bool = False
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Names of its parts, in order."""
-        return tuple(part for part in PARTS if part != "block4" or self.name not in WIDE)
-
-
-class RandAugment(Section):
-    """Of strong views: so many operations, each at a level of 1, 2, ... below `magnitude` tenths of its range; then a grey square."""
-
-    ops: Count = 2
-    magnitude: Annotated[int, Field(ge=2, le=10)] = 10
-    cutout: Share = 0.5
-
-
-class Views(Section):
-    """Augmentation of a view. `blur` and `solarise` have one probability for even views and one for odd ones; each data set has its own
-
-    defaults. A crop is moved by up to a `shift` of the side, beyond the border too. Local views (multi-crop) are crops of `local_scale`,
-    `local_size` pixels wide, or 96 of 224 and at least 8: with fewer a bf16 convolution of torch on a CPU is not to be trusted.
-    """
-
-    crop_scale: tuple[Share, Share] = (0.2, 1.0)
-    crop_ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
-    shift: Share = 0.0
-    local_scale: tuple[Share, Share] = (0.05, 0.4)
-    local_size: Annotated[int, Field(ge=4)] | None = None
-    turn: Annotated[float, Field(ge=0, le=180)] = 0.0
-    flip: Share = 0.5
-    jitter: Share = 0.8
-    brightness: Share = 0.4
-    contrast: Share = 0.4
-    saturation: Share = 0.2
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-    gray: Share = 0.2
-    blur: tuple[Share, Share] = (0.0, 0.0)
-    solarise: tuple[Share, Share] = (0.0, 0.2)
-    noise: Annotated[float, Field(ge=0)] = 0.0
-    randaugment: RandAugment = RandAugment()
-
-    def local_side(self, side: int) -> int:
-        """Width of the local views of images of a width."""
-        return self.local_size or max(8, round(side * 96 / 224))
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        for key in ("crop_scale", "crop_ratio", "local_scale"):
-            low, high = getattr(self, key)
-            if not 0 < low <= high:
-                raise ValueError(f"views.{key} = [{low}, {high}]: must be two rising numbers above 0")
-        return self
 
 
 class WeightDecay(Schedule):
@@ -122,23 +36,29 @@ class WeightDecay(Schedule):
 
 
 class Optim(Section):
-    """Optimiser; SGD may be `nesterov`.
+    """Optimiser. LARS leaves norm parameters and biases unscaled and undecayed."""
 
-    LARS scales by `trust`, to no more than the learning rate with `clip`, and leaves norm parameters and biases unscaled and undecayed.
-    With `lr_in_buffer` its momentum buffer sums steps (You et al. 2017; the released code of Momentum² Teacher and of EMAN). Without,
-    it sums gradients, which the current learning rate multiplies (solo-learn), as SGD's always does. They differ while the rate changes.
-    With `constant_predictor` the predictor's learning rate is `lr.base` throughout (SimSiam).
-    """
+    SHORT: ClassVar[str] = "name"
 
     name: Literal["sgd", "lars"] = "sgd"
+    """The optimiser."""
     lr: LearningRate = LearningRate()
     momentum: Share = 0.9
+    """Of the optimiser, not of the teacher."""
     weight_decay: WeightDecay = WeightDecay()
     trust: Positive = 1e-3
+    """LARS's coefficient: what the length of a weight over that of its gradient is multiplied by."""
     clip: bool = False
+    """Whether LARS moves no parameter faster than the plain gradient would."""
     lr_in_buffer: bool = True
+    """Whether LARS's momentum sums steps, or gradients that the current rate multiplies; they differ while the rate changes.
+
+    Steps: You et al. 2017, and the released code of Momentum² Teacher and of EMAN. Gradients: solo-learn, and SGD always.
+    """
     nesterov: bool = False
+    """Whether SGD's momentum is Nesterov's."""
     constant_predictor: bool = False
+    """Whether the predictor's learning rate is lr.base throughout (SimSiam)."""
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> Self:
@@ -150,12 +70,15 @@ class Optim(Section):
 
 
 class OnlineProbe(Section):
-    """A linear classifier of the student's features, trained beside it without touching it, by its optimiser; with `lr` 0 there is none.
+    """A linear classifier of the student's features, trained beside it without touching it, by its optimiser.
 
-    `lr` is absolute, and follows the schedule of `optim.lr`. Its score is `online_top1`.
+    Its score is `online_top1`.
     """
 
+    SHORT: ClassVar[str] = "lr"
+
     lr: NonNegative = 0.0
+    """Its learning rate, which follows the schedule of optim.lr; 0: there is none."""
 
 
 class Train(Section):
@@ -169,15 +92,24 @@ class Train(Section):
     batch (trainables.equivalence).
     """
 
-    epochs: Annotated[int, Field(ge=0)] = 10
+    epochs: Annotated[int, Field(ge=0, le=MOST_EPOCHS)] = 10
+    """Length of a trial."""
     batch_size: Count = 64
+    """Samples of a step on all workers; whole shards."""
     base_batch: Count | None = None
-    shard_size: Annotated[int, Field(ge=2)] = 32
+    """The batch that learning rate and momentum are written for; they follow batch_size by the equivalence rule."""
+    shard_size: Annotated[int, Field(ge=2, le=MOST)] = 32
+    """Samples that share batch-norm statistics."""
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    """Arithmetic of the networks."""
     exact: bool = True
+    """Whether shards go one by one and gradients are summed in float64, so that the number of workers changes no bit."""
     channels_last: bool = True
+    """Whether images lie in memory with their channels last, which is faster."""
     checkpoint_steps: Count | None = None
+    """Steps between checkpoints within an epoch; there is one after each epoch in any case."""
     keep_checkpoints: Count = 2
+    """How many checkpoints are kept."""
 
     @property
     def num_shards(self) -> int:
@@ -186,7 +118,9 @@ class Train(Section):
     @model_validator(mode="after")
     def _whole_shards(self) -> Self:
         if self.batch_size % self.shard_size:
-            raise ValueError(f"train.batch_size = {self.batch_size}: must be a multiple of train.shard_size = {self.shard_size}")
+            fits = max(1, round(self.batch_size / self.shard_size)) * self.shard_size
+            rule = f"must be a multiple of train.shard_size = {self.shard_size}, such as {fits}"
+            raise ValueError(f"train.batch_size = {self.batch_size}: {rule}")
         return self
 
 
@@ -197,8 +131,10 @@ Monitors = Annotated[tuple[Monitor, ...], AfterValidator(lambda names: tuple(dic
 class TrialConfig(Section):
     """Everything that a trial is a function of, besides its data. A `preset` fills in a paper's recipe for the method."""
 
-    preset: Annotated[str, AfterValidator(presets.known)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    preset: Annotated[str, AfterValidator(presets.known), Field(json_schema_extra={"enum": presets.names()})] | None = None
+    """A paper's recipe for the method; what is set beside it counts above it."""
+    seed: Seed = 0
+    """Of the first student, the order of images, views and masks."""
     method: AnyMethod = METHODS["byol"](name="byol")
     data: Data = Data()
     views: Views = Views()
@@ -209,6 +145,7 @@ class TrialConfig(Section):
     train: Train = Train()
     evaluation: Evaluation = Evaluation()
     monitors: Monitors = ("distance", "statistics", "embedding")
+    """What is measured after each epoch for TensorBoard, beside the scores."""
 
     @model_validator(mode="before")
     @classmethod
@@ -221,11 +158,9 @@ class TrialConfig(Section):
         if method in METHODS:
             own = METHODS[method](name=method)
             under = with_values({"method": own.model_dump(mode="json")}, own.DEFAULTS, cls)
-        if data in discovery.names("datasets"):
+        if data in DATA_SETS:
             under["views"] = {**under.get("views", {}), **discovery.load("datasets", data).VIEWS}
-        for recipe in presets.recipe(given.get("preset"), method) if method in METHODS else []:
-            under = merged(under, recipe, cls)
-        return merged(under, given, cls)
+        return merged(merged(under, _recipe(given, method), cls), given, cls)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -307,13 +242,54 @@ class TrialConfig(Section):
 
     def require_batch(self, images: int) -> None:
         """Raises `UserError` where so many training images are less than one batch."""
-        if images < self.train.batch_size:
-            raise UserError(f"train.batch_size = {self.train.batch_size}: there are only {images} training images")
+        train = self.train
+        if images < train.batch_size:
+            fits = images // train.shard_size * train.shard_size
+            advice = f"{fits} fits" if fits else f"with train.shard_size = {train.shard_size} no batch fits, so set a smaller one too"
+            raise UserError(
+                _told(f"train.batch_size = {train.batch_size}: there are only {images} training images; {advice}", self.plain())
+            )
 
 
-def _name(section: Any, default: str) -> Any:
-    """The name that a section is given, as nested values or as itself."""
-    return section.get("name", default) if isinstance(section, Mapping) else getattr(section, "name", default)
+def _name(section: Any, default: str) -> str:
+    """The name that a section is given, as nested values, as a model or as a name alone."""
+    if section is None:
+        return default
+    name = section.get("name", default) if isinstance(section, Mapping) else getattr(section, "name", section)
+    return name if isinstance(name, str) else shown(name)
+
+
+def _recipe(given: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """What the preset says of the method, for a run of the length that is given; nothing where there is no preset."""
+    recipe: dict[str, Any] = {}
+    for layer in presets.recipe(given.get("preset"), method) if method in METHODS else []:
+        recipe = merged(recipe, layer, TrialConfig)
+    paper, train = recipe.get("train", {}).get("epochs"), given.get("train")
+    epochs = train.get("epochs") if isinstance(train, Mapping) else None
+    return presets.shortened(recipe, paper) if paper and isinstance(epochs, int) and epochs < paper else recipe
+
+
+def told(error: UserError, given: Any) -> str:
+    """The lines of an error, with the keys that a trial has from its preset or its method, and not from the user.
+
+    Args:
+        error: whose lines name keys.
+        given: nested values of the trial, as the user gave them.
+    """
+    return "\n".join(_told(line, given) for line in str(error).splitlines())
+
+
+def _told(line: str, given: Any) -> str:
+    if not isinstance(given, Mapping) or (method := _name(given.get("method"), "byol")) not in METHODS:
+        return line
+    recipe, own = _recipe(given, method), with_values({}, METHODS[method].DEFAULTS, TrialConfig)
+    sources = {f"method {method}": flat(own), f"preset {shown_name(given.get('preset'))}": flat(recipe)}
+    resolved, origins = flat(merged(merged(own, recipe, TrialConfig), given, TrialConfig)), {}
+    for key in re.findall(r"(?<![\w.])(?:trial\.)?([a-z_]+(?:\.[a-z_0-9]+)+) = ", line):
+        for source, values in sources.items():
+            if key in values and resolved.get(key) == values[key]:
+                origins[key] = f"{source} sets {key} = {shown(values[key])}"
+    return f"{line} ({'; '.join(origins.values())}; set it yourself to change it)" if origins else line
 
 
 def parse(given: Mapping[str, Any]) -> TrialConfig:
@@ -322,7 +298,10 @@ def parse(given: Mapping[str, Any]) -> TrialConfig:
     Raises:
         UserError: a line for each fault, with key, value, rule and the nearest valid name.
     """
-    return validated(TrialConfig, given)
+    try:
+        return validated(TrialConfig, given)
+    except UserError as error:
+        raise UserError(told(error, given)) from None
 
 
 def changed(nested: Mapping[str, Any], values: Mapping[str, Any]) -> TrialConfig:
@@ -344,5 +323,5 @@ def length(config: TrialConfig, images: int) -> schedules.Length:
     run = schedules.Length(per_epoch * config.train.epochs, per_epoch)
     for key, warmup in config.warmups().items():
         if run.total and schedules.steps_in(warmup, run) > run.total:
-            raise UserError(f"{key} = {warmup}: must not exceed the run, which has {run.total} steps")
+            raise UserError(_told(f"{key} = {warmup}: must not exceed the run, which has {run.total} steps", config.plain()))
     return run

@@ -1,37 +1,52 @@
 """The data of a trial: which images it has, which of them have labels, and how they are read. Needs no torch."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from trainables import discovery
 from trainables.errors import UserError, nearest
-from trainables.sections import Count, Section
+from trainables.sections import Count, Section, Seed
+
+LARGEST_IMAGE = 10_000  # pixels of a side
+LONGEST_NAME = 255  # bytes of the name of a file, as file systems have it
+DATA_SETS = discovery.names("datasets")
 
 
-def one_of(package: str) -> AfterValidator:
-    """A validator for the name of a module in `trainables.<package>`."""
+def _data_set(name: str) -> str:
+    if name not in DATA_SETS:
+        raise ValueError(f"no such name{nearest(name, DATA_SETS)}")
+    return name
 
-    def check(name: str) -> str:
-        if name not in discovery.names(package):
-            raise ValueError(f"no such name{nearest(name, discovery.names(package))}")
-        return name
 
-    return AfterValidator(check)
+def _usable(path: Path) -> Path:
+    """A path that a file system can hold."""
+    if any(len(part.encode()) > LONGEST_NAME for part in path.parts):
+        raise ValueError(f"the name of a file or folder has at most {LONGEST_NAME} bytes")
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"there is no such user as {path.parts[0]}") from None
+
+
+Location = Annotated[Path, AfterValidator(_usable)]
 
 
 class Labels(Section):
-    """Which training images have labels, for methods that learn from some: so many of each class, or a share of each, by `seed` alone.
+    """Which training images have labels, for what learns from labels: all that have one, or those chosen in one of three ways.
 
-    Or those that a `file` names: on each line an index into the stored train split, or the name of an image of a folder, below train
-    ("cat/1.jpg") or by itself ("1.jpg"). Validation takes none of them. All that have a label, where nothing is given.
+    Validation takes none of them.
     """
 
     per_class: Count | None = None
+    """How many images of each class keep their label."""
     share: Annotated[float, Field(gt=0, le=1)] | None = None
-    file: Annotated[Path, AfterValidator(Path.expanduser), AfterValidator(Path.absolute)] | None = None  # workers have another folder
-    seed: Annotated[int, Field(ge=0)] = 0
+    """Share of each class that keeps its labels."""
+    file: Annotated[Location, AfterValidator(Path.absolute)] | None = None  # workers have another folder
+    """A file with an index into the stored train split, or the name of an image of a folder, on each line."""
+    seed: Seed = 0
+    """By which per_class and share choose, and nothing else."""
 
     @property
     def everything(self) -> bool:
@@ -49,7 +64,7 @@ class Labels(Section):
 def _classes(given: Any) -> Any:
     """A file, or sorted names without doubles."""
     if isinstance(given, str | Path):
-        return Path(given).expanduser().absolute()
+        return _usable(Path(given)).absolute()
     if given is None or (isinstance(given, list | tuple) and given):
         return given and tuple(sorted({str(name) for name in given}))
     raise ValueError("must be a list of classes, or a file with one on each line")
@@ -58,25 +73,36 @@ def _classes(given: Any) -> Any:
 class Data(Section):
     """Images and their splits. Scores come from `validation`, carved out of train; test images are for `evaluate` only.
 
-    `train_split` is what the student learns from: the train images, the data set's unlabelled ones, or both. Evaluations learn from the
-    train images in any case. `classes` keeps only some: a list or a file, of folder names or, in Parquet, of labels; they are renumbered.
-
-    `streamed` images stay encoded where they are; `loaders` threads decode them as they are asked for, to `image_size`. Those in Parquet
-    come row group after row group, shuffled within a `window` of so many images, which are held in memory.
+    Evaluations learn from the train images, whatever `train_split` is. `streamed` images in Parquet come row group after row group,
+    shuffled within a `window`, which is held in memory.
     """
 
-    name: Annotated[str, one_of("datasets")] = "digits"
-    root: Annotated[Path, AfterValidator(Path.expanduser)] | None = None
+    SHORT: ClassVar[str] = "name"
+
+    name: Annotated[str, AfterValidator(_data_set), Field(json_schema_extra={"enum": DATA_SETS})] = "digits"
+    """The data set."""
+    root: Location | None = None
+    """Its folder; digits need none."""
     download: bool = False
+    """Whether torchvision may fetch it into root."""
     train_split: Literal["train", "unlabelled", "both"] = "train"
+    """What the student learns from: the train images, the data set's unlabelled ones, or both."""
     classes: Annotated[Path | tuple[str, ...] | None, BeforeValidator(_classes)] = None
+    """Classes to keep: a list, or a file with one on each line; of folders their names, of Parquet the labels."""
     train_images: Count | None = None
+    """How many images to learn from; all but those for validation, where it is not given."""
     validation_images: Count | None = None
-    image_size: Annotated[int, Field(ge=4)] | None = None
+    """How many train images are kept for scoring; a tenth, where it is not given."""
+    image_size: Annotated[int, Field(ge=4, le=LARGEST_IMAGE)] | None = None
+    """Side in pixels that images of folders and Parquet are resized to; needed where they differ in size."""
     streamed: bool = False
-    loaders: Count = 4
-    window: Count = 4096
-    split_seed: Annotated[int, Field(ge=0)] = 0
+    """Whether images stay encoded where they are, and are decoded as they are asked for."""
+    loaders: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Threads of each worker that decode streamed images."""
+    window: Annotated[int, Field(ge=1, le=10**7)] = 4096
+    """How many streamed images of Parquet are shuffled together."""
+    split_seed: Seed = 0
+    """By which validation images are chosen."""
     labels: Labels = Labels()
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, create_model
 from trainables import discovery
 from trainables.errors import UserError, nearest
 from trainables.evaluation import Protocol
-from trainables.sections import Count, Section
+from trainables.sections import Count, Epochs, Section
 
 if TYPE_CHECKING:
     from trainables.config import TrialConfig
@@ -46,22 +46,23 @@ def require_fit(names: Iterable[str], trial: TrialConfig) -> None:
 
 
 class Common(Section):
-    """How a trial is judged, and on which network: the `student` or its `teacher`.
-
-    `protocols` are what it is scored by after `every_epochs` epochs, on the validation split. Features are those after the encoder's
-    `feature_norm`, or `before_feature_norm`; `batch_size` is that of the forwards that make them.
-    """
+    """How a trial is judged, on its validation split."""
 
     network: Literal["student", "teacher"] = "student"
+    """The network that is scored."""
     before_feature_norm: bool = False
-    every_epochs: Count = 1
+    """Whether features are those before the encoder's feature_norm; otherwise they are those behind it."""
+    every_epochs: Epochs = 1
+    """How often a trial is scored, in epochs."""
     batch_size: Count = 256
+    """Images of a forward that makes features."""
     protocols: Annotated[
         tuple[str, ...],
         BeforeValidator(lambda given: (given,) if isinstance(given, str) else given),
         AfterValidator(known),
-        Field(min_length=1),
+        Field(min_length=1, json_schema_extra={"enum": list(PROTOCOLS)}),
     ] = ("knn",)
+    """What a trial is scored by: one of them, or a list."""
 
     def protocol(self, name: str) -> Protocol:
         """A protocol with its options."""

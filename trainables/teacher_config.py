@@ -21,12 +21,13 @@ class Momentum(Schedule):
 
     kind: Kind = "cosine"
     base: Share = 0.99
+    """Keep-rate after the warm-up; 0 copies the student in each step, 1 freezes the teacher."""
     final: Share = 1.0
     factor: Factor = 0.1
 
     @classmethod
     def short(cls, value: Any) -> dict[str, Any]:
-        """A plain number is that momentum throughout: 0 is a copy, and 1 a frozen teacher."""
+        """A plain number is that momentum throughout."""
         return {"kind": "constant", "base": value}
 
 
@@ -50,16 +51,19 @@ class TeacherNorm(Section):
     batch: those of a shard. sync: those of the whole batch. shuffle: those of a shard whose samples were drawn from the whole batch
     (MoCo's Shuffle BN). momentum: those of a shard, blended with their history (Momentum² Teacher). eman: averages of the student's
     running statistics, which do not depend on the batch.
-
-    Momentum BN: `variance` is biased as in the paper, unbiased, or corrected twice as in the released code; `history` belongs to each
-    shard, or is shared by all. EMAN follows the student's statistics exactly during `warm_start`.
     """
 
+    SHORT: ClassVar[str] = "kind"
+
     kind: Literal["batch", "sync", "shuffle", "momentum", "eman"] = "batch"
+    """Whose statistics: of the shard, the batch, a shuffled shard, a shard and its history (Momentum BN), or averages of the student's."""
     alpha: Alpha = Alpha()
     variance: Literal["biased", "unbiased", "released"] = "biased"
+    """Of Momentum BN: biased as in the paper, unbiased, or corrected twice as in the released code."""
     history: Literal["shard", "shared"] = "shard"
+    """Of Momentum BN: whether each shard has a history of its own, or all share one."""
     warm_start: Duration = "0 steps"
+    """How long eman follows the student's statistics exactly at first."""
 
 
 class Preserving(Schedule):
@@ -73,19 +77,24 @@ class Preserving(Schedule):
 class Smoothing(Section):
     """How a student enters the average: `tma` averages everything, `sts` a random part of the units, `se` copies a random part.
 
-    So with `se` the momentum is 0, but in parts that have one of their own in `teacher.momenta`: there 1 freezes a part.
-    A unit is kept unchanged with preserving probability `p` (Spatial Ensemble, alg. 1-2). It is a "layer" (one parameter tensor), a
-    "channel" (one index of a tensor's first dimension; `coupled`: of a layer's weight, its bias and the norm behind it together) or a
-    "neuron" (one number). For the study of the released code's habits: `masks` of its own for each worker, so that teachers drift apart,
-    and a `first_copy` into another random initialisation that is masked as well.
+    A unit is kept unchanged with preserving probability `p` (Spatial Ensemble, alg. 1-2). So with `se` the momentum is 0, but in parts
+    that have one of their own in `teacher.momenta`: there 1 freezes a part. `masks` and `first_copy` are for the study of the released
+    code's habits.
     """
 
+    SHORT: ClassVar[str] = "kind"
+
     kind: Literal["tma", "se", "sts"] = "tma"
+    """tma averages everything, sts a random part of the units, se copies a random part."""
     p: Preserving = Preserving()
     granularity: Literal["layer", "channel", "neuron"] = "layer"
+    """What a unit is: a parameter tensor, an index of a tensor's first dimension, or a number."""
     coupled: bool = False
+    """Whether a channel's weight, its bias and the norm behind it are kept together."""
     masks: Literal["shared", "per_worker"] = "shared"
+    """Whether all workers draw the same units, or each its own, so that teachers drift apart."""
     first_copy: Literal["exact", "masked"] = "exact"
+    """Whether the teacher begins as a copy of the student, or as another initialisation that a masked copy enters."""
 
 
 def _placement(placed: Any) -> tuple[str, ...]:
@@ -99,6 +108,9 @@ def _placement(placed: Any) -> tuple[str, ...]:
     return tuple(part for part in PARTS if part in wanted)
 
 
+Placement = Annotated[tuple[str, ...], BeforeValidator(_placement), Field(json_schema_extra={"enum": [*PLACEMENTS, "a list of parts"]})]
+
+
 def _momentum_of_parts(given: Any) -> Any:
     """Groups of parts, such as "projector", spelt out."""
     if not isinstance(given, Mapping):
@@ -108,17 +120,16 @@ def _momentum_of_parts(given: Any) -> Any:
 
 
 class Teacher(Section):
-    """How the teacher is made from past students.
-
-    `momenta` holds the momentum of parts that have one of their own. The student enters the average `before` the forward, as the last
-    step left it (Momentum² Teacher, alg. 1), or `after` the optimiser's step (BYOL as usually coded, FixMatch, Mean Teacher).
-    """
+    """How the teacher is made from past students."""
 
     momentum: Momentum = Momentum()
     momenta: Annotated[dict[str, Momentum], BeforeValidator(_momentum_of_parts)] = Field(default_factory=dict)
+    """Momentum of parts that have one of their own, such as {block4: 0.9}."""
     update: Literal["before", "after"] = "before"
+    """When the student enters: before the forward, as the last step left it (Momentum² Teacher, alg. 1), or after the optimiser's step."""
     smoothing: Smoothing = Smoothing()
-    placement: Annotated[tuple[str, ...], BeforeValidator(_placement)] = PARTS
+    placement: Placement = PARTS
+    """Parts with an averaged copy; the student's own take the place of all others. Parts: conv1, block1 ... block4, fc1, fc2."""
     norm: TeacherNorm = TeacherNorm()
 
     def momentum_of(self, part: str | None = None) -> Momentum:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from trainables import equivalence, formats, surroundings
 from trainables.errors import BrokenOff, TrialFailure, UserError, nearest
-from trainables.settings import described_keys, section_keys, whole_number
+from trainables.settings import section_keys, whole_number
 
 RUNS = Path("runs")
 ADDRESS = "'local' (default), 'auto' (default inside of a Ray job) or host:port of a Ray head"
@@ -205,21 +205,22 @@ def evaluate(given: argparse.Namespace) -> int:
 def keys(given: argparse.Namespace) -> int:
     """Prints what can be set in a search, or in one of its sections."""
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from rich.padding import Padding
+    from rich.text import Text
 
+    from trainables.listing import described_keys
     from tuner import spec
 
-    rows = [row for row in described_keys(spec.SearchSpec) if row[0].startswith(given.section)]
+    rows = [row for row in described_keys(spec.SearchSpec) if f"{row.name}.".startswith(given.section)]
     if not rows:
         raise UserError(f"{given.section}: no key begins so{nearest(given.section, section_keys(spec.SearchSpec))}")
     if not sys.stdout.isatty():
         print("\n".join("\t".join(row) for row in rows), flush=True)
         return 0
-    table = Table("key", "default", "what it may be")
+    console = Console()
     for row in rows:
-        table.add_row(*map(escape, row))
-    Console().print(table)
+        console.print(Text.assemble((row.name, "bold"), f" = {row.default}" if row.default else ""))
+        console.print(Padding(Text(row.rule, "cyan"), (0, 0, 0, 4)), Padding(Text(row.description), (0, 0, 0, 4)))
     return 0
 
 

@@ -1,16 +1,20 @@
 """SearchSpec: a search's YAML, validated before anything is started."""
 
+import math
+import pkgutil
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ModelWrapValidatorHandler, field_validator, model_validator
 
+import search_spaces
 from trainables import config as c
 from trainables import evaluation_config
-from trainables.errors import UserError, nearest
+from trainables.errors import UserError, nearest, shown
 from trainables.evaluation_config import PROTOCOLS
+from trainables.sections import Epochs
 from trainables.settings import dotted_keys, flat, read_settings, read_yaml, validated, with_values
 from tuner import jobs
 from tuner.table import combined, completed, set_by_hand
@@ -19,6 +23,12 @@ METRICS: dict[str, Literal["max", "min"]] = {  # and whether more or less of one
     **{metric: mode for kind in PROTOCOLS.values() for metric, mode in kind.METRICS.items()},
     "loss": "min",
 }
+MOST_POINTS = 500
+MOST_TRIALS = 10_000
+LONGEST_NAME = 100  # characters of a search's name, which folders are called by
+LONGEST_LABEL = 200  # characters of a point's label
+HOST_AND_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*):(?P<port>[0-9]{1,5})")
+SPACES = sorted(module.name for module in pkgutil.iter_modules(search_spaces.__path__) if not module.ispkg)
 CONTINUABLE = ("trials", "seeds", "address", "resources", "trial.data.root", "trial.data.download", "trial.data.loaders")
 OF_NO_TRIAL = (*CONTINUABLE, "name", "trial.train.checkpoint_steps", "trial.train.keep_checkpoints")  # keys that make no trial another
 
@@ -35,12 +45,15 @@ def _metric(name: str) -> str:
 
 
 class Objective(c.Section):
-    """What a search optimises: a metric of a trial's last epoch, its loss or what one of `trial.evaluation.protocols` gives.
+    """What a search optimises."""
 
-    Where it is not given it is `classifier_top1` of a method that classifies, and kNN's score of all others.
-    """
+    SHORT: ClassVar[str] = "metric"
 
     metric: Annotated[str, AfterValidator(_metric), Field(json_schema_extra={"enum": list(METRICS)})] = "knn_top1"
+    """A metric of a trial's last epoch: its loss, or what one of trial.evaluation.protocols gives.
+
+    Where it is not given it is classifier_top1 of a method that classifies, and kNN's score of all others.
+    """
 
     @property
     def mode(self) -> Literal["max", "min"]:
@@ -50,16 +63,25 @@ class Objective(c.Section):
 class Stopping(c.Section):
     """ASHA: from `grace_epochs` on, at each rung the best 1/reduction of the trials go on; "none" runs every trial to its end."""
 
+    SHORT: ClassVar[str] = "kind"
+
     kind: Literal["asha", "none"] = "asha"
-    grace_epochs: c.Count = 2
-    reduction: Annotated[int, Field(ge=2)] = 3
+    """Who stops trials early; none runs every trial to its end."""
+    grace_epochs: Epochs = 2
+    """Epochs that no trial is stopped before."""
+    reduction: Annotated[int, Field(ge=2, le=1000)] = 3
+    """At each rung the best 1/reduction of the trials go on."""
 
 
 class Sampler(c.Section):
     """Who proposes. TPE draws at random until `startup_trials` have ended."""
 
+    SHORT: ClassVar[str] = "kind"
+
     kind: Literal["tpe", "random"] = "tpe"
-    startup_trials: c.Count = 8
+    """Who proposes."""
+    startup_trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)] = 8
+    """Trials that have to end before TPE does more than draw at random."""
 
 
 def _duration(given: Any) -> Any:
@@ -75,18 +97,23 @@ def _seconds(duration: str) -> float:
 
 
 class Resources(c.Section):
-    """What a trial gets; `concurrent_trials` is as many as fit where it is not given.
+    """What a trial gets."""
 
-    `restarts`: how often a trial goes on after its workers died without a new epoch. `patience`: workers that make no progress for so long
-    (no step, no image read, no evaluation) are ended, and their trial goes on with others; so it is longer than anything they do at once.
-    """
-
-    workers: c.Count = 1
-    cpus_per_worker: c.Count = 1
-    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
-    concurrent_trials: c.Count | None = None
-    restarts: Annotated[int, Field(ge=0)] = 3
+    workers: Annotated[int, Field(ge=1, le=100_000)] = 1
+    """Workers of a trial; no more than it has shards."""
+    cpus_per_worker: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """CPUs of a worker."""
+    gpus_per_worker: Annotated[float, Field(ge=0, le=1000)] = 0
+    """GPUs of a worker: 0, 1, or a part of one for a trial of a single worker."""
+    concurrent_trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)] | None = None
+    """How many trials run at once; as many as fit where it is not given."""
+    restarts: Annotated[int, Field(ge=0, le=1000)] = 3
+    """How often a trial goes on after its workers died without a new epoch."""
     patience: Annotated[str, BeforeValidator(_duration), Field(json_schema_extra={"format": "duration"})] = "10m"
+    """How long workers may make no progress (no step, no image read, no evaluation) before they are ended.
+
+    Their trial goes on with others; so it is longer than anything they do at once.
+    """
 
     @property
     def patience_seconds(self) -> float:
@@ -102,25 +129,54 @@ class Resources(c.Section):
 
 def _labelled(given: Any) -> Any:
     """Points as YAML writes them: a number may be a label, and nothing behind it means that nothing differs."""
-    return {str(label): {} if point is None else point for label, point in given.items()} if isinstance(given, Mapping) else given
+    if not isinstance(given, Mapping):
+        return given
+    points = {str(label): {} if point is None else point for label, point in given.items()}
+    if len(points) < len(given):
+        raise ValueError("two points have the same label")
+    if odd := [label for label in points if not label.isprintable() or len(label) > LONGEST_LABEL]:
+        raise ValueError(f"the label {shown(odd[0])} must be at most {LONGEST_LABEL} characters on one line")
+    return points
+
+
+def _countable(grid: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """A grid whose combinations are not too many to be listed, each with a label of its own."""
+    if (count := math.prod(map(len, grid.values()))) > MOST_POINTS:
+        raise ValueError(f"combines to {count:,} points, of which at most {MOST_POINTS} make a table")
+    if len(combined(grid)) < count:
+        raise ValueError("two combinations have the same values")
+    return grid
+
+
+def _usable_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", name) or name.startswith(("-", ".")) or len(name) > LONGEST_NAME:
+        raise ValueError(f"must be at most {LONGEST_NAME} of A-Z, a-z, 0-9, '.', '_' and '-', and begin with none of '.' and '-'")
+    return name
 
 
 class SearchSpec(c.Section):
-    """A search. `trial` holds what its trials have in common; the space proposes the rest. `address`: "local", "auto" or host:port.
+    """A search. `trial` holds what its trials have in common; the space proposes the rest.
 
-    Instead of a space there may be a table of points, each run in full: `points` gives each a label and what differs from `trial`, `grid`
-    combines all values of its keys. A point may name another method or preset, and then gets what follows from it, as `trial` would. Each
-    point is run with `seeds` seeds: `trial.seed`, `trial.seed` + 1, ... So `trials` follows, and nothing is stopped early.
+    Instead of a space there may be a table of points, each run in full. A point may name another method or preset, and then gets what
+    follows from it, as `trial` would. The number of `trials` follows, and nothing is stopped early.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "search"
-    space: str = "teacher"
-    points: Annotated[dict[str, dict[str, Any]], BeforeValidator(_labelled), Field(min_length=1)] | None = None
-    grid: Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)] | None = None
-    seeds: c.Count = 1
-    trials: c.Count = 20
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    name: Annotated[str, AfterValidator(_usable_name), Field(json_schema_extra={"maxLength": LONGEST_NAME})] = "search"
+    """Of the search, and of its folder below runs/."""
+    space: Annotated[str, Field(json_schema_extra={"enum": [*SPACES, "my_space.py:suggest"]})] = "teacher"
+    """Who says what may vary: a space of this package, or a function in a file."""
+    points: Annotated[dict[str, dict[str, Any]], BeforeValidator(_labelled), Field(min_length=1, max_length=MOST_POINTS)] | None = None
+    """A table in place of a space: a label for each point, and what differs from trial."""
+    grid: Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], AfterValidator(_countable), Field(min_length=1)] | None = None
+    """A table of all combinations: values for each key of trial."""
+    seeds: Annotated[int, Field(ge=1, le=MOST_TRIALS)] = 1
+    """With how many seeds each point is run: trial.seed, trial.seed + 1, ..."""
+    trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)] = 20
+    """How many trials the space proposes; of a table, points times seeds."""
+    seed: c.Seed = 0
+    """Of the sampler."""
     address: str = "local"
+    """Where Ray runs: local, auto (the cluster that this machine belongs to), or host:port of a head."""
     trial: c.TrialConfig = c.TrialConfig()
     objective: Objective = Objective()
     stopping: Stopping = Stopping()
@@ -130,8 +186,8 @@ class SearchSpec(c.Section):
     @field_validator("address")
     @classmethod
     def _reachable_form(cls, address: str) -> str:
-        host, colon, port = address.rpartition(":")
-        if address not in ("local", "auto") and not (host and colon and port.isdigit() and "/" not in host):
+        form = HOST_AND_PORT.fullmatch(address)
+        if address not in ("local", "auto") and not (form and len(form["host"]) <= 253 and 0 < int(form["port"]) < 2**16):
             raise ValueError("must be 'local', 'auto' or host:port of a Ray head")
         return address
 
@@ -163,6 +219,8 @@ class SearchSpec(c.Section):
         if len(sources) > 1:
             raise ValueError(f"{sources[0]}: goes without {sources[1]}; a search has a space, points or a grid")
         trials = len(spec.table) * spec.seeds
+        if trials > MOST_TRIALS:
+            raise ValueError(f"seeds = {spec.seeds}: with {len(spec.table)} points more than {MOST_TRIALS:,} trials, which is the limit")
         if "trials" in spec.model_fields_set and spec.trials != trials:
             rule = f"{len(spec.table)} points with {spec.seeds} seeds make {trials} trials; set seeds instead"
             raise ValueError(f"trials = {spec.trials}: {rule}")

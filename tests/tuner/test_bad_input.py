@@ -117,8 +117,8 @@ def test_an_unknown_key_in_the_file(tmp_path: Path, capsys: pytest.CaptureFixtur
         ({"points": {"a": {"data": {"split_seed": 9}}}}, ["point 'a': data.split_seed: belongs to the search"]),
         ({"points": {"a": {"evaluation.network": "teacher"}}}, ["point 'a': evaluation.network: belongs to the search"]),
         ({"points": {"a": {"train.batch_size": 32}}, "resources": {"workers": 2}}, ["resources.workers = 2", "1 shards"]),
-        ({"points": {"a": 3}}, ["points.a = 3", "dictionary"]),
-        ({"points": ["a"]}, ["points = ['a']", "dictionary"]),
+        ({"points": {"a": 3}}, ["points.a = 3", "must hold keys and values"]),
+        ({"points": ["a"]}, ["points = ['a']", "must hold keys and values"]),
         ({"points": {}}, ["points", "at least 1"]),
         ({"grid": {"teacher.momentum.base": 0.9}}, ["grid.teacher.momentum.base = 0.9", "list"]),
         ({"grid": {"teacher.momentum.bass": [0.9]}}, ["point 'momentum.bass 0.9': teacher.momentum.bass: unknown key"]),
@@ -222,7 +222,7 @@ def test_an_evaluation_may_not_change_the_trial(tmp_path: Path, capsys: pytest.C
     ("arguments", "words"),
     [
         (["--protocol", "knn", "linaer"], "--protocol knn linaer: no protocol is named 'linaer'; did you mean 'linear'?"),
-        (["--protocol", "nothing-like-it"], "valid: classifier, "),
+        (["--protocol", "nothing-like-it"], "nearest of 7: "),
         (["--set", "evaluation.protocols=[knn]"], "--set evaluation.protocols: is of a trial"),
         (["--protocol", "knn", "--save", "file"], "--save file: goes with --protocol linear"),
         (["--against", "missing"], "missing: no such checkpoint"),
@@ -237,7 +237,7 @@ def test_an_evaluation_at_fault(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_keys_are_listed_with_defaults_and_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["keys", "trial.teacher"]) == 0
     rows = dict(line.split("\t", 1) for line in capsys.readouterr().out.splitlines())
-    assert rows["trial.teacher.momentum.base"] == "0.99\tnumber >= 0 and <= 1"
+    assert rows["trial.teacher.momentum.base"].startswith("0.99\tnumber >= 0 and <= 1\tKeep-rate after the warm-up")
     assert rows["trial.teacher.norm.kind"].startswith("batch\tbatch | sync | shuffle | momentum | eman")
     assert "did you mean 'trial.teacher'" in complaint(capsys, "keys", "trial.teachr")
 

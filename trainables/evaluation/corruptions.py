@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from trainables.errors import UserError, nearest
 from trainables.evaluation import Protocol, Scores
+from trainables.sections import Seed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,8 +28,11 @@ class Corruptions(Protocol):
     """
 
     levels: Literal["cifar", "imagenet"] = "cifar"
+    """Whose severities: CIFAR-C's or ImageNet-C's."""
     held_out: bool = False
-    seed: Annotated[int, Field(ge=0)] = 0
+    """Whether the four types that no mean takes in are scored too."""
+    seed: Seed = 0
+    """By which images are corrupted; not the trial's, so that checkpoints are compared on the same images."""
 
     METRICS: ClassVar[dict[str, Literal["max", "min"]]] = {"corruptions/mean": "max", "clean_top1": "max"}
     USES: ClassVar[tuple[str, ...]] = ("linear",)

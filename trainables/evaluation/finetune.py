@@ -11,7 +11,7 @@ from trainables import schedules
 from trainables.evaluation import Protocol, Scores
 from trainables.evaluation.linear import CropScale, first_classifier
 from trainables.schedules import Length
-from trainables.sections import Count, LearningRate, NonNegative, Positive, Share
+from trainables.sections import Count, Epochs, LearningRate, NonNegative, Positive, Share
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -57,17 +57,28 @@ class Finetune(Protocol):
     """
 
     recipe: Annotated[str, Field(json_schema_extra={"enum": list(RECIPES)})] | None = None
-    epochs: Count = 30
+    """A paper's settings; what is set beside it counts above it."""
+    epochs: Epochs = 30
+    """Of SGD on all layers."""
     batch_size: Count = 32
+    """Images of a step, or all that have labels."""
     base_batch: Count | None = 256
+    """The batch that lr is written for; lr is that of batch_size where it is not given."""
     lr: Rate = Rate()
     classifier_factor: Positive = 1.0
+    """The classifier's learning rate over the backbone's."""
     momentum: Share = 0.9
+    """Of SGD."""
     weight_decay: NonNegative = 0.0
+    """L2 decay of all layers."""
     init: NonNegative = 0.01
+    """Standard deviation of the classifier's first weights; its bias starts at 0."""
     crop_scale: CropScale = None
+    """Range of a crop's area; the trial's own where it is not given."""
     reestimate: bool = False
-    every_epochs: Count = 10
+    """Whether running statistics are made anew at the end, as means over the batches of one more epoch."""
+    every_epochs: Epochs = 10
+    """How often finetune_best_top1 looks; it is chosen on the very split that it is measured on."""
 
     METRICS: ClassVar[dict[str, Literal["max", "min"]]] = {"finetune_top1": "max", "finetune_top5": "max", "finetune_best_top1": "max"}
     RECIPES: ClassVar[dict[str, dict[str, Any]]] = RECIPES

@@ -24,10 +24,15 @@ class KNN(Protocol):
     """
 
     k: Count = 20
+    """How many neighbours vote."""
     temperature: Positive = 0.07
+    """Of weighted votes by cosine: the lower, the more the nearest count."""
     metric: Literal["cosine", "euclidean"] = "cosine"
+    """What nearest means."""
     votes: Literal["weighted", "majority"] = "weighted"
+    """Whether nearer neighbours count more, or all the same (EMAN)."""
     output: Output = "features"
+    """Whether features of the backbone or the projector's output are compared."""
 
     METRICS: ClassVar[dict[str, Literal["max", "min"]]] = {"knn_top1": "max", "knn1_top1": "max"}
 

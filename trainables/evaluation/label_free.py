@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from trainables.evaluation import Output, Protocol, Scores
+from trainables.sections import MOST
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from trainables.subject import Subject, View
 
-Several = Annotated[int, Field(ge=2)]
+Several = Annotated[int, Field(ge=2, le=MOST)]
 
 
 class LabelFree(Protocol):
@@ -24,8 +25,11 @@ class LabelFree(Protocol):
     """
 
     images: Several = 1000
+    """How many training images are looked at."""
     views: Several = 10
+    """Augmented views of each, for LiDAR."""
     output: Output = "features"
+    """Whether features of the backbone or the projector's output are measured."""
 
     LABELS: ClassVar[bool] = False
     METRICS: ClassVar[dict[str, Literal["max", "min"]]] = {"rankme": "max", "lidar": "max", "alignment": "min", "uniformity": "min"}

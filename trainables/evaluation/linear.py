@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from trainables import schedules
 from trainables.evaluation import Protocol, Scores
 from trainables.schedules import Length
-from trainables.sections import Count, LearningRate, NonNegative, Positive, Share
+from trainables.sections import Count, Epochs, LearningRate, NonNegative, Positive, Share
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -70,18 +70,30 @@ class Linear(Protocol):
     """
 
     recipe: Annotated[str, Field(json_schema_extra={"enum": list(RECIPES)})] | None = None
-    epochs: Count = 100
+    """A paper's settings; what is set beside it counts above it."""
+    epochs: Epochs = 100
+    """Of SGD on the classifier."""
     batch_size: Count = 256
+    """Images of a step, or all that have labels."""
     base_batch: Count | None = None
+    """The batch that lr is written for; lr is that of batch_size where it is not given."""
     lr: Rate = Rate()
     momentum: Share = 0.9
+    """Of SGD."""
     weight_decay: NonNegative = 0.0
+    """L2 decay of the classifier."""
     standardise: bool = True
+    """Whether features get mean 0 and variance 1, those of un-augmented training images."""
     norm: Literal["none", "features", "logits"] = "none"
+    """A batch norm without weights in front of the classifier (features), or one with weights behind it (logits)."""
     init: NonNegative = 0.0
+    """Standard deviation of the classifier's first weights; its bias starts at 0."""
     augment: bool = False
+    """Whether features are computed anew in each epoch, of images that are cropped and flipped."""
     crop_scale: CropScale = None
-    every_epochs: Count = 10
+    """Range of a crop's area; the trial's own where it is not given."""
+    every_epochs: Epochs = 10
+    """How often linear_best_top1 looks; it is chosen on the very split that it is measured on."""
 
     METRICS: ClassVar[dict[str, Literal["max", "min"]]] = {"linear_top1": "max", "linear_top5": "max", "linear_best_top1": "max"}
     RECIPES: ClassVar[dict[str, dict[str, Any]]] = RECIPES

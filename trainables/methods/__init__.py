@@ -5,6 +5,7 @@ Configurations are validated with these files, so torch is imported where it is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -78,7 +79,10 @@ class Method(Section):
     DEFAULTS: dotted keys of a trial that belong to the method, such as its head; the user has the last word.
     """
 
+    SHORT: ClassVar[str] = "name"
+
     name: str
+    """The method."""
 
     VIEWS: ClassVar[tuple[ViewKind, ...]] = ("full", "full")
     LABELLED_VIEWS: ClassVar[tuple[ViewKind, ...]] = ()
@@ -145,6 +149,7 @@ class QueueMethod(Method):
     """A method that compares with a `queue` of the teacher's past outputs, one for each of its sights."""
 
     queue: Count = 65_536
+    """How many of the teacher's past outputs are compared with."""
 
     def check(self, trial: TrialConfig) -> None:
         if self.queue < trial.train.batch_size:
@@ -167,6 +172,7 @@ class LabelledMethod(Method):
     """A method that learns a classifier: of a shard, there is a labelled image for so many images."""
 
     images_per_label: Count
+    """Images for each labelled one; divides train.shard_size."""
 
     CLASSIFIES: ClassVar[bool] = True
 
@@ -176,8 +182,9 @@ class LabelledMethod(Method):
     def check(self, trial: TrialConfig) -> None:
         size = trial.train.shard_size
         if size % self.images_per_label:
-            nearest = min((n for n in range(1, size + 1) if size % n == 0), key=lambda n: abs(n - self.images_per_label))
-            rule = f"must divide train.shard_size = {size}, so that each shard has whole labelled images; {nearest} does"
+            divisors = {divisor for n in range(1, math.isqrt(size) + 1) if size % n == 0 for divisor in (n, size // n)}
+            fitting = min(divisors, key=lambda n: (abs(n - self.images_per_label), n))
+            rule = f"must divide train.shard_size = {size}, so that each shard has whole labelled images; {fitting} does"
             raise ValueError(f"method.images_per_label = {self.images_per_label}: {rule}")
         if prototypes := trial.encoder.projector.prototypes:
             raise ValueError(f"encoder.projector.prototypes = {prototypes}: {self.name} compares classes, not prototypes")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from trainables.methods import Method, Pass
-from trainables.sections import Count
+from trainables.sections import Width
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,14 +14,17 @@ SCALES = {"sum": (4.0, -2.0), "cosine": (0.0, -2.0), "mean": (0.0, -0.5)}  # wha
 
 
 class BYOL(Method):
-    """`convention` of the loss, from the cosines of both directions, which learning rates are tied to: "sum" of 2 - 2 cos, in [0, 8]
-
-    (Momentum² Teacher, EMAN, solo-learn); "cosine", the same without its constant (Lightly); "mean" of -cos (the placement paper).
-    """
+    """Cosines between the prediction of a view and the teacher's projection of the other, in both directions."""
 
     name: Literal["byol"] = "byol"
-    predictor_hidden: Count = 4096
+    predictor_hidden: Width = 4096
+    """Units of the predictor's hidden layer."""
     convention: Literal["sum", "cosine", "mean"] = "sum"
+    """Scale of the loss, which learning rates are tied to.
+
+    sum of 2 - 2 cos, in [0, 8] (Momentum² Teacher, EMAN, solo-learn); cosine, the same without its constant (Lightly); mean of -cos
+    (the placement paper).
+    """
 
     @property
     def predictor(self) -> int:

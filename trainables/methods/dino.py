@@ -28,8 +28,11 @@ class DINO(Method):
     temperature: Temperature = Temperature(base=0.1)
     teacher_temperature: Temperature = Temperature(base=0.07, warmup_factor=4 / 7)
     center_momentum: Share = 0.9
-    local_views: Annotated[int, Field(ge=0)] = 0
+    """Keep-rate of the mean that the teacher's logits are centred by."""
+    local_views: Annotated[int, Field(ge=0, le=100)] = 0
+    """Small crops that the student sees besides, and the teacher does not (multi-crop)."""
     frozen_prototypes: Duration = "1 epochs"
+    """How long the prototypes stay as they are at first."""
 
     DEFAULTS: ClassVar[dict[str, Any]] = {
         "encoder.projector": {

@@ -26,8 +26,11 @@ class FixMatch(LabelledMethod):
     name: Literal["fixmatch"] = "fixmatch"
     images_per_label: Count = 7
     threshold: NonNegative = 0.95
+    """How sure a pseudo-label has to be."""
     weight: NonNegative = 1.0
+    """Of the loss of images without labels."""
     pseudo_labels: Literal["student", "teacher"] = "student"
+    """Whose they are: the student's own (FixMatch, Spatial Ensemble) or the teacher's (EMAN)."""
 
     VIEWS: ClassVar[tuple[ViewKind, ...]] = ("weak", "strong")
     LABELLED_VIEWS: ClassVar[tuple[ViewKind, ...]] = ("weak",)

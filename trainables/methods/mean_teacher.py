@@ -25,7 +25,9 @@ class MeanTeacher(LabelledMethod):
     name: Literal["mean_teacher"] = "mean_teacher"
     images_per_label: Count = 3
     consistency: NonNegative = 100.0
+    """Weight of the difference between the student's probabilities and the teacher's."""
     rampup: Duration = "20 %"
+    """How long that weight rises at first, as exp(-5 (1 - t)^2)."""
 
     VIEWS: ClassVar[tuple[ViewKind, ...]] = ("weak", "weak")
     LABELLED_VIEWS: ClassVar[tuple[ViewKind, ...]] = ("weak", "weak")

@@ -19,6 +19,7 @@ class MoCo(QueueMethod):
     name: Literal["moco"] = "moco"
     temperature: Temperature = Temperature(base=0.2)
     symmetric: bool = False
+    """Whether both views are queries, with a queue for each (v2+)."""
 
     DEFAULTS: ClassVar[dict[str, Any]] = {"encoder.projector": {"hidden": 2048, "out": 128, "norm": "none"}}
 

@@ -14,14 +14,12 @@ if TYPE_CHECKING:
 
 
 class SimCLR(Method):
-    """Negatives are all other samples of the "batch", on all workers, or of the "shard"; of both views, the anchor itself left out.
-
-    Without an averaged copy gradients flow into keys as well.
-    """
+    """NT-Xent: a view among both views of the other samples. Without an averaged copy gradients flow into keys as well."""
 
     name: Literal["simclr"] = "simclr"
     temperature: Temperature = Temperature(base=0.2)
     negatives: Literal["batch", "shard"] = "batch"
+    """Where the other samples are from: the batch, on all workers, or the shard."""
 
     DEFAULTS: ClassVar[dict[str, Any]] = {
         "teacher.placement": "none",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from trainables.methods import Method, Pass
-from trainables.sections import Count
+from trainables.sections import Width
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +18,8 @@ class SimSiam(Method):
     """Mean over both directions of -cos(prediction, projection), in [-1, 1]."""
 
     name: Literal["simsiam"] = "simsiam"
-    predictor_hidden: Count = 512
+    predictor_hidden: Width = 512
+    """Units of the predictor's hidden layer."""
 
     DEFAULTS: ClassVar[dict[str, Any]] = {
         "teacher.placement": "none",
