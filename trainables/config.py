@@ -18,6 +18,7 @@ from trainables.evaluation_config import Evaluation
 from trainables.methods import Method
 from trainables.sections import MOST, MOST_EPOCHS, Count, LearningRate, NonNegative, Positive, Schedule, Section, Seed, Share
 from trainables.settings import flat, merged, validated, with_values
+from trainables.teacher_config import PARTS as PARTS
 from trainables.teacher_config import Teacher
 
 METHODS = discovery.classes("methods", Method)
