@@ -213,7 +213,7 @@ def keys(given: argparse.Namespace) -> int:
 
     rows = [row for row in described_keys(spec.SearchSpec) if f"{row.name}.".startswith(given.section)]
     if not rows:
-        raise UserError(f"{given.section}: no key begins so{nearest(given.section, section_keys(spec.SearchSpec))}")
+        raise UserError(f"{given.section}: no key begins so{nearest(given.section, filter(None, section_keys(spec.SearchSpec)))}")
     if not sys.stdout.isatty():
         print("\n".join("\t".join(row) for row in rows), flush=True)
         return 0
