@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shlex
 import signal
 import socket
 import subprocess
@@ -140,7 +139,7 @@ class Head:
     def submit(self, folder: Path, command: list[str], environment: dict[str, object]) -> tuple[int, str]:
         """Runs a command as a job, to its end; returns the exit status and all that was printed."""
         where = [f"--address=http://127.0.0.1:{self.dashboard}", "--working-dir", str(folder)]
-        words = [self.ray, "job", "submit", *where, f"--runtime-env-json={json.dumps(environment)}", "--", shlex.join(command)]
+        words = [self.ray, "job", "submit", *where, f"--runtime-env-json={json.dumps(environment)}", "--", *command]
         done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=240)
         return done.returncode, done.stdout + done.stderr
 
