@@ -60,7 +60,8 @@ class StudySearcher(Searcher):
         self.session = uuid.uuid4().hex
         self.actors_lost: Counter[str] = Counter()  # by trial: how often Tune gave up its actor
         self.broken_off = ""  # why nothing more can be run
-        self.fault: UserError | TrialFailure | None = None  # nothing more is proposed; trials that run go on to their end
+        self.fault: UserError | TrialFailure | None = None  # for which nothing more is proposed
+        self.say: Callable[[str], None] = lambda text: None  # to the terminal
 
     def suggest(self, trial_id: str) -> Any:
         if self.broken_off or self.fault:
@@ -71,7 +72,7 @@ class StudySearcher(Searcher):
         try:
             proposal = self.left_over.popleft() if self.left_over else self.study.ask()
         except UserError as fault:
-            self.fault = fault
+            self._propose_no_more(fault)
             return Searcher.FINISHED
         if proposal is None:
             return Searcher.FINISHED
@@ -118,7 +119,13 @@ class StudySearcher(Searcher):
         }
         self.study.tell(proposal.key, metrics, failure, details)
         if failure is not None and (trials := self.study.failed_alike()):
-            self.fault = self.fault or self._uniform(trials)
+            self._propose_no_more(self._uniform(trials))
+
+    def _propose_no_more(self, fault: UserError | TrialFailure) -> None:
+        """Ends the search by a fault of what its trials share, when those that run have come to their end."""
+        if self.fault is None:
+            self.fault = fault
+            self.say(f"no more trials are proposed, and those that run go on to their end: {fault}")
 
     def _uniform(self, trials: list[FrozenTrial]) -> TrialFailure:
         """What a search ends with whose trials fail alike."""
@@ -184,6 +191,7 @@ def _first_words(address: str) -> str:
 
 def _tune(run: Run, study: Study, groups: Slots, room: int, progress: Progress) -> None:
     searcher = StudySearcher(study, run, groups, room)
+    searcher.say = progress.say
     ended = [trial for trial in study.trials() if trial.state.is_finished()]
     tuner = tune.Tuner(
         tune.with_resources(SlotTrial, {"node:__internal_head__": 0.001}),

@@ -7,30 +7,36 @@ from tests.tuner.conftest import Tuner
 pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.timeout(300)]
 TWO = {"trials": 6, "resources": {"workers": 1, "concurrent_trials": 2}, "stopping": {"kind": "none"}, "space": "mine.py"}
 
+# the third proposal of the run's own copy raises, which no rehearsal sees
+RAISES = """def suggest(trial):
+    lr = trial.suggest_float("lr", 0.01, 0.1)
+    return {"optim.lr": lr / (trial.number < 2 or __file__.endswith("mine.py"))}
+"""
 
-def ended(tuner: Tuner, code: str, run: str, status: int) -> str:
-    """The one line on the error output with which a search ends."""
+
+def ended(tuner: Tuner, code: str, run: str, status: int) -> tuple[str, str]:
+    """What a search prints, and the one line on the error output with which it ends."""
     (tuner.folder / "mine.py").write_text(code)
     process = tuner.start("launch", tuner.write_search(**TWO), "--run", run)
-    _, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=200)
     assert process.returncode == status, err
     (line,) = err.splitlines()
-    return line
+    return out, line
 
 
 def test_a_space_that_raises_in_the_middle(tuner: Tuner) -> None:
-    code = "def suggest(trial):\n    lr = trial.suggest_float('lr', 0.01, 0.1)\n    return {'optim.lr': lr / (trial.number < 2)}\n"
-    line = ended(tuner, code, "raises", 2)
+    printed, line = ended(tuner, RAISES, "raises", 2)
     assert "raised ZeroDivisionError" in line
     assert f"{tuner.folder / 'raises' / 'space.py'}, line 3" in line
     assert "trial 0002" in line
     assert "launch it as another run" in line
+    assert "no more trials are proposed, and those that run go on to their end" in printed
     assert [row["state"] for row in tuner.state("raises")["trials"]] == ["complete", "complete"]
 
 
 def test_trials_that_all_diverge(tuner: Tuner) -> None:
     code = "def suggest(trial):\n    return {'optim.lr': 1e30 * trial.suggest_float('lr', 0.5, 1)}\n"
-    line = ended(tuner, code, "diverge", 1)
+    _, line = ended(tuner, code, "diverge", 1)
     assert line.startswith("error: trials 00")
     assert "failed alike before their first epoch: TrialFailure: the loss is" in line
     states = [row["state"] for row in tuner.state("diverge")["trials"]]
