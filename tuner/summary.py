@@ -14,7 +14,7 @@ from tuner.study import Study
 def closing_lines(run: Run, study: Study, exported: Path) -> list[str]:
     """What a search prints at its end; a table of points has printed its scores above."""
     return [
-        *([] if study.spec.table else scores(overview(run, study), _default_label(study))),
+        *([scored_by(study.spec.trial.evaluation.network)] if study.spec.table else scores(overview(run, study), _default_label(study))),
         f"best configuration: {shown(exported)}",
         "next:",
         f"  {command('tuner', 'status', run.path)}",
