@@ -121,7 +121,7 @@ def _opened(run: Any, wanted: Any) -> Any:
 
 
 def _search(run: Any, study: Any) -> int:
-    from tuner import export, points, report, search, summary
+    from tuner import closing, export, points, report, search
 
     search.run_search(run, study)
     if study.spec.table:
@@ -131,7 +131,7 @@ def _search(run: Any, study: Any) -> int:
         print(f"error: no {lacking}; see: tuner status {run.path}", file=sys.stderr)
         return 1
     exported = export.export(run, study, 3, run.best_folder / "best.yaml")
-    print("\n".join(summary.closing_lines(run, study, exported[0])))
+    print("\n".join(closing.lines(run, study, exported[0])))
     return 0
 
 

@@ -68,7 +68,7 @@ def overview(run: Run, study: Study, over: bool = False) -> dict[str, Any]:
         "untrained": untrained,
         "untrained_interval": certainty.of_score(untrained, metric, images),
         "elapsed_s": elapsed(sessions, trials, now if held else None),
-        "left_s": time_left(trials, spec.trials, now) if held else None,
+        "left_s": time_left(sessions, trials, spec.trials, now) if held else None,
         "gap_median_s": statistics.median(gaps) if gaps else None,
         "gaps": len(gaps),
     }
@@ -105,12 +105,13 @@ def elapsed(sessions: list[float], trials: list[FrozenTrial], now: float | None)
     return sum(ends) - sum(sessions)
 
 
-def time_left(trials: list[FrozenTrial], wanted: int, now: float) -> float | None:
-    """Seconds until a search ends if the trials to come take as long as those that ended; None before the first has ended."""
-    ended = [t.user_attrs for t in trials if t.user_attrs.get("first_step_at") and t.user_attrs.get("last_metric_at")]
-    if not ended:
+def time_left(sessions: list[float], trials: list[FrozenTrial], wanted: int, now: float) -> float | None:
+    """Seconds until a search ends if the trials to come take as long as those that ended within a session; None before the first has."""
+    spans = [(t.user_attrs.get("first_step_at"), t.user_attrs.get("last_metric_at")) for t in trials]
+    whole = [(a, b) for a, b in spans if a and b and not any(a < begun <= b for begun in sessions)]
+    if not whole:
         return None
-    each = statistics.fmean(attrs["last_metric_at"] - attrs["first_step_at"] for attrs in ended)
+    each = statistics.fmean(b - a for a, b in whole)
     running = [t.user_attrs.get("started_at", now) for t in trials if not t.state.is_finished()]
     waiting = wanted - sum(t.state.is_finished() for t in trials) - len(running)
     return (waiting * each + sum(max(0.0, each - (now - begun)) for begun in running)) / max(1, len(running))

@@ -10,7 +10,7 @@ import yaml
 from scipy import stats
 
 from tests.tuner.test_points import TABLE
-from tuner import certainty, export, points, report, runs, space, summary
+from tuner import certainty, closing, export, points, report, runs, space
 from tuner import spec as specs
 from tuner.study import Study
 
@@ -63,7 +63,7 @@ def finished(folder: Path, scores: list[float], baseline: dict[str, float], **ch
 
 
 def words(run: runs.Run, study: Study) -> list[str]:
-    return summary.closing_lines(run, study, run.path / "best.yaml")
+    return closing.lines(run, study, run.path / "best.yaml")
 
 
 def test_one_image_more_is_within_the_noise(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_star_for_what_is_no_luck() -> None:
 
 
 def test_plural_forms_and_lists() -> None:
-    assert summary.counted(1, "gap") == "1 gap" and summary.counted(7, "gap") == "7 gaps"
+    assert report.counted(1, "gap") == "1 gap" and report.counted(7, "gap") == "7 gaps"
     assert report.brief(["block4", "projector"]) == "block4 + projector" and report.brief(0.123456) == "0.1235"
 
 

@@ -72,8 +72,9 @@ def test_time_that_is_gone_and_time_that_is_left(begun: tuple[runs.Run, Study]) 
     trials = begun[1].trials()
     # each takes 30 s: two run since now, two are to come, two at once
     now = trials[1].user_attrs["started_at"]
-    assert report.time_left(trials, 5, now) == pytest.approx(60, abs=2)
-    assert report.time_left(trials[1:], 5, now) is None
+    assert report.time_left([90.0], trials, 5, now) == pytest.approx(60, abs=2)
+    assert report.time_left([90.0], trials[1:], 5, now) is None
+    assert report.time_left([90.0, 120.0], trials, 5, now) is None, "the trial that ended lasted over an interruption"
     # a session from 90 to its last metric, a night, and a session that runs since 1000
     stamped: list[Any] = [trial for trial in trials if trial.number == 0]
     del stamped[0].user_attrs["started_at"]

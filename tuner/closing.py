@@ -11,7 +11,7 @@ from tuner.spec import SearchSpec
 from tuner.study import Study
 
 
-def closing_lines(run: Run, study: Study, exported: Path) -> list[str]:
+def lines(run: Run, study: Study, exported: Path) -> list[str]:
     """What a search prints at its end; a table of points has printed its scores above."""
     return [
         *([scored_by(study.spec.trial.evaluation.network)] if study.spec.table else scores(overview(run, study), _default_label(study))),
