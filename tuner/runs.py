@@ -157,9 +157,9 @@ class Run:
         """
         folders = [folder.name for folder in (self.path / "trials").glob("*") if re.fullmatch(r"\d{4,}", folder.name)]
         if unknown := [name for name in sorted(folders) if int(name) >= self.asked()]:
-            what = "does not know" if self.journal.is_file() else "is missing, which knew"
+            what = f"{'does not know' if self.journal.is_file() else 'is missing, and with it'} trial {unknown[0]}"
             advice = "put the whole journal back from a copy, or launch the search again with another --run"
-            raise UserError(f"{self.journal}: {what} trial {unknown[0]}, which has a folder in trials; {advice}")
+            raise UserError(f"{self.journal}: {what}, which has a folder in trials; {advice}")
 
     def keep_space(self, file: Path) -> None:
         """Copies a user's space, so that the run does not depend on a file that may move or change."""

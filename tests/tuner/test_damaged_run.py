@@ -159,7 +159,7 @@ def test_a_line_of_the_journal_with_the_form_of_one(tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda journal: journal.unlink(), "is missing, which knew trial 0000, which has a folder"),
+        (lambda journal: journal.unlink(), "is missing, and with it trial 0000, which has a folder"),
         (lambda journal: journal.write_text(""), "does not know trial 0000, which has a folder"),
         (lambda journal: journal.write_text("".join(journal.open().readlines()[:3])), "does not know trial 0001, which has a folder"),
     ],
