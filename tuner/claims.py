@@ -85,6 +85,7 @@ class Group:
 
     Attributes:
         lives: how many it has had.
+        lives_before: how many when its controller ended last.
         life: the present one; None while no workers are up.
         placement: id of the placement group of the last one.
         claim: what its workers are on, from the moment when they took it until they acknowledge it.
@@ -94,6 +95,7 @@ class Group:
     """
 
     lives: int = 0
+    lives_before: int = 0
     life: Life | None = None
     placement: str | None = None
     claim: Claim | None = None

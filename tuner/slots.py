@@ -127,10 +127,6 @@ class Slots:
         """Ends a trial's claim."""
         ray.get(self.board.release.remote(trial_id))
 
-    def why_waiting(self) -> str:
-        """Why nothing is worked on; empty while something is, or when workers are on their way."""
-        return self._why
-
     def _watch(self) -> None:
         """Has groups taken out of use whose node is lost, or that are stuck, and ends what is left of them."""
         told = ""
@@ -141,14 +137,15 @@ class Slots:
                     log.warning("slot %d: %s; its trial goes on with other workers", ended.slot, ended.why)
                     _free(ended.placement)
                 self._note(self.state())
-            except ray.exceptions.RayError as error:
-                if str(error) != told and not self._closing.is_set():
-                    log.warning("the cluster cannot be looked at: %s", _first_line(error))
-                    told = str(error)
+            except Exception as error:  # Ray raises errors of many kinds where its head does not answer; it may come back
+                if _first_line(error) != told and not self._closing.is_set():
+                    told = _first_line(error)
+                    log.warning("the cluster cannot be looked at: %s", told)
 
     def _note(self, state: State) -> None:
         """Works out why nothing is worked on, and tells of a change."""
-        self._launching -= set(state.up)
+        with self._lock:
+            self._launching -= set(state.up)
         why = f"{state.postponed}; that is tried every {POSTPONE_WAIT:g} seconds" if state.postponed else ""
         if state.waiting and not state.busy and not why:
             why = state.why if state.up else "" if self._launching else next(iter(self._no_room.values()), "")
@@ -162,43 +159,54 @@ class Slots:
 
     def _keep_alive(self, slot: int) -> None:
         """Launches a worker group again and again: Ray Train restarts dead workers, this restarts a dead controller."""
-        try:
-            failures = 0
-            while failures < LAUNCH_FAILURES and self._room_comes(slot):
-                lives, dead = ray.get(self.board.lives.remote(slot)), self._dead
-                why = _launch(self.board, slot, self._wanted, self._folder, self._fit)
+        failures = 0
+        while self._room_comes(slot):
+            dead = self._dead
+            why = _launch(self.board, slot, self._wanted, self._folder, self._fit)
+            with self._lock:
                 self._launching.discard(slot)
-                if self._closing.is_set():
-                    return
-                excused = isinstance(why, ray.exceptions.RayActorError)  # the controller was killed
-                _free(ray.get(self.board.down.remote(slot, f"its worker group ended ({_first_line(why)})", excused)))
-                if ray.get(self.board.lives.remote(slot)) > lives:
+            if self._closing.is_set():
+                return
+            try:
+                if self._came_up(slot, why):
                     failures = 0
                 elif not (_lacked_room(why) or self._dead > dead):
                     failures += 1
-                log.warning("slot %d: its worker group ended (%s); launched again", slot, _first_line(why))
-                self._closing.wait(RELAUNCH_WAIT * failures)
-            if not self._closing.is_set():
-                reason = f"slot {slot}: its worker group could not be launched {failures} times: {_first_line(why)}"
-                ray.get(self.board.give_up.remote(slot, reason))
-        except ray.exceptions.RayError as error:  # the switchboard is gone, or Ray as a whole
-            if not self._closing.is_set():
-                log.warning("slot %d: is no longer kept alive: %s", slot, _first_line(error))
+                if failures == LAUNCH_FAILURES:
+                    reason = f"its worker group could not be launched {failures} times: {_first_line(why)}"
+                    ray.get(self.board.give_up.remote(slot, f"slot {slot}: {reason}"))
+                    return
+            except ray.exceptions.RayError as error:  # whoever watches over the switchboard ends the search if it is dead
+                log.warning("slot %d: the switchboard does not answer (%s)", slot, _first_line(error))
+            log.warning("slot %d: its worker group ended (%s); launched again", slot, _first_line(why))
+            self._closing.wait(max(1.0, RELAUNCH_WAIT * failures))
+
+    def _came_up(self, slot: int, why: BaseException | None) -> bool:
+        """Clears away a group that has ended; returns whether its workers had been up."""
+        excused = isinstance(why, ray.exceptions.RayActorError)  # the controller was killed: no fault of a trial
+        reason = f"its worker group ended ({_first_line(why)})"
+        placement, came_up = ray.get(self.board.down.remote(slot, reason, excused))
+        _free(placement)
+        return came_up
 
     def _room_comes(self, slot: int) -> bool:
         """Waits until a worker group fits into what is free. False when the slots close."""
         workers = self._wanted.workers
+        needs = " and ".join(f"{amount:g} {kind}" for kind, amount in demand_of(self._wanted).items())
+        wanted = f"{workers} workers" if workers > 1 else "a worker"
         while not self._closing.is_set():
-            with self._lock:
+            try:
                 nodes = available_resources_per_node().values()
+            except Exception as error:  # as above
+                self._no_room[slot] = f"the cluster does not say what is free ({_first_line(error)})"
+            else:
                 places = places_on(nodes, self._wanted)
-                if places >= workers * (1 + len(self._launching)):
-                    self._launching.add(slot)
-                    self._no_room.pop(slot, None)
-                    return True
-            needs = " and ".join(f"{amount:g} {kind}" for kind, amount in demand_of(self._wanted).items())
-            wanted = f"{workers} workers" if workers > 1 else "a worker"
-            self._no_room[slot] = f"no room for {wanted} of {needs}: {places} would fit into what is free (nodes: {len(nodes)})"
+                with self._lock:
+                    if places >= workers * (1 + len(self._launching)):
+                        self._launching.add(slot)
+                        self._no_room.pop(slot, None)
+                        return True
+                self._no_room[slot] = f"no room for {wanted} of {needs}: {places} would fit into what is free (nodes: {len(nodes)})"
             self._closing.wait(ROOM_LOOK)
         return False
 
@@ -221,7 +229,7 @@ class Slots:
 
 
 def _first_line(why: BaseException | None) -> str:
-    return f"{type(why).__name__}: {(str(why).splitlines() or [''])[0]}"
+    return f"{type(why).__name__}: {(str(why).splitlines() or [''])[0]}" if why else "its workers went home"
 
 
 def _launch(board: Any, slot: int, wanted: Resources, folder: Path, fit: Callable[..., Any] | None) -> BaseException | None:

@@ -23,7 +23,7 @@ NEWS_WAIT = 30.0  # seconds in which news of a lost node may still excuse the la
 
 class Switchboard:
     """An asynchronous actor. Tune calls acquire, take and release; workers attach, next, beat, post, acknowledge and
-    fault; the driver watch, down, give_up, lives, state and close.
+    fault; the driver watch, down, give_up, state and close.
 
     Args:
         slots: how many.
@@ -112,20 +112,24 @@ class Switchboard:
         await self._announce()
         return ended
 
-    async def down(self, slot: int, why: str, excused: bool) -> str | None:
-        """A slot's worker group has ended, together with its controller; returns the id of its placement group.
+    async def down(self, slot: int, why: str, excused: bool) -> tuple[str | None, bool]:
+        """A slot's worker group has ended, together with its controller.
 
         Args:
             slot: its index.
             why: it ended.
             excused: whether that is no fault of the trial that they worked on.
+
+        Returns:
+            The id of its placement group, and whether its workers were up since the last call.
         """
         group = self.groups[slot]
         if group.life is not None:
             group.life.excuse = why if excused else None
             self._end_life(group, why)
             await self._announce()
-        return group.placement
+        came_up, group.lives_before = group.lives > group.lives_before, group.lives
+        return group.placement, came_up
 
     async def give_up(self, slot: int, why: str) -> None:
         """Marks a slot whose worker group cannot be launched."""
@@ -139,10 +143,6 @@ class Switchboard:
         for claim in self.claims.values():
             claim.over = True
         await self._announce()
-
-    async def lives(self, slot: int) -> int:
-        """How often the slot's worker group has come up."""
-        return self.groups[slot].lives
 
     async def state(self) -> State:
         """What is going on."""

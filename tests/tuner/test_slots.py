@@ -203,8 +203,8 @@ def test_a_lost_node_is_no_attempt_of_the_trial_even_if_the_news_comes_late(monk
 def test_a_dead_controller_is_no_attempt_of_the_trial() -> None:
     async def scene(board: Switchboard) -> None:
         claim, _, _ = await begun(board)
-        assert await board.down(0, "its controller ended", excused=True) == "group 0"
-        assert await board.down(0, "its controller ended", excused=True) == "group 0"
+        assert await board.down(0, "its controller ended", excused=True) == ("group 0", True)
+        assert await board.down(0, "its controller ended", excused=True) == ("group 0", False), "not up since then"
         assert (await board.next(0, await board.attach(0)) or {})["sequence"] == claim
         await board.down(0, "its workers died too often", excused=False)
         life = await board.attach(0)
