@@ -1,7 +1,7 @@
 """The worker's side of a slot: trial after trial on one warm Ray Train worker group. The one file here that imports Ray.
 
 Ray Train provides worker groups that come back after a fault. It carries neither checkpoints nor metrics: those go from `fit` to the
-trial's folder, and through the switchboard (an actor with next, post, acknowledge and fault) to whoever runs the trial.
+trial's folder, and through the switchboard (an actor with attach, next, beat, post, acknowledge and fault) to whoever runs the trial.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from trainables.surroundings import fault, require_room
 from trainables.train import fit
 
 POLL = 0.01  # seconds between two looks of a waiting rank at the store
-BEAT = 1.0  # seconds between two looks at whether this worker gets on
+BEAT = 2.0  # seconds between two looks at whether this worker gets on
 BROKEN_LINK = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "cuda error", "timed out")
 
 
