@@ -123,6 +123,7 @@ def _rule(fault: Any, keys: Sequence[str]) -> str:
         return f"must have {bound} {limit} {unit}"
     rule = fault["msg"].removeprefix("Value error, ").replace("Input should be", "must be").replace("Input is", "is")
     rule = re.sub(r", unable to parse string as an? \w+", "", rule)
+    rule = re.sub(r"\d{16,}", lambda digits: f"{float(digits[0]):g}", rule)
     if kind == "literal_error" and isinstance(fault["input"], str):
         close = nearest(fault["input"], re.findall(r"'([^']*)'", context["expected"]))
         rule += close if close.startswith("; did") else ""

@@ -110,17 +110,16 @@ def _words(schema: Mapping[str, Any]) -> str:
     if "const" in schema:
         return str(schema["const"])
     bounds = [(">=", "minimum"), (">", "exclusiveMinimum"), ("<=", "maximum"), ("<", "exclusiveMaximum")]
-    counts = [("at least", "minItems"), ("at most", "maxItems"), ("at least", "minProperties"), ("at most", "maxProperties")]
     limits = [f"{sign} {schema[word]:.15g}" for sign, word in bounds if word in schema]
-    limits += [f"{sign} {schema[word]}" for sign, word in counts if word in schema and "prefixItems" not in schema]
-    limits += [f"at most {schema['maxLength']} characters"] if "maxLength" in schema else []
+    entries = [f"at most {schema[word]} entries" for word in ("maxItems", "maxProperties") if word in schema]
+    entries += [f"at most {schema['maxLength']} characters"] if "maxLength" in schema else []
     if "prefixItems" in schema:
         return f"[{', '.join(_words(item) for item in schema['prefixItems'])}]"
     kind = {"null": "nothing", "array": "list", "boolean": "true | false", "string": schema.get("format", "text")}
     text = "keys and values" if "$ref" in schema or "additionalProperties" in schema else kind.get(schema.get("type", ""))
     if isinstance(schema.get("items"), Mapping) and "enum" in schema["items"]:
         text = f"list of {_words(schema['items'])}"
-    return f"{text or schema.get('type', 'text')} {' and '.join(limits)}".strip()
+    return ", ".join([f"{text or schema.get('type', 'text')} {' and '.join(limits)}".strip(), *entries])
 
 
 def _description(model: type[BaseModel], field: str) -> str:

@@ -63,7 +63,8 @@ def launch(given: argparse.Namespace) -> int:
     jobs.require_kept(given.run, "--run")
     wanted = spec.read(given.search, _settings(given))
     found = points.load(wanted) if wanted.table else space.load(wanted.space)
-    space.rehearse(found, wanted.trial, wanted.resources.workers)
+    if not wanted.table:  # each point has been validated
+        space.rehearse(found, wanted.trial, wanted.resources.workers)
     points.check_data(wanted)
     allocation.check_cluster(wanted)
     if rule := equivalence.own_line(wanted.trial):

@@ -48,6 +48,7 @@ def load(spec: SearchSpec) -> Points:
             rule = f"{giver} gives it, which its evaluation.protocols = {', '.join(listed)} lacks"
             raise UserError(f"point '{label}': objective.metric = {spec.objective.metric}: {rule}")
     seeds = range(spec.trial.seed, spec.trial.seed + spec.seeds)
+    c.changed(spec.trial.plain(), {"seed": seeds[-1]})  # so all seeds are valid
 
     def suggest(trial: optuna.Trial) -> dict[str, Any]:
         label = trial.suggest_categorical("point", list(points))

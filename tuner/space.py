@@ -4,7 +4,6 @@ import contextlib
 import importlib
 import importlib.util
 import json
-import pkgutil
 import signal
 import threading
 import traceback
@@ -17,12 +16,11 @@ from typing import Any
 
 import optuna
 
-import search_spaces
 from search_spaces import Known
 from trainables import config as c
-from trainables.errors import UserError, nearest
+from trainables.errors import UserError, nearest, shown, shown_name
 from trainables.settings import settable_keys
-from tuner.spec import check_workers
+from tuner.spec import SPACES, check_workers
 
 REHEARSALS = 40
 PATIENCE = 10.0  # seconds for a space to be imported, and for each of its proposals in the rehearsal
@@ -89,9 +87,9 @@ def configured(
         UserError: TrialConfig lacks a key, a key makes trials comparable, or the values do not make a valid trial.
     """
     try:
-        known = [*settable_keys(c.TrialConfig), "method"]  # another one comes as a whole
+        known = settable_keys(c.TrialConfig)
         if odd := [key for key in values if key not in known]:
-            raise UserError(f"{odd[0]}: unknown key{nearest(str(odd[0]), known)}")
+            raise UserError(f"{shown_name(odd[0])}: unknown key{nearest(odd[0], known)}")
         if taken := [key for key in values if _one_of(key, owned) and not _one_of(key, free)]:
             raise UserError(f"{taken[0]}: belongs to the search, so that its trials can be compared; set trial.{taken[0]} instead")
         return c.changed(base.plain(), values)
@@ -115,9 +113,8 @@ def load(name: str) -> Space:
         file = Path(path)
         module = _from_file(file)
     else:
-        known = sorted(m.name for m in pkgutil.iter_modules(search_spaces.__path__))
-        if name not in known:
-            raise UserError(f"space = '{name}': no such space{nearest(name, known)}; or give a file, such as my_space.py:suggest")
+        if name not in SPACES:
+            raise UserError(f"space = {shown(name)}: no such space{nearest(name, SPACES)}; or give a file, such as my_space.py:suggest")
         module, function = importlib.import_module(f"search_spaces.{name}"), "suggest"
     suggest = getattr(module, function, None)
     if not callable(suggest):

@@ -154,6 +154,10 @@ def _usable_name(name: str) -> str:
     return name
 
 
+Points = Annotated[dict[str, dict[str, Any]], Field(min_length=1, max_length=MOST_POINTS)]
+Grid = Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)]
+
+
 class SearchSpec(c.Section):
     """A search. `trial` holds what its trials have in common; the space proposes the rest.
 
@@ -165,10 +169,10 @@ class SearchSpec(c.Section):
     """Of the search, and of its folder below runs/."""
     space: Annotated[str, Field(json_schema_extra={"enum": [*SPACES, "my_space.py:suggest"]})] = "teacher"
     """Who says what may vary: a space of this package, or a function in a file."""
-    points: Annotated[dict[str, dict[str, Any]], BeforeValidator(_labelled), Field(min_length=1, max_length=MOST_POINTS)] | None = None
+    points: Annotated[Points | None, BeforeValidator(_labelled)] = None
     """A table in place of a space: a label for each point, and what differs from trial."""
-    grid: Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], AfterValidator(_countable), Field(min_length=1)] | None = None
-    """A table of all combinations: values for each key of trial."""
+    grid: Annotated[Grid, AfterValidator(_countable)] | None = None
+    """A table of all combinations of values for keys of trial; at most 500."""
     seeds: Annotated[int, Field(ge=1, le=MOST_TRIALS)] = 1
     """With how many seeds each point is run: trial.seed, trial.seed + 1, ..."""
     trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)] = 20
@@ -278,6 +282,8 @@ def read(path: Path, settings: Iterable[str]) -> SearchSpec:
         UserError: the file or a setting is at fault, or the data is missing.
     """
     values = read_settings(settings)
+    if "trial" in values:
+        raise UserError("--set trial: would replace all that the file says of its trials; set keys of it, such as trial.train.epochs=20")
     content = {"address": jobs.default_address(), **with_values(read_yaml(path), values, SearchSpec)}
     return settled(parse(set_by_hand(content, values)))
 

@@ -30,6 +30,8 @@ def spelt_out(values: Mapping[str, Any], method: str | None, section: str = "") 
     keys: Values = {}
     for name, value in values.items():
         dotted = f"{section}{name}"
+        if dotted == "method" and isinstance(value, str):  # a name is short for a section
+            value = {"name": value}
         if isinstance(value, Mapping) and dotted in sections and (dotted != "method" or value.get("name", method) == method):
             keys |= spelt_out(value, method, f"{dotted}.")
         else:

@@ -1,5 +1,7 @@
 """Presets hold the papers' values: typed here from the papers and their released code, not read from the files."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -169,3 +171,69 @@ def test_a_preset_that_is_like_another_offers_its_own_methods() -> None:
         UserError, match="^preset.placement_imagenet100: has no recipe for method.name = simclr; it has byol, dino, moco, ressl$"
     ):
         c.parse({"preset": "placement_imagenet100", "method": {"name": "simclr"}})
+
+
+@pytest.mark.parametrize(("name", "method"), list(RECIPES))
+def test_a_preset_fits_a_run_of_two_epochs(name: str, method: str) -> None:
+    """Its durations in epochs keep their share of the paper's length."""
+    paper = c.parse({"preset": name, "method": method, "data": {"name": "cifar10", "root": "."}})
+    short = c.parse({"preset": name, "method": method, "data": {"name": "cifar10", "root": "."}, "train": {"epochs": 2}})
+    for key, duration in paper.warmups().items():
+        if duration.endswith("epochs") and key != "method.frozen_prototypes":
+            amount, share = float(duration.split()[0]), short.warmups()[key]
+            assert share.endswith(" %") and float(share[:-2]) == pytest.approx(100 * amount / paper.train.epochs, rel=1e-5)
+        else:
+            assert short.warmups()[key] == duration
+    longer = c.parse({"preset": name, "method": method, "data": {"name": "cifar10", "root": "."}, "train": {"epochs": 20_000}})
+    assert longer.warmups() == paper.warmups()
+
+
+def test_what_the_user_sets_is_not_scaled() -> None:
+    nested = {"preset": "eman", "train": {"epochs": 20}, "optim": {"lr": {"warmup": "10 epochs"}}}
+    assert c.parse(nested).optim.lr.warmup == "10 epochs"
+
+
+@pytest.mark.parametrize(
+    ("nested", "said"),
+    [
+        (
+            {"preset": "eman", "method": "fixmatch", "train": {"batch_size": 64}},
+            "train.batch_size = 64: must be a multiple of train.shard_size = 40, such as 80 "
+            "(preset eman sets train.shard_size = 40; set it yourself to change it)",
+        ),
+        (
+            {"preset": "eman", "method": "fixmatch", "train": {"batch_size": 64, "shard_size": 32}},
+            "method.images_per_label = 5: must divide train.shard_size = 32, so that each shard has whole labelled images; 4 does "
+            "(preset eman sets method.images_per_label = 5; set it yourself to change it)",
+        ),
+        (
+            {"method": "fixmatch", "train": {"batch_size": 64}},
+            "train.batch_size = 64: must be a multiple of train.shard_size = 448, such as 448 "
+            "(method fixmatch sets train.shard_size = 448; set it yourself to change it)",
+        ),
+        (
+            {"preset": "eman", "train": {"epochs": 5}, "optim": {"lr": {"warmup": "10 epochs"}}},
+            "optim.lr.warmup = 10 epochs: must not exceed train.epochs = 5",
+        ),
+    ],
+)
+def test_a_fault_of_what_a_preset_sets_says_so(nested: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        c.parse(nested)
+    assert str(caught.value) == said
+
+
+def test_a_batch_of_a_preset_that_the_data_are_too_few_for_says_so() -> None:
+    trial = c.parse({"preset": "momentum2", "data": {"name": "digits", "train_images": 100}})
+    with pytest.raises(UserError) as caught:
+        trial.check_data()
+    assert str(caught.value) == (
+        "train.batch_size = 256: there are only 100 training images; 96 fits "
+        "(preset momentum2 sets train.batch_size = 256; set it yourself to change it)"
+    )
+
+
+def test_the_readme_lists_all_presets() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    listed = readme[readme.index("`trial.preset` fills in") :].split("\n\n")[0]
+    assert {name for name in re.findall(r"`(\w+)`", listed) if name in presets.names()} == set(presets.names())

@@ -1,5 +1,6 @@
 """Bad input dies before Ray starts, with a line that names the key, the value and the rule, and exit status 2."""
 
+import re
 import socket
 import sys
 from pathlib import Path
@@ -82,6 +83,19 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
             ["error: objective.metric = knn_top1: knn gives it", "= linear lacks"],
         ),
         (["resources.cpus_per_worker=1000"], ["a trial needs 1000 CPU"]),
+        (["trial={}"], ["--set trial: would replace all that the file says of its trials"]),
+        (["address=localhost:²"], ["address = 'localhost:²'", "host:port"]),
+        ([f"address={'h' * 300}:1"], ["host:port"]),
+        (["address=localhost:99999"], ["host:port"]),
+        (["name=.."], ["name = '..'", "begin with none of"]),
+        ([f"name={'n' * 101}"], ["at most 100"]),
+        (["trials=1000000000"], ["trials = 1000000000: must be less than or equal to 10000"]),
+        (["trials=" + "1" * 5000], ["--set trials: a key or value has at most 4,096 characters"]),
+        (["trials=" + "1" * 4000], ["--set trials: a number has at most 300 digits"]),
+        (["name=" + "[" * 5000], ["--set name: is nested deeper than 50 levels"]),
+        (["trial.train={epochs: 1, epochs: 2}"], ["--set trial.train: 'epochs' is there twice"]),
+        (["stopping=nune"], ["stopping.kind = 'nune'", "did you mean 'none'?"]),
+        (["zzz=1"], ["zzz: unknown key; nearest of "]),
     ],
 )
 def test_a_setting_at_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: list[str], words: list[str]) -> None:
@@ -128,6 +142,13 @@ def test_an_unknown_key_in_the_file(tmp_path: Path, capsys: pytest.CaptureFixtur
         ({"points": {"a": {}}, "stopping": {"kind": "asha"}}, ["stopping.kind = asha: must be none"]),
         ({"points": {"a": {}}, "trial": {"seed": 2**31 - 1}, "seeds": 2}, ["seed = 2147483648", "less than 2147483648"]),
         ({"seeds": 2}, ["seeds = 2: only a table"]),
+        ({"points": {"a": {}, "b": {}}, "seeds": 6000}, ["seeds = 6000: with 2 points more than 10,000 trials"]),
+        ({"points": {"a": {}}, "seeds": 10**9}, ["seeds = 1000000000: must be less than or equal to 10000"]),
+        ({"points": {f"p{n}": {} for n in range(501)}}, ["points: must have at most 500 entries"]),
+        ({"grid": {f"k{n}": list(range(10)) for n in range(8)}}, ["grid: combines to 100,000,000 points, of which at most 500"]),
+        ({"grid": {"optim.lr": [0.1, "0.1"]}}, ["grid: two combinations have the same values"]),
+        ({"points": {1: {}, "1": {"optim.lr": 0.3}}}, ["points: two points have the same label"]),
+        ({"points": {"a\nb": {}}}, ["on one line"]),
     ],
 )
 def test_a_table_at_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict, words: list[str]) -> None:
@@ -151,7 +172,10 @@ def test_an_empty_data_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "the folder is empty" in complaint(capsys, "launch", search_file(tmp_path), *settings)
 
 
-@pytest.mark.parametrize(("name", "text"), [("missing.yaml", None), ("list.yaml", "- 1"), ("broken.yaml", "a: [1"), ("empty.yaml", "")])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("missing.yaml", None), ("list.yaml", "- 1"), ("broken.yaml", "a: [1"), ("empty.yaml", ""), ("twice.yaml", "a: 1\na: 2")],
+)
 def test_a_file_at_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str | None) -> None:
     if text is not None:
         (tmp_path / name).write_text(text)
@@ -240,6 +264,28 @@ def test_keys_are_listed_with_defaults_and_rules(tmp_path: Path, capsys: pytest.
     assert rows["trial.teacher.momentum.base"].startswith("0.99\tnumber >= 0 and <= 1\tKeep-rate after the warm-up")
     assert rows["trial.teacher.norm.kind"].startswith("batch\tbatch | sync | shuffle | momentum | eman")
     assert "did you mean 'trial.teacher'" in complaint(capsys, "keys", "trial.teachr")
+
+
+def test_every_key_has_a_description_and_what_names_may_be_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["keys"]) == 0
+    rows = {line.split("\t")[0]: line.split("\t") for line in capsys.readouterr().out.splitlines()}
+    assert not [key for key, row in rows.items() if len(row) != 4 or not row[3]]
+    assert rows["trial.method.name"][2] == "byol | dino | fixmatch | mean_teacher | moco | ressl | simclr | simsiam"
+    assert rows["trial.data.name"][2] == "cifar10 | cifar100 | digits | imagefolder | parquet | stl10"
+    assert rows["trial.preset"][2].startswith("eman | mean_teacher | momentum2")
+    assert rows["space"][2].startswith("ema_placement | ") and rows["space"][2].endswith("my_space.py:suggest")
+    assert rows["trial.encoder.name"][2].startswith("resnet10 | ")
+    assert rows["trial.method.predictor_hidden"][1] == "byol: 4096; simsiam: 512"
+    assert rows["trial.teacher.norm"][2] == "short for kind" and rows["points"][2].startswith("keys and values, at most 500 entries")
+    assert {"seeds", "trial.teacher.norm", "trial.method", "stopping"} <= rows.keys()
+
+
+def test_keys_fit_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert cli.main(["keys"]) == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= 80 and "trial.teacher.norm.kind = batch" in lines
 
 
 @pytest.mark.parametrize("command", ["resume", "status", "export"])
