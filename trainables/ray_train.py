@@ -137,8 +137,8 @@ def _require_room(folder: Path, group: Group) -> None:
     if group.rank == 0:
         try:
             require_room(folder)
-        except OSError as fault:
-            error = fault
+        except OSError as reason:
+            error = reason
     if not group.decide(error is None):
         raise error or dist.DistError("the first worker cannot write the trial's folder")
 
