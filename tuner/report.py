@@ -203,8 +203,10 @@ def _state(trial: FrozenTrial, session: list[float] | None) -> str:
         return STATES[trial.state]
     if session is None:
         return "interrupted"
-    left_over = bool(session) and trial.user_attrs.get("started_at", 0) < session[0]
-    return "queued again" if left_over else STATES[trial.state]
+    begun = trial.user_attrs.get("started_at")
+    if begun is None:
+        return "queued"
+    return "queued again" if session and begun < session[0] else STATES[trial.state]
 
 
 def best_of(curve: Mapping[int, float], mode: str) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class StudySearcher(Searcher):
         self.left_over = deque(study.interrupted())
         self.running: dict[str, Proposal] = {}  # by Ray's id
         self.first_steps: dict[str, float] = {}
+        self.begun: set[str] = set()
         self.session = uuid.uuid4().hex
         self.actors_lost: Counter[str] = Counter()  # by trial: how often Tune gave up its actor
         self.broken_off = ""  # why nothing more can be run
@@ -77,7 +78,8 @@ class StudySearcher(Searcher):
         if proposal is None:
             return Searcher.FINISHED
         self.running[trial_id] = proposal
-        self.study.begin(proposal.key, time.time())
+        if self.groups.state().up:
+            self._begin(proposal.key)
         folder = str(self.run.trial_folder(proposal.key))
         return {
             "board": self.groups.name,
@@ -135,8 +137,15 @@ class StudySearcher(Searcher):
         go_on = f"go on in spite of it: {command('tuner', 'resume', self.run.path)}"
         return TrialFailure(f"trials {keys} failed alike before their first epoch: {error}; {rule} (log: {log}), or {go_on}")
 
+    def _begin(self, key: str) -> None:
+        """Notes that workers have a trial; one that waits for them is queued."""
+        if key not in self.begun:
+            self.begun.add(key)
+            self.study.begin(key, time.time())
+
     def _hear(self, key: str, metrics: dict[str, Any]) -> None:
         if metrics:
+            self._begin(key)
             self.first_steps.setdefault(key, metrics["time/first_step_at"])
             self.study.observe(key, metrics)
 

@@ -43,6 +43,8 @@ def test_a_trial_that_an_earlier_session_left_is_queued_until_it_starts(begun: t
     assert states(run, study) == ["complete", "queued again", "queued again"]
     study.begin("0001", time.time())
     assert states(run, study) == ["complete", "running", "queued again"]
+    study.ask()
+    assert states(run, study)[-1] == "queued"
 
 
 def test_the_table_that_an_interruption_leaves_shows_nothing_that_runs(begun: tuple[runs.Run, Study]) -> None:
