@@ -18,7 +18,7 @@ import optuna
 
 from search_spaces import Known
 from trainables import config as c
-from trainables.errors import UserError, nearest, shown, shown_name
+from trainables.errors import UserError, nearest, one_line, shown, shown_name
 from trainables.settings import settable_keys
 from tuner.spec import SPACES, check_workers
 
@@ -56,8 +56,9 @@ class Space:
         try:
             values = self.suggest(trial)
             json.dumps(values)
-        except Exception as error:
-            raise UserError(f"space '{self.name}': {which}raised {type(error).__name__}: {error}{_place(error, self.suggest)}") from None
+        except (Exception, SystemExit) as error:
+            raised = f"{which}raised {type(error).__name__}: {one_line(error)}{_place(error, self.suggest)}"
+            raise UserError(f"space '{self.name}': {raised}") from None
         if not isinstance(values, dict):
             raise UserError(f"space '{self.name}': must return a dict of dotted keys, not {type(values).__name__}")
         return values, self.configure(base, values)
@@ -158,12 +159,12 @@ def _from_file(path: Path) -> ModuleType:
             found.loader.exec_module(module)
     except UserError:
         raise
-    except Exception as error:
-        raise UserError(f"space = '{path}': cannot be imported ({type(error).__name__}: {error})") from None
+    except (Exception, SystemExit) as error:
+        raise UserError(f"space = '{path}': cannot be imported ({type(error).__name__}: {one_line(error)})") from None
     return module
 
 
-def _place(error: Exception, suggest: Callable[..., Any]) -> str:
+def _place(error: BaseException, suggest: Callable[..., Any]) -> str:
     """Where in the file of a space an error came from, as text to be appended; empty where it came from elsewhere."""
     file = suggest.__code__.co_filename if hasattr(suggest, "__code__") else None
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]

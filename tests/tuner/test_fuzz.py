@@ -199,6 +199,33 @@ def evaluate(settings: list[str]) -> None:
     answer(["evaluate", "checkpoint", *settings])
 
 
+RETURNED = [
+    "None", "3", "[1]", "'x'", "{1: 2}", "{None: 1}", "{'': 1}", "{'x' * 10**6: 1}", "{'optim.lr': 10**5000}", "{'optim.lr': float('nan')}",
+    "{'optim.lr': object()}", "{'optim.lr.warmup': 10**400}", "{'method': 3}", "{'method.name': ['a']}", "{'teacher': None}",
+    "{'teacher.norm': 'emann'}", "{'teacher.momenta': {1: 2}}", "{'teacher.momenta': 'x' * 10**6}", "{'optim.lr': [[[[1]]]] * 10**4}",
+    "{'optim.lr': trial.suggest_float('a', 2, 1)}", "{'optim.lr': trial.suggest_categorical('a', [])}", "{trial: 1}", "1 / 0",
+    "[][trial]", "exec('def f(n): return f(n + 1)') or f(0)", "{'monitors': [['x'] * 10**4]}", "{'evaluation.knn.k': 3}", "{'a.b.c': {}}",
+    "__import__('sys').exit(7)", "{'seed': 1, 'train.epochs': 2}", "{'views.crop_scale': (2, 1)}", "{'views.crop_scale': {1, 2}}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("returned", RETURNED)
+def test_whatever_a_space_returns_is_answered(returned: str) -> None:
+    Path("search.yaml").write_text(yaml.safe_dump(SMALL))
+    Path("mine.py").write_text(f"def suggest(trial):\n    return {returned}\n")
+    said = answer(["launch", "search.yaml", "--set", "space=mine.py:suggest"])
+    assert "mine.py" in said
+
+
+@pytest.mark.parametrize(
+    "known", ["{}", "[{1: 2}]", "[{'a': 1, 2: 3}]", "[{'lr': 'x' * 10**6}]", "[{'lr': 10**5000}]", "[{}] * 3 + [0]", "7"]
+)
+def test_whatever_a_space_knows_is_answered(known: str) -> None:
+    Path("search.yaml").write_text(yaml.safe_dump(SMALL))
+    Path("mine.py").write_text(f"KNOWN_GOOD = {known}\ndef suggest(trial):\n    return {{'optim.lr': trial.suggest_float('lr', 0, 1)}}\n")
+    assert "mine.py" in answer(["launch", "search.yaml", "--set", "space=mine.py"])
+
+
 OF_A_SEARCH = {"document": documents(KEYS), "settings": changes(KEYS)}
 OF_A_TRIAL = {"document": documents(TRIAL_KEYS), "settings": changes(TRIAL_KEYS)}
 FEW = {"launch": (launch, OF_A_SEARCH, 80), "resume": (resume, OF_A_SEARCH, 20), "train": (train, OF_A_TRIAL, 30)}
