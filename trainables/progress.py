@@ -18,12 +18,13 @@ _inside = False
 @contextmanager
 def told_to(listener: Listener) -> Iterator[None]:
     """Within the block the listener hears of all work of this process."""
-    global _listener
-    before, _listener = _listener, listener
+    global _listener, _inside
+    before = _listener, _inside
+    _listener, _inside = listener, False
     try:
         yield
     finally:
-        _listener = before
+        _listener, _inside = before
 
 
 def tell(what: str, done: int, total: int | None = None) -> None:
@@ -41,15 +42,15 @@ def steps(what: str, items: Iterable[Item], total: int | None = None) -> Iterato
         total: how many there are, where they do not know it themselves.
     """
     global _inside
+    if _listener is None or _inside:  # without a listener nothing is kept, for workers may be threads of one process
+        yield from items
+        return
     total = len(items) if total is None and isinstance(items, Sized) else total
-    outermost = not _inside
-    if outermost:
-        tell(what, 0, total)
+    tell(what, 0, total)
     for done, item in enumerate(items, start=1):
         _inside = True
         try:
             yield item
         finally:
-            _inside = not outermost
-        if outermost:
-            tell(what, done, total)
+            _inside = False
+        tell(what, done, total)

@@ -31,6 +31,18 @@ def test_a_loop_that_broke_off_silences_nothing():
     assert told == [("broken", 0, 3), ("later", 1, None)]
 
 
+def test_loops_that_nobody_hears_leave_nothing_behind():
+    """Workers may be threads of one process, whose loops end in any order."""
+    first, second = progress.steps("one worker", range(2)), progress.steps("another", range(2))
+    for loop in (first, second, first, second):
+        next(loop)
+    assert next(first, None) is None and next(second, None) is None
+    told: list[Any] = []
+    with progress.told_to(lambda *fact: told.append(fact)):
+        list(progress.steps("heard", range(1)))
+    assert told == [("heard", 0, 1), ("heard", 1, 1)]
+
+
 def test_every_long_protocol_says_where_it_is(tiny, tmp_path: Path):
     values = {"train.epochs": 0, "evaluation.linear.epochs": 2, "evaluation.finetune.epochs": 2, "evaluation.label_free.views": 3}
     train.fit(tiny(values), tmp_path, lambda metrics: True)
