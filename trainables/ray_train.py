@@ -25,7 +25,7 @@ import torch.distributed as dist
 from ray.util.placement_group import get_current_placement_group
 
 from trainables import config as c
-from trainables import pulse
+from trainables import progress, pulse
 from trainables.group import Group, backend_for
 from trainables.surroundings import fault, require_room
 from trainables.train import fit
@@ -152,23 +152,27 @@ def _blame(error: Exception) -> Literal["trial", "link"]:
 
 @contextlib.contextmanager
 def _pulse_told(board: Any, slot: int, incarnation: int) -> Iterator[None]:
-    """Tells the switchboard from time to time that this worker gets on.
+    """Tells the switchboard from time to time that this worker gets on, and where it is.
 
     What is told are signs of the training itself: this thread would go on beside one that hangs.
     """
-    over = threading.Event()
+    over, position = threading.Event(), list[Any]()
+
+    def note(*now: Any) -> None:
+        position[:] = now
 
     def tell() -> None:
         told = pulse.signs()
         while not over.wait(BEAT):
             if (signs := pulse.signs()) != told:
                 told = signs
-                board.beat.remote(slot, incarnation)
+                board.beat.remote(slot, incarnation, tuple(position) or None)
 
     thread = threading.Thread(target=tell, daemon=True)
     thread.start()
     try:
-        yield
+        with progress.told_to(note):
+            yield
     finally:
         over.set()
         thread.join()

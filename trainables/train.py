@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 import torchvision
 
-from trainables import augment, checkpoint, data, equivalence, formats, group, monitors, settings, views_picture
+from trainables import augment, checkpoint, data, equivalence, formats, group, monitors, progress, settings, views_picture
 from trainables import config as c
 from trainables.errors import TrialFailure, UserError
 from trainables.evaluation_config import require_fit, with_recipe
@@ -94,6 +94,7 @@ def _fit(
         clock.start(learner.step_index)
         for at in range(position, learner.run.per_epoch):
             learner.step(batches(learner, train, order, at, epoch, labelled))
+            progress.tell(f"steps of epoch {epoch + 1}", at + 1, learner.run.per_epoch)
             every = config.train.checkpoint_steps
             if every and learner.step_index % every == 0 and at + 1 < learner.run.per_epoch:
                 _require_finite(learner.mean_loss(at + 1), epoch + 1)

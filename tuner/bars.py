@@ -8,7 +8,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-QUIET = 5.0  # seconds between two plain lines, and before the first
+QUIET = 5.0  # seconds
 
 
 class Bars:
@@ -17,11 +17,12 @@ class Bars:
     Args:
         file: where to; standard output may belong to results.
         clock: seconds, for plain lines.
+        quiet: seconds between two plain lines, and before the first.
     """
 
-    def __init__(self, file: TextIO | None = None, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, file: TextIO | None = None, clock: Callable[[], float] = time.monotonic, quiet: float = QUIET):
         self.console = Console(file=file or sys.stderr, highlight=False, markup=False, soft_wrap=True)
-        self._clock = clock
+        self._clock, self._quiet = clock, quiet
         self._bars = self._made() if self.console.is_terminal else None
         self._task: TaskID | None = None
         self._what, self._began, self._said = "", clock(), clock()
@@ -55,15 +56,18 @@ class Bars:
                 self._task = self._bars.add_task(what, total=total)
         if self._bars and self._task is not None:
             self._bars.update(self._task, completed=done)
-        elif self._clock() - self._said >= QUIET:
+        elif self._clock() - self._said >= self._quiet:
             self.say(_line(what, done, total, self._clock() - self._began))
 
 
 def _line(what: str, done: int, total: int | None, elapsed: float) -> str:
-    if total is None:
-        return f"{what}: {done}"
-    left = f", {about(elapsed / done * (total - done))} left" if 0 < done < total else ""
-    return f"{what}: {done} of {total}{left}"
+    left = f", {about(elapsed / done * (total - done))} left" if total and 0 < done < total else ""
+    return so_far(what, done, total) + left
+
+
+def so_far(what: str, done: int, total: int | None) -> str:
+    """How many steps of something are done: "steps of epoch 3: 12 of 40"."""
+    return f"{what}: {done}" + ("" if total is None else f" of {total}")
 
 
 def about(seconds: float) -> str:

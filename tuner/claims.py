@@ -1,6 +1,7 @@
 """What the switchboard keeps account of: trials' claims, and slots' worker groups with their lives."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,6 +13,9 @@ Outcome = tuple[Literal["end", "error", "postponed"], str | None]
 """How the workers are done with a trial. ("end", None): it trained to its end. ("error", text): it failed by its own
 fault. ("postponed", text): it cannot go on now; it goes back to the queue, is tried again after POSTPONE_WAIT seconds, and
 this start counts as no attempt."""
+
+Position = tuple[str, int, int | None]
+"""Where a trial is: what is being done, how many steps of it are done, and of how many; None where nobody knows."""
 
 Message = tuple[Literal["metrics", "end", "error", "lost"], Any]
 
@@ -52,6 +56,7 @@ class Claim:
         said: what a rank said last of an error.
         postponed: what keeps the trial from going on for now; empty again with its next epoch.
         not_before: time, by the monotonic clock, before which no group takes it.
+        position: where it is, as its workers said last.
     """
 
     trial_id: str
@@ -68,6 +73,7 @@ class Claim:
     said: str = ""
     postponed: str = ""
     not_before: float = 0.0
+    position: Position | None = None
 
     @property
     def waits(self) -> bool:
@@ -123,6 +129,7 @@ class State:
         waiting: how many claims are in the queue.
         why: the first of them went back to it; empty where it has not begun.
         postponed: what keeps trials from going on for now, of the machine, its disc or its network; empty where nothing does.
+        positions: where the trials are that workers are on, by the key in their work.
     """
 
     up: tuple[int, ...]
@@ -130,6 +137,7 @@ class State:
     waiting: int
     why: str
     postponed: str = ""
+    positions: Mapping[str, Position] = field(default_factory=dict)
 
 
 def verdict(faults: dict[int, tuple[Blame, str]]) -> Outcome | None:

@@ -16,6 +16,7 @@ from tuner.bars import Bars, about
 from tuner.report import best_of, command, of_images, shown
 
 KEY = "full"
+QUIET = 60.0  # seconds between two plain lines within an epoch
 
 
 def start(given: argparse.Namespace) -> int:
@@ -90,7 +91,7 @@ def _train(run: runs.Run, wanted: spec.SearchSpec) -> None:
     metric = wanted.objective.metric
     writer = TrialWriter(run.tensorboard_folder / KEY, wanted.trial, wanted.objective)
     epochs, heard = wanted.trial.train.epochs, list[dict[str, Any]]()
-    bars = Bars(sys.stdout)
+    bars = Bars(sys.stdout, quiet=QUIET)
 
     def hear(metrics: dict[str, Any]) -> None:
         if writer.epoch == 0:
@@ -100,13 +101,12 @@ def _train(run: runs.Run, wanted: spec.SearchSpec) -> None:
         left = time_left(heard, epochs)
         line = f"epoch {metrics['epoch']:.0f}/{epochs}  loss {metrics['loss']:.4f}  {metric} {metrics[metric]:.4f}"
         bars.say(line + (f"  {about(left)} left" if left else ""))
-        bars.tell("epochs", int(metrics["epoch"]), epochs)
 
     try:
         with bars:
             bars.say("starting Ray and its workers")
-            bars.tell("epochs", 0, epochs)
-            search.one_slot(run, wanted.address, wanted.resources, KEY, wanted.trial, hear, bars.say)
+            bars.tell("starting", 0)
+            search.one_slot(run, wanted.address, wanted.resources, KEY, wanted.trial, hear, bars)
     except TrialFailure as failure:
         raise TrialFailure(f"{failure}\n  log: {run.trial_log(KEY, str(failure))}") from None
     finally:

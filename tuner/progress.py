@@ -1,6 +1,8 @@
 """One calm live table while a search runs; plain lines where the output is no terminal."""
 
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from ray import tune
@@ -8,7 +10,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from tuner.bars import about, clock_time
+from tuner.bars import about, clock_time, so_far
+from tuner.claims import Position
 from tuner.report import counted, newsworthy, overview, proposed, state_of, table_of
 from tuner.runs import Run
 from tuner.study import Study
@@ -16,14 +19,20 @@ from tuner.study import Study
 QUIET = 60.0  # seconds without a line after which one says how far the search is
 
 
-def heartbeat(state: dict[str, Any]) -> str:
+def heartbeat(state: dict[str, Any], positions: Mapping[str, Position] = MappingProxyType({})) -> str:
     """One line about a search, where there is no table to look at."""
     running = [f"{row['key']} at epoch {row['epoch']}/{row['epochs']}" for row in state["trials"] if row["state"] == "running"]
     facts = [f"{state['ended']} of {counted(state['trials_wanted'], 'trial')} ended"]
     facts += [f"running: {', '.join(running)}"] if running else []
+    facts += [where(positions)] if positions else []
     facts += [] if state["best_score"] is None else [f"best {state['objective']} {state['best_score']:.4f}"]
     facts += [] if state["elapsed_s"] is None else [f"{clock_time(state['elapsed_s'])} elapsed"]
     return "; ".join(facts + ([] if state["left_s"] is None else [f"{about(state['left_s'])} left"]))
+
+
+def where(positions: Mapping[str, Position]) -> str:
+    """Where trials are, by their keys."""
+    return ", ".join(f"{key} {so_far(*position)}" for key, position in sorted(positions.items()))
 
 
 class Progress(tune.Callback):
@@ -40,6 +49,7 @@ class Progress(tune.Callback):
         self.run, self.study, self.room = run, study, room
         self.console = console
         self.note, self.waiting, self.over, self.said = "", "", False, time.time()
+        self.positions: Mapping[str, Position] = {}
         quiet: dict[str, Any] = {"redirect_stdout": False, "redirect_stderr": False}  # they go to the driver's log already
         self.live = Live(console=console, refresh_per_second=2, get_renderable=self._render, **quiet) if console.is_terminal else None
 
@@ -73,10 +83,19 @@ class Progress(tune.Callback):
         if not self.live:
             self._print(self.waiting or "going on")
 
+    def follow(self, positions: Mapping[str, Position]) -> None:
+        """The trials that workers are on have come to these positions."""
+        self.positions = positions
+        self._beat()
+
+    def _beat(self) -> None:
+        if not self.live and time.time() - self.said >= QUIET:
+            line = heartbeat(overview(self.run, self.study), self.positions)
+            self._print(f"{line}; {self.waiting}" if self.waiting else line)
+
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         self.note = ""
-        if not self.live and time.time() - self.said >= QUIET:
-            self._print(heartbeat(overview(self.run, self.study)))
+        self._beat()
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         if not self.live:
@@ -90,7 +109,7 @@ class Progress(tune.Callback):
 
     def _render(self) -> Table:
         state = newsworthy(overview(self.run, self.study, self.over), max(5, self.console.height // 2 - 4))
-        return table_of(state, self.waiting or self.note)
+        return table_of(state, self.waiting or where(self.positions) or self.note)
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks; a terminal stays out of it."""

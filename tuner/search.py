@@ -26,6 +26,7 @@ from trainables.errors import BrokenOff, TrialFailure, UserError
 from trainables.surroundings import fault
 from tuner import jobs, slots, stopping
 from tuner.allocation import concurrent_trials, local_cpus
+from tuner.bars import Bars
 from tuner.progress import Progress
 from tuner.report import command, resume_hint
 from tuner.runs import BASELINE, Run
@@ -188,7 +189,7 @@ def run_search(run: Run, study: Study) -> None:
             Progress(run, study, room, console) as progress,
             Watch(groups.board, resume_hint(run)),
         ):
-            groups.on_wait = functools.partial(_wait, run, progress.waits)
+            groups.on_wait, groups.on_positions = functools.partial(_wait, run, progress.waits), progress.follow
             _measure_baseline(run, spec, groups, progress)
             _tune(run, study, groups, room, progress)
 
@@ -371,12 +372,11 @@ def quiet(path: Path) -> Iterator[None]:
         yield
 
 
-def one_slot(
-    run: Run, address: str, wanted: Resources, key: str, config: c.TrialConfig, hear: Any, say: Callable[[str], None]
-) -> list[dict[str, Any]]:
-    """A full run: one trial on one slot, with its own Ray session; `say` takes lines for the terminal."""
+def one_slot(run: Run, address: str, wanted: Resources, key: str, config: c.TrialConfig, hear: Any, bars: Bars) -> list[dict[str, Any]]:
+    """A full run: one trial on one slot, with its own Ray session; `bars` are for the terminal."""
     with cluster(address, run) as nodes:
         concurrent_trials(nodes, wanted, 1)
         with Slots(1, wanted, run.ray_folder) as groups, Watch(groups.board, resume_hint(run)):
-            groups.on_wait = functools.partial(_wait, run, lambda why: say(f"waiting: {why}" if why else "going on"))
+            groups.on_wait = functools.partial(_wait, run, lambda why: bars.say(f"waiting: {why}" if why else "going on"))
+            groups.on_positions = lambda positions: bars.tell(*positions[key]) if key in positions else None
             return converse(groups, run, key, config, hear)

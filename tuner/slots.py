@@ -19,7 +19,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from trainables.errors import BrokenOff, TrialFailure
 from tuner.allocation import demand_of, places_on
-from tuner.claims import State
+from tuner.claims import Position, State
 from tuner.spec import Resources
 from tuner.switchboard import POSTPONE_WAIT, Switchboard
 
@@ -99,6 +99,7 @@ class Slots:
     Attributes:
         on_wait: called with the reason whenever nothing can be worked on, or a trial waits for a disc or the network to be
             mended, and with "" when that is over.
+        on_positions: called every second with where the trials are that workers are on.
     """
 
     def __init__(self, count: int, wanted: Resources, folder: Path, fit: Callable[..., Any] | None = None):
@@ -108,6 +109,7 @@ class Slots:
         actor = actor.options(name=self.name, num_cpus=0, max_concurrency=10_000, resources=head)
         self.board = actor.remote(count, wanted.restarts + 1, wanted.patience_seconds)
         self.on_wait: Callable[[str], None] = lambda why: None
+        self.on_positions: Callable[[Mapping[str, Position]], None] = lambda positions: None
         self._wanted, self._folder, self._fit = wanted, folder, fit
         self._closing, self._lock = threading.Event(), threading.Lock()
         self._launching: set[int] = set()  # slots that have been given room and are not up yet
@@ -136,7 +138,9 @@ class Slots:
                 for ended in ray.get(self.board.watch.remote(self._dead)):
                     log.warning("slot %d: %s; its trial goes on with other workers", ended.slot, ended.why)
                     _free(ended.placement)
-                self._note(self.state())
+                state = self.state()
+                self._note(state)
+                self.on_positions(state.positions)
             except Exception as error:  # Ray raises errors of many kinds where its head does not answer; it may come back
                 if _first_line(error) != told and not self._closing.is_set():
                     told = _first_line(error)

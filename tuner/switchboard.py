@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from tuner.claims import Blame, Claim, Ended, Group, Life, Message, Outcome, State, verdict
+from tuner.claims import Blame, Claim, Ended, Group, Life, Message, Outcome, Position, State, verdict
 
 FAULT_WAIT = 8.0  # seconds for all ranks to report after one of them failed
 NEXT_WAIT = 20.0  # seconds that a group waits for work before it asks again
@@ -147,9 +147,10 @@ class Switchboard:
     async def state(self) -> State:
         """What is going on."""
         queue, up = self._queue(), tuple(slot for slot, group in enumerate(self.groups) if group.life is not None)
-        busy = sum(group.claim is not None for group in self.groups)
         postponed = next((claim.postponed for claim in self.claims.values() if claim.postponed and claim.outcome is None), "")
-        return State(up, busy, len(queue), queue[0].why if queue else "", postponed)
+        claims = [group.claim for group in self.groups if group.claim is not None]
+        positions = {claim.work["key"]: claim.position for claim in claims if claim.position is not None}
+        return State(up, len(claims), len(queue), queue[0].why if queue else "", postponed, positions)
 
     # the workers' side
 
@@ -178,7 +179,7 @@ class Switchboard:
                     claim.outcome = ("error", f"its workers died {self.attempts} times without a new epoch{said}")
                     await self._announce()
                     continue
-                claim.slot, claim.begun, claim.why = slot, True, ""
+                claim.slot, claim.begun, claim.why, claim.position = slot, True, "", None
                 claim.tries.append(life)
                 group.claim, group.faults, group.progress = claim, {}, time.monotonic()
                 return {**claim.work, "sequence": claim.sequence, "attempt": claim.attempts}
@@ -190,11 +191,13 @@ class Switchboard:
                 lambda: self.closed or self._life(slot, incarnation) is None or self._due() is not None, max(0.01, look - now)
             )
 
-    async def beat(self, slot: int, incarnation: int) -> None:
-        """The workers have made progress."""
+    async def beat(self, slot: int, incarnation: int, position: Position | None = None) -> None:
+        """The workers have made progress, and are at a position of their trial."""
         group = self.groups[slot]
         if self._life(slot, incarnation) is not None and group.progress < math.inf:
             group.progress = time.monotonic()
+            if group.claim is not None:
+                group.claim.position = position
 
     async def post(self, slot: int, incarnation: int, sequence: int, metrics: dict[str, Any]) -> bool:
         """Takes an epoch's metrics; returns when the next epoch is wanted (True) or the trial is over (False).

@@ -94,3 +94,16 @@ def test_the_time_left_of_a_full_run_is_of_this_life() -> None:
     before = [{"epoch": float(e), "time/first_step_at": 0.0, "time/measured_at": 50.0 * e} for e in (1, 2)]
     now = [{"epoch": float(e), "time/first_step_at": 900.0, "time/measured_at": 900.0 + 5 * (e - 2)} for e in (3, 4)]
     assert full_run.time_left([*before, *now], 10) == pytest.approx(30)
+
+
+def test_plain_lines_say_where_trials_are_between_two_epochs(begun: tuple[runs.Run, Study], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also before the first epoch ends, which may be hours away."""
+    out = io.StringIO()
+    run, study = begun
+    shown = Progress(run, study, 2, Console(file=out, width=200))
+    shown.follow({"0001": ("steps of epoch 2", 3, 40)})
+    assert out.getvalue() == "", "not more than a line a minute"
+    monkeypatch.setattr(shown, "said", time.time() - 61)
+    shown.follow({"0001": ("steps of epoch 2", 4, 40), "0002": ("batches of features", 7, None)})
+    assert "0001 steps of epoch 2: 4 of 40, 0002 batches of features: 7" in out.getvalue()
+    assert out.getvalue().count("\n") == 1

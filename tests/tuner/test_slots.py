@@ -230,6 +230,22 @@ def test_workers_without_progress_are_taken_out_of_use() -> None:
     play(scene, patience=0.2)
 
 
+def test_where_a_trial_is_is_known_while_workers_are_on_it() -> None:
+    async def scene(board: Switchboard) -> None:
+        _, life, work = await begun(board)
+        assert (await board.state()).positions == {}
+        await board.beat(0, life, ("steps of epoch 1", 3, 40))
+        assert (await board.state()).positions == {work["key"]: ("steps of epoch 1", 3, 40)}
+        await board.beat(0, life + 1, ("steps of epoch 9", 1, 40))
+        assert (await board.state()).positions == {work["key"]: ("steps of epoch 1", 3, 40)}, "of a life that is none"
+        life = await board.attach(0)
+        assert (await board.state()).positions == {}
+        await board.next(0, life)
+        assert (await board.state()).positions == {}, "other workers begin at their checkpoint"
+
+    play(scene)
+
+
 def test_workers_that_wait_for_their_trial_or_for_work_are_not_stuck() -> None:
     async def scene(board: Switchboard) -> None:
         claim, life, _ = await begun(board)
