@@ -54,7 +54,8 @@ class Claim:
         over: whether the trial has released it.
         why: the reason why it went back to the queue.
         said: what a rank said last of an error.
-        postponed: what keeps the trial from going on for now; empty again with its next epoch.
+        postponed: what keeps the trial from going on for now; empty again when it gets on.
+        taken: time, by the monotonic clock, when a group took it last.
         not_before: time, by the monotonic clock, before which no group takes it.
         position: where it is, as its workers said last.
     """
@@ -72,6 +73,7 @@ class Claim:
     why: str = ""
     said: str = ""
     postponed: str = ""
+    taken: float = 0.0
     not_before: float = 0.0
     position: Position | None = None
 

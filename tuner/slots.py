@@ -25,7 +25,8 @@ from tuner.switchboard import POSTPONE_WAIT, Switchboard
 
 log = logging.getLogger(__name__)
 RELAUNCH_WAIT = 5.0  # seconds before a worker group is launched again, times the failures so far
-LAUNCH_FAILURES = 3  # launches of a worker group that fail in a row before its slot is given up
+RELAUNCH_LIMIT = 60.0  # seconds that this wait has at most
+LAUNCH_FAILURES = 3  # launches of a worker group that fail in a row before its slot is given up, where no other slot is up
 LOOK = 1.0  # seconds between two looks at nodes and workers
 WAIT_TOLD = 5.0  # seconds of waiting before it is told: what a dead group held is not free at once
 ROOM_LOOK = 2.0  # seconds between two looks whether there is room for a slot
@@ -112,8 +113,8 @@ class Slots:
         self.on_positions: Callable[[Mapping[str, Position]], None] = lambda positions: None
         self._wanted, self._folder, self._fit = wanted, folder, fit
         self._closing, self._lock = threading.Event(), threading.Lock()
-        self._launching: set[int] = set()  # slots that have been given room and are not up yet
-        self._no_room: dict[int, str] = {}  # slots that wait for room, and what they lack
+        self._launching: dict[int, float] = {}  # slots that have been given room and are not up yet, and since when
+        self._no_room: dict[int, str] = {}  # slots that are not up, and why
         self._dead: set[str] = set()  # nodes
         self._why, self._waiting_since = "", time.monotonic()
         self._threads = [threading.Thread(target=self._keep_alive, args=(slot,), daemon=True) for slot in range(count)]
@@ -135,9 +136,10 @@ class Slots:
         while not self._closing.wait(LOOK):
             try:
                 self._dead = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
-                for ended in ray.get(self.board.watch.remote(self._dead)):
-                    log.warning("slot %d: %s; its trial goes on with other workers", ended.slot, ended.why)
-                    _free(ended.placement)
+                ended = ray.get(self.board.watch.remote(self._dead))
+                for life in ended:
+                    log.warning("slot %d: %s; its trial goes on with other workers", life.slot, life.why)
+                _free(*(life.placement for life in ended))
                 state = self.state()
                 self._note(state)
                 self.on_positions(state.positions)
@@ -149,10 +151,18 @@ class Slots:
     def _note(self, state: State) -> None:
         """Works out why nothing is worked on, and tells of a change."""
         with self._lock:
-            self._launching -= set(state.up)
+            for slot in state.up:
+                self._launching.pop(slot, None)
+                self._no_room.pop(slot, None)
+            for slot, since in [*self._launching.items()]:
+                if time.monotonic() - since > self._wanted.patience_seconds:  # it may hang; the others do not wait for it
+                    del self._launching[slot]
+                    self._no_room[slot] = f"the workers of slot {slot} have been starting for {self._wanted.patience}"
+                    log.warning("%s", self._no_room[slot])
+            starting, lacking = bool(self._launching), next(iter(self._no_room.values()), "")
         why = f"{state.postponed}; that is tried every {POSTPONE_WAIT:g} seconds" if state.postponed else ""
         if state.waiting and not state.busy and not why:
-            why = state.why if state.up else "" if self._launching else next(iter(self._no_room.values()), "")
+            why = state.why if state.up else "" if starting else lacking
         self._waiting_since = time.monotonic() if not why else self._waiting_since
         if why and time.monotonic() - self._waiting_since < WAIT_TOLD:
             return
@@ -168,7 +178,7 @@ class Slots:
             dead = self._dead
             why = _launch(self.board, slot, self._wanted, self._folder, self._fit)
             with self._lock:
-                self._launching.discard(slot)
+                self._launching.pop(slot, None)
             if self._closing.is_set():
                 return
             try:
@@ -176,14 +186,14 @@ class Slots:
                     failures = 0
                 elif not (_lacked_room(why) or self._dead > dead):
                     failures += 1
-                if failures == LAUNCH_FAILURES:
+                if failures >= LAUNCH_FAILURES and not self.state().up:  # what ails one node may be mended while others work
                     reason = f"its worker group could not be launched {failures} times: {_first_line(why)}"
                     ray.get(self.board.give_up.remote(slot, f"slot {slot}: {reason}"))
                     return
             except ray.exceptions.RayError as error:  # whoever watches over the switchboard ends the search if it is dead
                 log.warning("slot %d: the switchboard does not answer (%s)", slot, _first_line(error))
             log.warning("slot %d: its worker group ended (%s); launched again", slot, _first_line(why))
-            self._closing.wait(max(1.0, RELAUNCH_WAIT * failures))
+            self._closing.wait(min(max(1.0, RELAUNCH_WAIT * failures), RELAUNCH_LIMIT))
 
     def _came_up(self, slot: int, why: BaseException | None) -> bool:
         """Clears away a group that has ended; returns whether its workers had been up."""
@@ -201,16 +211,18 @@ class Slots:
         while not self._closing.is_set():
             try:
                 nodes = available_resources_per_node().values()
-            except Exception as error:  # as above
-                self._no_room[slot] = f"the cluster does not say what is free ({_first_line(error)})"
+            except Exception as error:  # of many kinds, where Ray's head does not answer
+                lack = f"the cluster does not say what is free ({_first_line(error)})"
             else:
                 places = places_on(nodes, self._wanted)
                 with self._lock:
                     if places >= workers * (1 + len(self._launching)):
-                        self._launching.add(slot)
+                        self._launching[slot] = time.monotonic()
                         self._no_room.pop(slot, None)
                         return True
-                self._no_room[slot] = f"no room for {wanted} of {needs}: {places} would fit into what is free (nodes: {len(nodes)})"
+                lack = f"no room for {wanted} of {needs}: {places} would fit into what is free (nodes: {len(nodes)})"
+            with self._lock:
+                self._no_room[slot] = lack
             self._closing.wait(ROOM_LOOK)
         return False
 
@@ -238,22 +250,32 @@ def _first_line(why: BaseException | None) -> str:
 
 def _launch(board: Any, slot: int, wanted: Resources, folder: Path, fit: Callable[..., Any] | None) -> BaseException | None:
     """Runs a worker group for as long as its controller lives; returns why it ended."""
+    try:
+        return _trainer(board, slot, wanted, folder, fit).fit().error
+    except Exception as error:  # whatever it was, the group is gone, and launched again
+        return error
+
+
+def _trainer(board: Any, slot: int, wanted: Resources, folder: Path, fit: Callable[..., Any] | None) -> Any:
+    """Ray Train's trainer for a slot."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     from trainables.ray_train import slot_loop
 
-    per_worker: Mapping[str, float] = {"CPU": wanted.cpus_per_worker, **({"GPU": wanted.gpus_per_worker} if wanted.gpus_per_worker else {})}
-
     class Trainer(TorchTrainer):
-        """Without Ray Train's helper that outlives the driver to remove a placement group: it needs the dashboard's State API, and without
-        it lives on for ever, with 200 MB. Here the driver removes what a dead controller leaves, and Ray what a dead driver does."""
+        """Without the helper of Ray Train that outlives the driver to remove a placement group.
+
+        It needs the dashboard's State API, and without it lives on for ever, with 200 MB. Here the driver removes what a
+        dead controller leaves, and Ray what a dead driver does.
+        """
 
         def _create_default_callbacks(self) -> list[Any]:
             default = super()._create_default_callbacks()  # type: ignore[misc]  # not public; where it is not there, nothing is left out
             return [callback for callback in default if type(callback).__name__ != "PlacementGroupCleanerCallback"]
 
-    trainer = Trainer(
+    per_worker: Mapping[str, float] = {"CPU": wanted.cpus_per_worker, **({"GPU": wanted.gpus_per_worker} if wanted.gpus_per_worker else {})}
+    return Trainer(
         slot_loop,
         train_loop_config={"board": board, "slot": slot, "threads": wanted.cpus_per_worker, "fit": fit},
         scaling_config=ScalingConfig(num_workers=wanted.workers, use_gpu=wanted.gpus_per_worker > 0, resources_per_worker=dict(per_worker)),
@@ -266,10 +288,6 @@ def _launch(board: Any, slot: int, wanted: Resources, folder: Path, fit: Callabl
             failure_config=FailureConfig(max_failures=5, controller_failure_limit=0),  # type: ignore[call-arg]
         ),
     )
-    try:
-        return trainer.fit().error
-    except Exception as error:  # whatever it was, the group is gone, and launched again
-        return error
 
 
 def _lacked_room(why: BaseException | None) -> bool:
@@ -280,10 +298,13 @@ def _lacked_room(why: BaseException | None) -> bool:
     return isinstance(why, ControllerError) and isinstance(why.controller_failure, WorkerGroupStartupTimeoutError)
 
 
-def _free(placement: str | None) -> None:
-    """Gives back what a dead controller's placement group holds, and ends the workers in it.
+def _free(*placements: str | None) -> None:
+    """Gives back what placement groups of dead controllers hold, and ends the workers in them.
 
     Ray Train leaves that to a helper which needs the dashboard; without it the next controller would lack the same CPUs.
     """
-    if placement is not None:
-        remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(placement)))
+    for placement in filter(None, placements):
+        try:
+            remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(placement)))
+        except Exception as error:  # of many kinds; one that stays must not keep the others
+            log.warning("placement group %s could not be removed (%s)", placement, _first_line(error))

@@ -181,6 +181,7 @@ class Switchboard:
                     continue
                 claim.slot, claim.begun, claim.why, claim.position = slot, True, "", None
                 claim.tries.append(life)
+                claim.taken = time.monotonic()
                 group.claim, group.faults, group.progress = claim, {}, time.monotonic()
                 return {**claim.work, "sequence": claim.sequence, "attempt": claim.attempts}
             now = time.monotonic()
@@ -196,8 +197,10 @@ class Switchboard:
         group = self.groups[slot]
         if self._life(slot, incarnation) is not None and group.progress < math.inf:
             group.progress = time.monotonic()
-            if group.claim is not None:
-                group.claim.position = position
+            if (claim := group.claim) is not None:
+                claim.position = position
+                if time.monotonic() - claim.taken > POSTPONE_WAIT:  # the start of a try proves nothing
+                    claim.postponed = ""
 
     async def post(self, slot: int, incarnation: int, sequence: int, metrics: dict[str, Any]) -> bool:
         """Takes an epoch's metrics; returns when the next epoch is wanted (True) or the trial is over (False).
@@ -216,10 +219,9 @@ class Switchboard:
         group.progress = math.inf
         await self._announce()
         await self._until(lambda: claim.wanted > len(claim.posted) or self._claim(slot, incarnation, sequence) is not claim)
-        if self._claim(slot, incarnation, sequence) is not claim:
-            return False
-        group.progress = time.monotonic()
-        return True
+        if self._life(slot, incarnation) is life:
+            group.progress = time.monotonic()  # also of a trial that is over: its workers have to acknowledge that
+        return self._claim(slot, incarnation, sequence) is claim
 
     async def acknowledge(self, slot: int, incarnation: int, sequence: int, outcome: Outcome) -> None:
         """The workers are done with a trial, for good or for now."""

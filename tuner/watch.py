@@ -86,6 +86,8 @@ class Watch:
 
     def _end(self, gone: str) -> None:
         """Interrupts the main thread, and ends the process where that thread hangs in a call of Ray."""
+        if self.over.is_set():  # the block has ended while this looked
+            return
         log.error("%s", gone)
         self.gone = gone
         main = threading.main_thread().ident

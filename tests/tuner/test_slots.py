@@ -230,6 +230,37 @@ def test_workers_without_progress_are_taken_out_of_use() -> None:
     play(scene, patience=0.2)
 
 
+def test_workers_that_hang_after_the_last_epoch_are_taken_out_of_use() -> None:
+    """Between the end of a trial, or its stop, and their word of it."""
+
+    async def scene(board: Switchboard) -> None:
+        claim, life, _ = await begun(board)
+        posting = asyncio.create_task(board.post(0, life, claim, epoch(1)))
+        await board.take(claim, 0)
+        await board.release("a")
+        assert not await posting
+        assert await board.watch([]) == []
+        await asyncio.sleep(0.3)
+        assert await board.watch([]) == [Ended(0, "group 0", "no progress for 0.2 seconds")]
+
+    play(scene, patience=0.2)
+
+
+def test_a_trial_that_gets_on_no_longer_waits_for_a_disc() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim, life, _ = await begun(board)
+        await board.acknowledge(0, life, claim, ("postponed", "/run: no space left"))
+        assert (await board.state()).postponed == "/run: no space left"
+        assert await board.next(0, life)
+        await board.beat(0, life)
+        assert (await board.state()).postponed == "/run: no space left", "the start of a try proves nothing"
+        await asyncio.sleep(0.15)
+        await board.beat(0, life)
+        assert (await board.state()).postponed == ""
+
+    play(scene)
+
+
 def test_where_a_trial_is_is_known_while_workers_are_on_it() -> None:
     async def scene(board: Switchboard) -> None:
         _, life, work = await begun(board)
