@@ -76,7 +76,6 @@ def launch(given: argparse.Namespace) -> int:
         print(f"{run.path}: replaced; nothing had been asked in it")
     if found.file is not None:
         run.keep_space(found.file)
-    run.hold()
     with runs.beginning(run, launched=True):
         return _search(run, _opened(run, wanted))
 

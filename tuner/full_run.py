@@ -39,7 +39,6 @@ def start(given: argparse.Namespace) -> int:
     run = runs.Run.create(given.run or runs.unused(Path("runs"), f"train-{given.config.stem}"), "train", wanted.plain(), config.seed)
     if run.replaces:
         print(f"{run.path}: replaced; nothing had been trained in it")
-    run.hold()
     with runs.beginning(run, launched=True):
         return continue_run(run, wanted)
 

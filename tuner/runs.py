@@ -70,7 +70,9 @@ class Run:
 
     @classmethod
     def create(cls, path: Path, kind: Kind, content: dict[str, Any], seed: int) -> "Run":
-        """Makes the directory with its spec and manifest; a run in which nothing was asked gives way to it.
+        """Makes the directory with its spec and manifest, held by this process; a run in which nothing was asked gives way to it.
+
+        It is held before it can be seen: another launch would take it for one in which nothing was asked, and replace it.
 
         Raises:
             UserError: something else is there already.
@@ -91,13 +93,15 @@ class Run:
             (draft / "journal.log").touch()
             write_atomically(draft / "spec.yaml", yaml.safe_dump(content, sort_keys=False))
             write_atomically(draft / "manifest.json", json.dumps(_manifest(kind, seed), indent=2))
+            made = cls(draft)
+            made.hold()
+            if before is not None:
+                path.rename(aside := draft.with_name(f"{draft.name}-before"))
+            draft.rename(path)  # it is there as a whole or not at all; the lock goes with it
         except OSError as error:
             shutil.rmtree(draft, ignore_errors=True)
             raise UserError(f"{path}: cannot be made ({error.strerror})") from None
-        if before is not None:
-            path.rename(aside := draft.with_name(f"{draft.name}-before"))
-        draft.rename(path)  # it is there as a whole or not at all
-        made = cls(path)
+        made.path = path
         if before is not None:
             shutil.rmtree(aside)
             made.replaces = True
@@ -243,6 +247,8 @@ class Run:
         for last in (False, True):
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not os.path.samestat(os.fstat(self._lock.fileno()), (self.path / "lock").stat()):
+                    raise UserError(f"{self.path}: was replaced by another launch in this moment")
                 break
             except OSError:
                 self._lock.seek(0)

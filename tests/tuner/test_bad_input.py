@@ -278,6 +278,7 @@ def test_every_key_has_a_description_and_what_names_may_be_is_listed(capsys: pyt
     assert rows["trial.method.predictor_hidden"][1] == "byol: 4096; simsiam: 512"
     assert rows["trial.teacher.norm"][2] == "short for kind" and rows["points"][2].startswith("keys and values, at most 500 entries")
     assert {"seeds", "trial.teacher.norm", "trial.method", "stopping"} <= rows.keys()
+    assert rows["trial.teacher.smoothing.p.base"][1] == "number from 0 to 1"
 
 
 def test_keys_fit_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -321,10 +322,9 @@ def test_a_run_directory_that_is_taken(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_a_run_that_another_process_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = runs.Run.create(tmp_path / "held", "search", {}, 0), runs.Run(tmp_path / "held")
-    first.hold()
     with pytest.raises(ValueError, match="is being run by process"):
         second.hold()
-    assert second.held()
+    assert first.held() and second.held()
 
 
 def test_train_refuses_what_the_equivalence_rule_cannot_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

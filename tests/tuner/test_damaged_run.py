@@ -31,7 +31,7 @@ def searched(tmp_path: Path, **changes: Any) -> runs.Run:
     for key in ("untrained", "0000", "0001"):
         run.trial_folder(key).mkdir()
     run.write_baseline({"epoch": 0, "knn_top1": 0.1, "trial": "untrained", "slot": 0})
-    return run
+    return runs.Run(run.path)  # no process holds it any more
 
 
 def contents(run: runs.Run) -> dict[Path, bytes]:

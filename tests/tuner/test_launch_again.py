@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,9 @@ TRIAL = '{"op_code": 4, "worker_id": "w", "study_id": 0, "datetime_start": "2026
 
 
 def made(path: Path, kind: runs.Kind = "search", **content: Any) -> runs.Run:
-    """A run that was begun, and whose untrained encoder left a log and a checkpoint."""
-    run = runs.Run.create(path, kind, content, 0)
+    """A run that was begun and is held no more, and whose untrained encoder left a log and a checkpoint."""
+    runs.Run.create(path, kind, content, 0)
+    run = runs.Run(path)
     run.journal.write_text(STUDY)
     folder = run.trial_folder(runs.BASELINE)
     folder.mkdir()
@@ -39,7 +43,46 @@ def test_a_run_in_which_nothing_was_asked_is_replaced(tmp_path: Path, kind: runs
     after = runs.Run.create(tmp_path / "run", "search", {"name": "new"}, 0)
     assert after.replaces and after.spec == {"name": "new"} and not any((after.path / "trials").iterdir())
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
-    after.hold()  # the lock of the old one was given back
+    assert after.held()
+    del after
+    runs.Run(tmp_path / "run").hold()  # there is one lock, and it is that of the new one
+
+
+def test_of_two_launches_at_once_one_holds_the_run(tmp_path: Path) -> None:
+    """A run that was just made, in which nothing is asked yet, gives way to no other launch."""
+    first = runs.Run.create(tmp_path / "run", "search", {"name": "first"}, 0)
+    with pytest.raises(UserError, match="is being run by process"):
+        runs.Run.create(tmp_path / "run", "search", {"name": "second"}, 0)
+    assert runs.unused(tmp_path, "run") == tmp_path / "run-2"
+    assert first.held() and first.spec == {"name": "first"} and [entry.name for entry in tmp_path.iterdir()] == ["run"]
+
+
+def test_launches_of_many_processes_at_once(tmp_path: Path) -> None:
+    """One of them has the run, and it is the one that the folder holds; to the others it is said."""
+    code = """
+import sys, time
+from pathlib import Path
+from tuner import runs
+path, name, begin = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+time.sleep(max(0.0, begin - time.time()))
+try:
+    run = runs.Run.create(path, "search", {"name": name}, 0)
+except runs.UserError as error:
+    print(error)
+else:
+    print("has it", flush=True)
+sys.stdin.read()
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    begin = str(time.time() + 3)
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    launches = [subprocess.Popen([*command, name, begin], **pipes) for name in "abcd"]
+    said = [launch.stdout.readline() for launch in launches if launch.stdout]
+    name = runs.Run(tmp_path / "run").spec["name"]
+    for launch in launches:
+        launch.communicate(timeout=60)
+    assert said.count("has it\n") == 1 and said["abcd".index(name)] == "has it\n"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
 
 
 def with_a_trial(run: runs.Run) -> None:
