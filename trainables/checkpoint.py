@@ -117,10 +117,12 @@ def newest(folder: Path) -> Checkpoint | None:
 
 
 def _require_named_step(found: Checkpoint) -> None:
-    """A renamed file would be taken for a newer one, and those that are newer than it be overwritten."""
+    """A file that was renamed, or that holds no step, would be taken for a newer one, and those that are newer than it be overwritten."""
     learner = found.values.get("learner")
     held = learner.get("step") if isinstance(learner, dict) else None
-    if isinstance(held, int) and found.path.name != PATTERN.replace("*", f"{held:010d}"):
+    if not isinstance(held, int):
+        raise Damaged(f"{found.path}: is no checkpoint of a trial (it holds no step)")
+    if found.path.name != PATTERN.replace("*", f"{held:010d}"):
         raise Damaged(f"{found.path}: holds step {held}, so it was renamed")
 
 

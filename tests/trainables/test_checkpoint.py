@@ -36,7 +36,7 @@ def small(step: int) -> dict[str, torch.Tensor]:
 
 
 def write(folder: Path, step: int, keep: int = 9) -> Path:
-    return checkpoint.write(folder, step, small(step), {"step": step, "loss": 0.5}, keep)
+    return checkpoint.write(folder, step, small(step), {"learner": {"step": step}, "loss": 0.5}, keep)
 
 
 def test_tensors_of_every_type_and_values_come_back(tmp_path: Path):
@@ -165,7 +165,7 @@ def test_the_newest_valid_one_counts_and_damaged_ones_are_reported(tmp_path: Pat
     flipped.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with caplog.at_level(logging.WARNING):
         found = checkpoint.newest(tmp_path)
-    assert found is not None and found.path == good and found.values["step"] == 20
+    assert found is not None and found.path == good and found.values["learner"]["step"] == 20
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 2 and str(flipped) in warnings[0] and str(cut) in warnings[1]
 
@@ -195,12 +195,25 @@ def placed(folder: Path, kind: str, step: int) -> Path:
         path.symlink_to("/proc/self/mem")  # a regular file that cannot be read
     elif kind == "renamed":
         checkpoint.write(folder / "other", 20, small(20), {"learner": {"step": 20}}, 1).rename(path)
+    elif kind == "without a step":
+        checkpoint.write(folder, step, small(step), {"history": []}, 9)
     else:
         sealed(folder, step, {"without values": None, "no JSON": "{", "no mapping": "[1]"}[kind])
     return path
 
 
-ODD = ("folder", "dangling link", "link to itself", "pipe", "unreadable", "renamed", "without values", "no JSON", "no mapping")
+ODD = (
+    "folder",
+    "dangling link",
+    "link to itself",
+    "pipe",
+    "unreadable",
+    "renamed",
+    "without a step",
+    "without values",
+    "no JSON",
+    "no mapping",
+)
 
 
 @pytest.mark.timeout(20)
@@ -216,7 +229,7 @@ def test_what_is_no_checkpoint_is_passed_over_with_a_line_and_replaced(tmp_path:
     write(tmp_path, 30, keep=1)
     write(tmp_path, 40, keep=2)
     again = checkpoint.newest(tmp_path)
-    assert again is not None and again.values["step"] == 40
+    assert again is not None and again.values["learner"]["step"] == 40
     assert sorted(path.name for path in tmp_path.glob("step-*.safetensors")) == [f"step-{step:010d}.safetensors" for step in (30, 40)]
 
 
