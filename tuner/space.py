@@ -23,7 +23,7 @@ from trainables.settings import settable_keys
 from tuner.spec import SPACES, check_workers
 
 REHEARSALS = 40
-PATIENCE = 10.0  # seconds for a space to be imported, and for each of its proposals in the rehearsal
+PATIENCE = 10.0  # seconds for a space to be imported, and for each of its proposals
 OWNED = ("seed", "train.epochs", "data.", "evaluation.")  # keys and, with a dot, sections
 
 
@@ -51,14 +51,15 @@ class Space:
             which: of its points it is, for errors.
 
         Raises:
-            UserError: the space raises, returns something else than a dict of plain values, or proposes a trial that is not valid.
+            UserError: the space raises, hangs, returns something else than a dict of plain values, or proposes a trial that is not valid.
         """
-        try:
-            values = self.suggest(trial)
-            json.dumps(values)
-        except (Exception, SystemExit) as error:
-            raised = f"{which}raised {type(error).__name__}: {one_line(error)}{_place(error, self.suggest)}"
-            raise UserError(f"space '{self.name}': {raised}") from None
+        with _in_time(f"space '{self.name}': {which}has proposed no trial"):
+            try:
+                values = self.suggest(trial)
+                json.dumps(values)
+            except (Exception, SystemExit) as error:
+                raised = f"{which}raised {type(error).__name__}: {one_line(error)}{_place(error, self.suggest)}"
+                raise UserError(f"space '{self.name}': {raised}") from None
         if not isinstance(values, dict):
             raise UserError(f"space '{self.name}': must return a dict of dotted keys, not {type(values).__name__}")
         return values, self.configure(base, values)
@@ -137,7 +138,7 @@ def rehearse(space: Space, base: c.TrialConfig, workers: int, seed: int = 0) -> 
     fixed = [optuna.trial.FixedTrial(dict(known)) for known in space.known_good]
     for trial in [*fixed, *(study.ask() for _ in range(REHEARSALS))]:
         which = f"KNOWN_GOOD[{fixed.index(trial)}] " if trial in fixed else ""
-        with warnings.catch_warnings(), _in_time(f"space '{space.name}': {which}has proposed no trial"):
+        with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # Optuna only warns of a known good value that is out of range
             _, config = space.propose(trial, base, which)  # type: ignore[arg-type]
         check_workers(workers, config)

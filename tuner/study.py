@@ -111,7 +111,7 @@ class Study:
         search was interrupted.
 
         Raises:
-            UserError: the space raises, or proposes no valid trial; then nothing has entered the journal.
+            UserError: the space raises, hangs, or proposes no valid trial; then nothing has entered the journal.
         """
         assert self.space is not None
         told = self.trials()

@@ -202,10 +202,12 @@ def suggest(trial):
         ("{'optim.lr': {1, 2}}", ["raised TypeError", "not JSON serializable"]),
         ("{'optim.lr': -1}", ["optim.lr.base = -1", "greater than"]),
         ("[rate]", ["must return a dict"]),
+        ("__import__('time').sleep(30)", ["has proposed no trial within 2 seconds; it was at ", "mine.py, line 5"]),
     ],
 )
-def test_a_space_at_fault_in_the_middle_of_a_search(tmp_path: Path, body: str, words: list[str]) -> None:
+def test_a_space_at_fault_in_the_middle_of_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, words: list[str]) -> None:
     """It is named, with its line; nothing enters the journal, and a resume is not what is advised."""
+    monkeypatch.setattr(spaces, "PATIENCE", 2.0)
     (tmp_path / "mine.py").write_text(SOMETIMES.format(number=2, body=body))
     study = Study(tmp_path / "journal", search(sampler={"kind": "random"}), spaces.load(f"{tmp_path / 'mine.py'}"))
     study.ask()
