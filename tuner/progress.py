@@ -48,7 +48,7 @@ class Progress(tune.Callback):
     def __init__(self, run: Run, study: Study, room: int, console: Console):
         self.run, self.study, self.room = run, study, room
         self.console = console
-        self.note, self.waiting, self.over, self.said = "", "", False, time.time()
+        self.note, self.waiting, self.ending, self.over, self.said = "", "", "", False, time.time()
         self.positions: Mapping[str, Position] = {}
         quiet: dict[str, Any] = {"redirect_stdout": False, "redirect_stderr": False}  # they go to the driver's log already
         self.live = Live(console=console, refresh_per_second=2, get_renderable=self._render, **quiet) if console.is_terminal else None
@@ -72,6 +72,12 @@ class Progress(tune.Callback):
         self.note = note
         if not self.live:
             self._print(note)
+
+    def ends(self, why: str) -> None:
+        """Nothing more is begun, for a reason; it is shown until the search ends."""
+        self.ending = why
+        if not self.live:
+            self._print(why)
 
     def _print(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
@@ -109,7 +115,8 @@ class Progress(tune.Callback):
 
     def _render(self) -> Table:
         state = newsworthy(overview(self.run, self.study, self.over), max(5, self.console.height // 2 - 4))
-        return table_of(state, self.waiting or where(self.positions) or self.note)
+        now = self.waiting or where(self.positions) or self.note
+        return table_of(state, "\n".join(line for line in (now, self.ending) if line))
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks; a terminal stays out of it."""

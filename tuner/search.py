@@ -201,7 +201,7 @@ def _first_words(address: str) -> str:
 
 def _tune(run: Run, study: Study, groups: Slots, room: int, progress: Progress) -> None:
     searcher = StudySearcher(study, run, groups, room)
-    searcher.say = progress.say
+    searcher.say = progress.ends
     ended = [trial for trial in study.trials() if trial.state.is_finished()]
     tuner = tune.Tuner(
         tune.with_resources(SlotTrial, {"node:__internal_head__": 0.001}),

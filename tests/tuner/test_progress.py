@@ -56,6 +56,17 @@ def test_the_table_that_an_interruption_leaves_shows_nothing_that_runs(begun: tu
     assert last.count("interrupted") == 2 and "running" not in last
 
 
+def test_that_no_more_is_proposed_stays_in_the_table(begun: tuple[runs.Run, Study]) -> None:
+    out = io.StringIO()
+    run, study = begun
+    with Progress(run, study, 2, Console(file=out, force_terminal=True, width=100, height=60)) as progress:
+        progress.ends("no more trials are proposed")
+        progress.on_trial_result(1, [], None, {})
+        progress.follow({"0001": ("steps of epoch 2", 3, 40)})
+    last = out.getvalue()[out.getvalue().rindex("0001 steps of epoch 2: 3 of 40") :]
+    assert "no more trials are proposed" in last
+
+
 def test_plain_lines_of_a_search(begun: tuple[runs.Run, Study]) -> None:
     out = io.StringIO()
     run, study = begun
