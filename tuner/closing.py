@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner import certainty
-from tuner.report import UNTRAINED, below_untrained, command, counted, of_images, overview, shown
+from tuner.report import UNTRAINED, command, counted, doubt, of_images, overview, shown
 from tuner.runs import Run
 from tuner.spec import SearchSpec
 from tuner.study import Study
@@ -32,8 +32,7 @@ def scores(state: Mapping[str, Any], default: str | None) -> list[str]:
     """
     metric, mode, images = state["objective"], state["mode"], state["validation_images"]
     first = state["trials"][0] if default else None
-    label = f"best teacher (trial {state['best']})" + (f", {beaten}" if (beaten := below_untrained(state)) else "")
-    rows = [(label, state["best_score"], state["best_interval"])]
+    rows = [(f"best teacher (trial {state['best']})", state["best_score"], state["best_interval"])]
     if first and first["score"] is not None:
         early = "" if first["state"] == "complete" else f", {first['state']} at epoch {first['epoch']}"
         rows.append((f"{default} (trial {first['key']}{early})", first["score"], first["interval"]))
@@ -53,20 +52,15 @@ def scores(state: Mapping[str, Any], default: str | None) -> list[str]:
 
 def compared(score: float, other: float, name: str, metric: str, mode: str, images: int | None) -> str:
     """Whether a score is better than another one on the same images, and how sure that is."""
-    side, difference = certainty.side(mode), f"{score - other:+.4f}"
-    if not certainty.better(score, other, mode):
-        return f"not {side} {name}: {difference}"
-    interval = certainty.of_scores_apart(score, other, metric, images)
-    if interval is None:
-        return f"{side} {name}: {difference}"
-    where = f"{side} {name}" if certainty.clear(interval, mode) else f"within the noise of {images} images of {name}"
-    return f"{where}: {difference} (95 % {certainty.shown(interval, '+')})"
+    where = doubt(score, other, name, metric, mode, images) or f"{certainty.side(mode)} {name}"
+    interval = certainty.of_scores_apart(score, other, metric, images) if certainty.better(score, other, mode) else None
+    return f"{where}: {score - other:+.4f}" + (f" (95 % {certainty.shown(interval, '+')})" if interval else "")
 
 
 def chosen(state: Mapping[str, Any]) -> str:
     """That the best of several is chosen on the images that it is scored on."""
     count = sum(row["state"] == "complete" for row in state["trials"])
-    return f"it is the best of {counted(count, 'complete trial')} on the images that it was chosen on: expect a little less on others"
+    return f"it is the best of {counted(count, 'complete trial')}, chosen on these images: expect a little less on others"
 
 
 def scored_by(network: str) -> str:

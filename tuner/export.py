@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 
 from trainables.errors import UserError
 from tuner import certainty, points
-from tuner.report import below_untrained, brief, counted, of_images, overview
+from tuner.report import brief, counted, no_gain, of_images, overview
 from tuner.runs import Run
 from tuner.study import Study, key_of
 
@@ -61,11 +61,11 @@ def _header(run: Run, study: Study, rank: int, trial: FrozenTrial) -> str:
         score, value, interval = f"{points.plus_minus(row['mean'], row['sd'])} over {seeds}", row["mean"], row["interval"]
     interval = interval or certainty.of_score(value, metric, images)
     sure = f" (95 % {certainty.shown(interval)})" if interval else ""
-    beaten = below_untrained(state, value)
+    doubt = no_gain(state, value)
     searched = ", ".join(f"{key} = {brief(v)}" for key, v in trial.user_attrs["values"].items())
     facts: dict[str, Any] = {
         "search": f"{spec.name} ({run.path}), {who}",
-        "score": f"{metric} {score}{sure} on {of_images(images)} after {counted(epochs, 'epoch')}{f', {beaten}' if beaten else ''}",
+        "score": f"{metric} {score}{sure} on {of_images(images)} after {counted(epochs, 'epoch')}{f', {doubt}' if doubt else ''}",
         "untrained encoder": "not scored" if state["untrained"] is None else f"{state['untrained']:.4f}",
         "scored network": state["network"],
         "searched (first in the file; the rest is shared by all trials)": searched,

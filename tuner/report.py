@@ -119,7 +119,7 @@ def time_left(sessions: list[float], trials: list[FrozenTrial], wanted: int, now
 
 def table_of(state: dict[str, Any], title: str = "") -> Table:
     """The table of a run."""
-    star = None if below_untrained(state) or state["points"] else state["best"]
+    star = None if no_gain(state) or state["points"] else state["best"]
     table = Table(title=f"{state['name']}  {title}", caption="\n".join(_captions(state)), title_justify="left", caption_justify="left")
     for name in ("trial", "state", "epoch", state["objective"], "proposed"):
         table.add_column(name, justify="right" if name in ("epoch", state["objective"]) else "left")
@@ -144,8 +144,8 @@ def _captions(state: dict[str, Any]) -> list[str]:
     lines = ["   ".join(facts)]
     if state["best"] is None or state["points"]:
         return lines
-    if beaten := below_untrained(state):
-        return [*lines, f"no star: trial {state['best']} is the best, but {beaten}"]
+    if doubt := no_gain(state):
+        return [*lines, f"no star: trial {state['best']} is the best, but {doubt}"]
     interval = f", 95 % {certainty.shown(state['best_interval'])}" if state["best_interval"] else ""
     return [*lines, f"* the best complete trial{interval}"]
 
@@ -159,7 +159,7 @@ def proposed(row: dict[str, Any], telling: Collection[str]) -> str:
     """What makes a trial: its point and its seed, or the proposed values of the keys that tell trials apart."""
     if row["point"] is not None:
         return f"{row['point']}, seed {row['values']['seed']}"
-    return ", ".join(f"{_short(key)} {brief(value)}" for key, value in row["values"].items() if key in telling)
+    return ", ".join(f"{title(key)} {brief(value)}" for key, value in row["values"].items() if key in telling)
 
 
 def newsworthy(state: dict[str, Any], count: int) -> dict[str, Any]:
@@ -215,12 +215,28 @@ def best_of(curve: Mapping[int, float], mode: str) -> dict[str, Any]:
     return {"best_epoch": epoch, "best_epoch_score": None if epoch is None else curve[epoch]}
 
 
-def below_untrained(state: Mapping[str, Any], score: float | None = None) -> str:
-    """In words that a score, the best one where none is given, is not better than the untrained encoder's; "" where it is."""
+def no_gain(state: Mapping[str, Any], score: float | None = None) -> str:
+    """In words that a trial's score is no clear gain over the untrained encoder's; "" where it is.
+
+    Where the difference has no interval, as of a mean over seeds, a score counts that is better.
+
+    Args:
+        state: of the run, by `overview`.
+        score: of one trial, or of a point of a table; the best one where none is given.
+    """
     score = state["best_score"] if score is None else score
-    if state["untrained"] is None or score is None or certainty.better(score, state["untrained"], state["mode"]):
+    if state["untrained"] is None or score is None:
         return ""
-    return f"not {certainty.side(state['mode'])} {UNTRAINED}"
+    images = None if state["points"] else state["validation_images"]
+    return doubt(score, state["untrained"], UNTRAINED, state["objective"], state["mode"], images)
+
+
+def doubt(score: float, other: float, name: str, metric: str, mode: str, images: int | None) -> str:
+    """In words that a score is no clear gain over another one on the same images, called `name`; "" where it is."""
+    if not certainty.better(score, other, mode):
+        return f"not {certainty.side(mode)} {name}"
+    interval = certainty.of_scores_apart(score, other, metric, images)
+    return "" if interval is None or certainty.clear(interval, mode) else f"within the noise of {images} images of {name}"
 
 
 def of_images(images: int | None) -> str:
@@ -265,7 +281,8 @@ def _differs(key: str, rows: list[dict[str, Any]]) -> bool:
     return len(rows) == 1 or len({repr(row["values"].get(key)) for row in rows if key in row["values"]}) > 1
 
 
-def _short(key: str) -> str:
+def title(key: str) -> str:
+    """A dotted key as a table shows it."""
     return key.removeprefix("teacher.").removesuffix(".kind")
 
 

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 from trainables import config as c
 from trainables.settings import flat
 from tuner import points
-from tuner.report import brief
+from tuner.report import brief, title
 from tuner.space import REHEARSALS, Space
 from tuner.spec import SearchSpec
 from tuner.summaries import Column
@@ -99,11 +99,6 @@ class Searched:
         sections = [name[:dot] for dot in range(len(name)) if name[dot] == "."] if isinstance(value, float) else []
         keys = [key for key in {**own, **self._base} if _below(key, name)] + [f"{section}.kind" for section in sections]
         return any(brief(own.get(key)) != brief(self._base.get(key)) for key in keys)
-
-
-def title(key: str) -> str:
-    """A dotted key as a table shows it."""
-    return key.removeprefix("teacher.").removesuffix(".kind")
 
 
 def _phrases(facts: Facts) -> list[str]:

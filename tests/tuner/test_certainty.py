@@ -67,22 +67,29 @@ def words(run: runs.Run, study: Study) -> list[str]:
 
 
 def test_one_image_more_is_within_the_noise(tmp_path: Path) -> None:
-    """What a new user saw: 27 of 48 images after 26 of 48 untrained, called the best."""
-    lines = words(*finished(tmp_path, [25 / 48, 27 / 48], {"knn_top1": 26 / 48, "validation_images": 48.0}))
+    """What a new user saw: 27 of 48 images after 26 of 48 untrained, called the best. It gets no star anywhere."""
+    run, study = finished(tmp_path, [25 / 48, 27 / 48], {"knn_top1": 26 / 48, "validation_images": 48.0})
+    table = report.table_of(report.overview(run, study))
+    assert "no star: trial 0001 is the best, but within the noise of 48 images of the untrained encoder" in str(table.caption)
+    assert list(table.columns[3].cells) == ["0.5208", "0.5625"]
+    (path,) = export.export(run, study, 1, tmp_path / "best.yaml")
+    header = path.read_text().replace("\n#  ", "")
+    assert "after 2 epochs, within the noise of 48 images of the untrained encoder" in header
+    lines = words(run, study)
     assert lines[0] == "knn_top1 on 48 validation images, with 95 % intervals"
     assert lines[1] == "  best teacher (trial 0001)             0.5625  0.4228 to 0.6930"
     assert lines[2] == "  papers' default teacher (trial 0000)  0.5208  0.3833 to 0.6553"
     assert lines[3] == "  untrained encoder                     0.5417  0.4029 to 0.6742"
     assert lines[4].startswith("the best is within the noise of 48 images of the untrained encoder: +0.0208 (95 % -0.1")
     assert lines[5].startswith("the best is within the noise of 48 images of the papers' default teacher: +0.0417 (95 % -0.1")
-    assert lines[6].startswith("it is the best of 2 complete trials on the images that it was chosen on")
+    assert lines[6].startswith("it is the best of 2 complete trials, chosen on these images: expect")
     assert lines[7] == "a teacher's score is that of the student that it taught"
 
 
 def test_a_best_below_the_untrained_encoder_says_so_everywhere(tmp_path: Path) -> None:
     run, study = finished(tmp_path, [0.3, 0.4], {"knn_top1": 0.5, "validation_images": 100.0})
     lines = words(run, study)
-    assert lines[1].startswith("  best teacher (trial 0001), not above the untrained encoder  0.4000")
+    assert lines[1].startswith("  best teacher (trial 0001)             0.4000")
     assert "the best is not above the untrained encoder: -0.1000" in lines
     state = report.overview(run, study)
     assert "no star: trial 0001 is the best, but not above the untrained encoder" in report.table_of(state).caption  # type: ignore[operator]
@@ -92,7 +99,12 @@ def test_a_best_below_the_untrained_encoder_says_so_everywhere(tmp_path: Path) -
 
 
 def test_a_clear_gain_is_called_one(tmp_path: Path) -> None:
-    lines = words(*finished(tmp_path, [0.7, 0.9], {"knn_top1": 0.5, "validation_images": 1000.0}))
+    run, study = finished(tmp_path, [0.7, 0.9], {"knn_top1": 0.5, "validation_images": 1000.0})
+    table = report.table_of(report.overview(run, study))
+    assert list(table.columns[3].cells) == ["0.7000", "0.9000 *"] and "* the best complete trial" in str(table.caption)
+    (path,) = export.export(run, study, 1, tmp_path / "best.yaml")
+    assert "after 2 epochs\n" in path.read_text()
+    lines = words(run, study)
     assert lines[4] == "the best is above the untrained encoder: +0.4000 (95 % +0.3631 to +0.4353)"
     assert lines[5].startswith("the best is above the papers' default teacher: +0.2000 (95 % +0.1")
 
