@@ -37,7 +37,8 @@ def news(written: int) -> str | None:
         return None
     where = "a kNN temperature below 0.01, a p close to 0 or 1, a queue or DINO's center in fp64, teacher.momenta with smoothing se"
     since = f"begun by an earlier version (format {written}, now {FORMAT})"
-    return f"{since}; from here on numbers differ where a trial has one of these: {where}; LARS goes on as it was begun"
+    lars = "LARS keeps the update rule that the run began with"
+    return f"{since}; from here on numbers differ where a trial has one of these: {where}; {lars}"
 
 
 def version() -> str | None:

@@ -111,6 +111,8 @@ def _words(schema: Mapping[str, Any]) -> str:
         return str(schema["const"])
     bounds = [(">=", "minimum"), (">", "exclusiveMinimum"), ("<=", "maximum"), ("<", "exclusiveMaximum")]
     limits = [f"{sign} {schema[word]:.15g}" for sign, word in bounds if word in schema]
+    if {"minimum", "maximum"} <= schema.keys():
+        limits = [f"from {schema['minimum']:.15g} to {schema['maximum']:.15g}"]
     entries = [f"at most {schema[word]} entries" for word in ("maxItems", "maxProperties") if word in schema]
     entries += [f"at most {schema['maxLength']} characters"] if "maxLength" in schema else []
     if "prefixItems" in schema:

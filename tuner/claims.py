@@ -93,7 +93,7 @@ class Group:
 
     Attributes:
         lives: how many it has had.
-        lives_before: how many when its controller ended last.
+        lives_before: lives when `down` was last called.
         life: the present one; None while no workers are up.
         placement: id of the placement group of the last one.
         claim: what its workers are on, from the moment when they took it until they acknowledge it.
@@ -129,7 +129,7 @@ class State:
         up: slots whose workers are up.
         busy: how many of them work on a trial.
         waiting: how many claims are in the queue.
-        why: the first of them went back to it; empty where it has not begun.
+        why: why the first of them is in the queue again; empty where it has not begun.
         postponed: what keeps trials from going on for now, of the machine, its disc or its network; empty where nothing does.
         positions: where the trials are that workers are on, by the key in their work.
     """

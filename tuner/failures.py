@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial, TrialState
 
 ALIKE = 3  # trials that end a search
-DIVERGED = "TrialFailure:"  # what the error of a trial begins with that its own values have spoilt
+DIVERGED = "TrialFailure:"  # what the error of a trial begins with that is caused by its own values
 
 
 def alike(trials: Sequence[FrozenTrial], passed_over: int = 0) -> list[FrozenTrial]:

@@ -34,7 +34,7 @@ def require_kept(path: Path | None, option: str) -> None:
     """Refuses to write to what Ray deletes after the job.
 
     Args:
-        path: what is to be written; None where the default would be, which is a relative one.
+        path: what is to be written; None: the default, a relative path.
         option: of the command line that says where.
 
     Raises:

@@ -18,8 +18,8 @@ VIEWS: dict[str, object] = {}
 FOLDERS = {"train": ("train",), "test": ("test", "val", "validation")}
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 ROWS = 256
-BUNCHES = 32  # of a sample,
-BUNCH = 16  # and images in each
+BUNCHES = 32  # A sample consists of so many bunches.
+BUNCH = 16  # A bunch has so many images.
 
 
 class ImageFiles:

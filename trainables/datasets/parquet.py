@@ -25,9 +25,9 @@ NEEDS_ROOT = True
 VIEWS: dict[str, object] = {}
 STEMS = {"train": ("train",), "test": ("test", "validation", "valid")}
 ROWS = 1024
-BUNCHES = 12  # of a sample, each of one row group,
-BUNCH = 48  # images in each at most,
-BUNCH_BYTES = 2**24  # and so much of a row group
+BUNCHES = 12  # A sample consists of so many bunches, each of one row group.
+BUNCH = 48  # A bunch has at most so many images.
+BUNCH_BYTES = 2**24  # No more bytes of a row group are read for a bunch.
 
 
 class RowGroups:
