@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 _GOLDEN, _MIX1, _MIX2 = -7046029254386353131, -4658895280553007687, -7723592293110705685  # splitmix64's constants as signed integers
-_IN_CACHE = 2**15  # words that are mixed at a time on a CPU
+_IN_CACHE = 2**17  # numbers that are drawn at a time on a CPU
+_ON_DEVICE = 2**22  # and elsewhere, where it bounds the memory
+_BLOCK = 512  # numbers among which one that is undecided is looked for at once
 
 
 def uniform(samples: Tensor, count: int, *key: int | str, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -19,8 +21,7 @@ def uniform(samples: Tensor, count: int, *key: int | str, dtype: torch.dtype = t
         key: what else the numbers depend on, such as seed, epoch and a purpose.
         dtype: of the result.
     """
-    state = torch.tensor(_seed(key), dtype=torch.int64, device=samples.device)
-    rows = _mix(samples.to(torch.int64) * _GOLDEN + state)
+    rows = _mix(samples.to(torch.int64) * _GOLDEN + _seed(key))
     draws = torch.arange(1, count + 1, device=samples.device) * _GOLDEN
     return ((_mix(rows[:, None] + draws) >> 40) & 0xFFFFFF).to(dtype) / 2**24
 
@@ -36,19 +37,21 @@ def choices(count: int, chance: float, *key: int | str, device: torch.device | s
 
     16 bits decide, unless they equal those of the chance, which happens to one number in 65,536; then 48 bits of its own do.
     """
-    words = torch.arange(1, -(-count // 4) + 1, device=device).mul_(_GOLDEN).add_(_seed(key))
-    for piece in words.split(_IN_CACHE if words.device.type == "cpu" else len(words)):
-        _mix_(piece)
-    drawn, (bar, rest) = words.view(torch.int16), divmod(chance * 2**16, 1.0)
+    bar, rest = divmod(chance * 2**16, 1.0)
     if bar == 2**16:
-        return torch.ones(count, dtype=torch.bool, device=drawn.device)
-    level = int(bar) - 2**15  # numbers go from -2^15 to 2^15 - 1
-    found = drawn < level
+        return torch.ones(count, dtype=torch.bool, device=device)
+    level, seed = int(bar) - 2**15, _seed(key)  # numbers go from -2^15 to 2^15 - 1
+    found, undecided = torch.empty(2, -(-count // _BLOCK) * _BLOCK, dtype=torch.bool, device=device)
+    at_once, first = _IN_CACHE if found.device.type == "cpu" else _ON_DEVICE, 1
+    for below_it, equal in zip(found.split(at_once), undecided.split(at_once), strict=True):
+        words = torch.arange(first, first + len(equal) // 4, device=device).mul_(_GOLDEN).add_(seed)
+        first += len(words)
+        drawn = _mix_(words).view(torch.int16)
+        torch.lt(drawn, level, out=below_it)
+        if rest:
+            torch.eq(drawn, level, out=equal)
     if rest:
-        undecided = drawn == level
-        of_a_word = undecided.view(torch.int32).nonzero()  # four times as fast as to look at each number
-        at = (4 * of_a_word + torch.arange(4, device=drawn.device)).flatten()
-        _decide(found, at[undecided[at]], rest, key)
+        _decide(found, undecided, rest, key)
     return found[:count]
 
 
@@ -57,18 +60,40 @@ def below(count: int, chance: float, *key: int | str, device: torch.device | str
 
     The 24 bits that `uniform` gives decide, unless they equal those of the chance; then 48 further bits do.
     """
-    drawn = uniform(torch.zeros(1, dtype=torch.int64, device=device), count, *key)[0] * 2**24  # whole numbers, exact in float32
+    size = -(-count // _BLOCK) * _BLOCK
+    drawn = uniform(torch.zeros(1, dtype=torch.int64, device=device), size, *key)[0] * 2**24  # whole numbers, exact in float32
     bar, rest = divmod(chance * 2**24, 1.0)
     found = drawn < bar
     if rest:
-        _decide(found, (drawn == bar).nonzero()[:, 0], rest, key)
-    return found
+        _decide(found, drawn == bar, rest, key)
+    return found[:count]
 
 
-def _decide(found: Tensor, at: Tensor, rest: float, key: tuple[int | str, ...]) -> None:
-    """Sets `found` at the indices `at`, whose first bits equal those of a chance, by 48 further bits against the `rest` of the chance."""
+def _decide(found: Tensor, undecided: Tensor, rest: float, key: tuple[int | str, ...]) -> None:
+    """Sets `found` where first bits equal those of a chance, and it is False so far, by further bits against the `rest` of the chance."""
+    (_decide_few if found.device.type == "cpu" else _decide_all)(found, undecided, rest, key)
+
+
+def _decide_few(found: Tensor, undecided: Tensor, rest: float, key: tuple[int | str, ...]) -> None:
+    """Draws further bits for the few that need them; blocks that have some are found many times faster than single numbers."""
+    blocks = undecided.view(torch.int64).view(-1, _BLOCK // 8).amax(1).nonzero()
+    at = (blocks * _BLOCK + torch.arange(_BLOCK, device=found.device)).flatten()
+    at = at[undecided[at]]
+    found[at] = _further(at, rest, key)
+
+
+def _decide_all(found: Tensor, undecided: Tensor, rest: float, key: tuple[int | str, ...]) -> None:
+    """Draws them for all: how many need them is known to the device alone, and a step does not wait for it."""
+    first = 0
+    for piece, equal in zip(found.split(_ON_DEVICE), undecided.split(_ON_DEVICE), strict=True):
+        piece |= equal & _further(torch.arange(first, first + len(piece), device=found.device), rest, key)
+        first += len(piece)
+
+
+def _further(at: Tensor, rest: float, key: tuple[int | str, ...]) -> Tensor:
+    """Whether 48 bits of the numbers `at` these places are below the rest of a chance."""
     high, low = uniform(at, 2, *key, "further bits", dtype=torch.float64).unbind(1)
-    found[at] = high + low / 2**24 < rest
+    return high + low / 2**24 < rest
 
 
 def permutation(count: int, *key: int | str) -> Tensor:

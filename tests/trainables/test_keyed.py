@@ -161,3 +161,23 @@ def test_a_draw_does_not_depend_on_how_many_there_are(draw):
     whole = draw(300_000, 0.9999, 2, "mask")
     for count in (1, 6, 65_537, 299_999):
         assert torch.equal(draw(count, 0.9999, 2, "mask"), whole[:count])
+
+
+def test_numbers_are_the_same_where_further_bits_are_drawn_for_all(monkeypatch: pytest.MonkeyPatch):
+    """As on a GPU. Among five million some begin like any chance; `below` compares 24 bits, so its chances are laid on numbers drawn."""
+    chances = keyed.uniform(torch.zeros(1, dtype=torch.int64), 9, 1, dtype=torch.float64)[0] + 2**-25
+    cases = [(keyed.choices, 5_000_001, chance) for chance in (1 - 1e-6, 0.7, 1e-6)]
+    cases += [(keyed.below, 3_000, chance) for chance in chances.tolist()]
+    few = [draw(count, chance, 1) for draw, count, chance in cases]
+    monkeypatch.setattr(keyed, "_decide_few", keyed._decide_all)
+    for masks, (draw, count, chance) in zip(few, cases, strict=True):
+        assert torch.equal(draw(count, chance, 1), masks)
+    monkeypatch.setattr(keyed, "_decide_few", lambda *given: None)
+    undecided = [(draw(count, chance, 1) != masks).sum() for masks, (draw, count, chance) in zip(few, cases, strict=True)]
+    assert min(undecided[:2]) > 9 and sum(undecided[3:]) > 0  # numbers on which further bits decided, and as they did above
+
+
+@pytest.mark.parametrize("draw", [keyed.choices, keyed.below])
+def test_no_draw_waits_for_a_device(draw):
+    """A meta tensor has no numbers, so an operation whose result has as many elements as they say fails."""
+    assert draw(70_000, 0.7, 2, "mask", device="meta").shape == (70_000,)
