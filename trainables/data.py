@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from trainables.stream import Stream
 
 ON_DEVICE = 2 * 2**30  # a split of up to so many bytes lives on the GPU
 LAYOUT = 1  # of the cache's files
+LOOK = 0.1  # seconds between two looks at a lock that another process holds
 MARK = ".teacher-tuner-downloaded"  # in a folder whose download was read as a whole
 
 
@@ -234,7 +237,7 @@ def _opened(data: "c.Data", split: str) -> Images:
         stream = Stream(encoded, data.image_size, data.loaders, data.window)
         return Images(stream, torch.arange(len(encoded.labels)), torch.from_numpy(encoded.labels), names=names)
     if data.download and data.root is not None:  # by one worker, while the others wait; then there is a fingerprint to be cached under
-        with _locked(data.root / ".teacher-tuner.lock"):
+        with pulse.unmeasured(), _locked(data.root / ".teacher-tuner.lock"):
             if reader.source(data, split) is None or not (data.root / MARK).exists():
                 list(reader.read(data, split))
                 (data.root / MARK).touch()
@@ -244,9 +247,9 @@ def _opened(data: "c.Data", split: str) -> Images:
         return _decoded(np.concatenate([images for images, _ in chunks]), np.concatenate([labels for _, labels in chunks]), names)
     key = hashlib.sha256(json.dumps([LAYOUT, data.name, split, data.image_size, source]).encode()).hexdigest()[:20]
     folder = cache_folder() / key
-    with _locked(folder.with_suffix(".lock")):
+    with _locked(folder.with_suffix(".lock")) as moved:
         if not folder.is_dir():
-            _decode_to(folder, reader.read(data, split))
+            _decode_to(folder, reader.read(data, split), moved)
     shape = json.loads((folder / "shape.json").read_text())
     pixels = np.memmap(folder / "images.u8", np.uint8, "c", shape=tuple(shape))
     return _decoded(pixels, np.fromfile(folder / "labels.i64", np.int64), names)
@@ -256,8 +259,8 @@ def _decoded(pixels: np.ndarray, labels: np.ndarray, names: Callable[[], Sequenc
     return Images(torch.from_numpy(pixels), torch.arange(len(labels)), torch.from_numpy(labels), names=names)
 
 
-def _decode_to(folder: Path, chunks: Chunks) -> None:
-    """Writes the cache beside its place, then renames it there: it is there as a whole or not at all."""
+def _decode_to(folder: Path, chunks: Chunks, moved: Callable[[], None]) -> None:
+    """Writes the cache beside its place, then renames it there: it is there as a whole or not at all. `moved` is called for each chunk."""
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         count, shape = 0, ()
@@ -267,6 +270,7 @@ def _decode_to(folder: Path, chunks: Chunks) -> None:
                     raise UserError(f"data.image_size: must be given, the images differ in size ({shape} and {images.shape[1:]})")
                 count, shape = count + len(images), images.shape[1:]
                 progress.tell("images decoded", count)
+                moved()
                 np.ascontiguousarray(images).tofile(pixels)
                 answers.tofile(labels)
         if not count:
@@ -279,9 +283,26 @@ def _decode_to(folder: Path, chunks: Chunks) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[Callable[[], None]]:
+    """A lock between processes; its holder calls what it gets whenever it has got on.
+
+    Whoever waits gives a sign (`pulse`) for each such call and no other: where the holder hangs, all that wait for it do.
+    A download cannot call it, so a wait for one belongs within `pulse.unmeasured`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        with pulse.unmeasured():  # whoever holds it is watched over
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    with path.open("a") as lock:  # "w" would change the time of the file, by which a holder shows that it gets on
+        seen = os.stat(lock.fileno()).st_mtime_ns
+        while not _taken(lock):
+            time.sleep(LOOK)
+            if (now := os.stat(lock.fileno()).st_mtime_ns) != seen:
+                seen = now
+                pulse.beat()
+        yield lambda: os.utime(lock.fileno())
+
+
+def _taken(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,11 +1,13 @@
 """Where a long piece of work is, for whoever looks on: loops say so with `steps` or `tell`, and `told_to` names the listener.
 
-Without a listener nothing happens. What is told changes no result.
+Each step is also a sign that this process gets on, heard or not (`pulse`). What is told changes no result.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
+
+from trainables import pulse
 
 Item = TypeVar("Item")
 Listener = Callable[[str, int, int | None], None]
@@ -29,6 +31,7 @@ def told_to(listener: Listener) -> Iterator[None]:
 
 def tell(what: str, done: int, total: int | None = None) -> None:
     """Says how far something is; unheard inside `steps`, of which it is a part."""
+    pulse.beat()
     if _listener is not None and not _inside:
         _listener(what, done, total)
 
@@ -43,7 +46,9 @@ def steps(what: str, items: Iterable[Item], total: int | None = None) -> Iterato
     """
     global _inside
     if _listener is None or _inside:  # without a listener nothing is kept, for workers may be threads of one process
-        yield from items
+        for item in items:
+            pulse.beat()
+            yield item
         return
     total = len(items) if total is None and isinstance(items, Sized) else total
     tell(what, 0, total)

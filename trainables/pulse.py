@@ -25,7 +25,7 @@ def signs() -> int:
 
 @contextmanager
 def unmeasured() -> Iterator[None]:
-    """For work whose progress cannot be seen, such as a download: in it every look finds a sign."""
+    """For work whose progress cannot be seen, such as a download or the wait for another's: in it every look finds a sign."""
     global _unmeasured
     _unmeasured += 1
     try:

@@ -5,12 +5,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tests.trainables.pictures import encoded, picture
 from trainables import config as c
-from trainables import data, files, pulse, train
+from trainables import data, files, progress, pulse, train
+from trainables.datasets import Chunks
 from trainables.evaluation.knn import KNN
 from trainables.evaluation.linear import Linear
 from trainables.learner import Learner
@@ -61,14 +63,43 @@ def test_a_decoded_image_is_a_sign() -> None:
     assert signs_of(lambda: files.decode(encoded(picture(0)), None, "here")) == 1
 
 
-def test_whoever_waits_for_a_lock_gives_signs_and_whoever_holds_it_has_to_get_on(tmp_path: Path) -> None:
-    with data._locked(tmp_path / "lock"):
-        assert signs_of(lambda: None) == 0
+def test_whoever_waits_for_a_lock_gets_on_as_its_holder_does(tmp_path: Path) -> None:
+    """A sign of one worker counts for all of its group, so a wait for a holder that hangs must not give any."""
+    with data._locked(tmp_path / "lock") as moved:
         waiting = threading.Thread(target=lambda: data._locked(tmp_path / "lock").__enter__(), daemon=True)
         waiting.start()
-        end = time.monotonic() + 10
-        while not signs_of(lambda: None) and time.monotonic() < end:
-            time.sleep(0.01)
-        assert signs_of(lambda: None) > 0
-    waiting.join()
-    assert signs_of(lambda: None) == 0
+        assert signs_of(lambda: time.sleep(5 * data.LOOK)) == 0
+        end, before = time.monotonic() + 60, pulse.signs()
+        while pulse.signs() == before and time.monotonic() < end:
+            moved()
+            time.sleep(data.LOOK)
+        assert pulse.signs() > before
+        time.sleep(5 * data.LOOK)
+        assert signs_of(lambda: time.sleep(5 * data.LOOK)) == 0 and waiting.is_alive()
+    waiting.join(60)
+    assert not waiting.is_alive()
+
+
+def test_whoever_fills_the_cache_moves_for_each_chunk(tmp_path: Path) -> None:
+    times = []
+
+    def chunks() -> Chunks:
+        for _ in range(3):
+            times.append((tmp_path / "lock").stat().st_mtime_ns)
+            time.sleep(0.05)
+            yield np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, np.int64)
+
+    with data._locked(tmp_path / "lock") as moved:
+        data._decode_to(tmp_path / "cache", chunks(), moved)
+    assert len(set(times)) == 3
+
+
+def test_every_step_of_a_loop_is_a_sign_whether_anybody_listens_or_not() -> None:
+    def loops() -> None:
+        for _ in progress.steps("outer", range(2)):
+            list(progress.steps("inner", range(5)))
+            progress.tell("deep", 1)
+
+    assert signs_of(loops) >= 14
+    with progress.told_to(lambda *fact: None):
+        assert signs_of(loops) >= 14

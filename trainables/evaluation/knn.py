@@ -44,13 +44,13 @@ class KNN(Protocol):
         import torch
         import torch.nn.functional as F
 
-        from trainables import pulse
+        from trainables import progress
 
         classes, k = int(bank.labels.max()) + 1, min(self.k, len(bank.labels))
         keys, rows = self._comparable(bank.x), max(1, CHUNK // len(bank.labels))
         right = torch.zeros(2, dtype=torch.int64, device=keys.device)
-        for x, labels in zip(queries.x.split(rows), queries.labels.split(rows), strict=True):
-            pulse.beat()
+        pieces = list(zip(queries.x.split(rows), queries.labels.split(rows), strict=True))
+        for x, labels in progress.steps("pieces of the queries", pieces):
             weights, nearest = self._nearest(self._comparable(x), keys, k)
             answers = bank.labels[nearest]
             # a sum over one-hot votes: scatter_add_ would sum in any order on a GPU

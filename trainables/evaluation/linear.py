@@ -129,7 +129,7 @@ class Linear(Protocol):
         import torch
         import torch.nn.functional as F
 
-        from trainables import keyed, progress, pulse
+        from trainables import keyed, progress
         from trainables.subject import hits
 
         mean, std = bank.x.mean(0), bank.x.std(0).clamp(min=1e-6)
@@ -145,8 +145,7 @@ class Linear(Protocol):
             if augmented is not None:
                 x = (augmented(epoch) - mean) / std
             order = keyed.permutation(count, seed, epoch, "linear").to(x.device)
-            for position, index in enumerate(order[: per_epoch * batch].split(batch)):
-                pulse.beat()
+            for position, index in enumerate(progress.steps("batches", order[: per_epoch * batch].split(batch))):
                 optimizer.param_groups[0]["lr"] = scale * schedules.at(self.lr, epoch * per_epoch + position, run)
                 optimizer.zero_grad()
                 F.cross_entropy(head(x[index]), bank.labels[index]).backward()
