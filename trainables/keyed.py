@@ -4,6 +4,7 @@ import math
 import zlib
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _GOLDEN, _MIX1, _MIX2 = -7046029254386353131, -4658895280553007687, -7723592293110705685  # splitmix64's constants as signed integers
@@ -60,8 +61,8 @@ def below(count: int, chance: float, *key: int | str, device: torch.device | str
 
     The 24 bits that `uniform` gives decide, unless they equal those of the chance; then 48 further bits do.
     """
-    size = -(-count // _BLOCK) * _BLOCK
-    drawn = uniform(torch.zeros(1, dtype=torch.int64, device=device), size, *key)[0] * 2**24  # whole numbers, exact in float32
+    drawn = uniform(torch.zeros(1, dtype=torch.int64, device=device), count, *key)[0] * 2**24  # whole numbers, exact in float32
+    drawn = F.pad(drawn, (0, -count % _BLOCK), value=2**24)  # whole blocks
     bar, rest = divmod(chance * 2**24, 1.0)
     found = drawn < bar
     if rest:
