@@ -142,7 +142,8 @@ def status(given: argparse.Namespace) -> int:
     run = runs.Run(given.run)
     if run.kind == "train":
         raise UserError(f"{given.run}: is a full run, not a search; see: tensorboard --logdir {run.tensorboard_folder}")
-    state = report.overview(run, _study_of(run))
+    study = _study_of(run)
+    state = report.overview(run, study)
     if given.json:
         print(json.dumps(state, indent=2), flush=True)
         return 0
@@ -155,8 +156,12 @@ def status(given: argparse.Namespace) -> int:
     if state["waits"]:
         print(state["waits"])
     if not state["held"] and state["ended"] < state["trials_wanted"]:
-        failure = run.manifest.get("failure") if run.untouched else None
-        print(f"nobody runs it now; {report.resume_hint(run)}" if failure is None else report.failure_lines(failure))
+        if alike := study.failed_alike():
+            print(f"ended: {report.failed_alike(run, alike)}")
+        elif run.untouched and (failure := run.manifest.get("failure")):
+            print(report.failure_lines(failure))
+        else:
+            print(f"nobody runs it now; {report.resume_hint(run)}")
     return 0
 
 

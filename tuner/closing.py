@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner import certainty
-from tuner.report import UNTRAINED, command, counted, doubt, of_images, overview, shown
+from tuner.report import UNTRAINED, command, counted, doubt, overview, scored_on, shown
 from tuner.runs import Run
 from tuner.spec import SearchSpec
 from tuner.study import Study
@@ -33,13 +33,15 @@ def scores(state: Mapping[str, Any], default: str | None) -> list[str]:
     metric, mode, images = state["objective"], state["mode"], state["validation_images"]
     first = state["trials"][0] if default else None
     rows = [(f"best teacher (trial {state['best']})", state["best_score"], state["best_interval"])]
-    if first and first["score"] is not None:
+    if first and first["key"] == state["best"]:
+        rows = [(f"best teacher, the {default} (trial {state['best']})", state["best_score"], state["best_interval"])]
+    elif first and first["score"] is not None:
         early = "" if first["state"] == "complete" else f", {first['state']} at epoch {first['epoch']}"
         rows.append((f"{default} (trial {first['key']}{early})", first["score"], first["interval"]))
     if state["untrained"] is not None:
         rows.append(("untrained encoder", state["untrained"], state["untrained_interval"]))
     width = max(len(name) for name, _, _ in rows)
-    lines = [f"{metric} on {of_images(images)}{', with 95 % intervals' if rows[0][2] else ''}"]
+    lines = [f"{scored_on(metric, images)}{', with 95 % intervals' if rows[0][2] else ''}"]
     lines += [f"  {name:<{width}}  {score:.4f}  {certainty.shown(interval)}".rstrip() for name, score, interval in rows]
     if reason := no_interval(metric, images):
         lines.append(reason)
@@ -59,8 +61,9 @@ def compared(score: float, other: float, name: str, metric: str, mode: str, imag
 
 def chosen(state: Mapping[str, Any]) -> str:
     """That the best of several is chosen on the images that it is scored on."""
-    count = sum(row["state"] == "complete" for row in state["trials"])
-    return f"it is the best of {counted(count, 'complete trial')}, chosen on these images: expect a little less on others"
+    best = f"it is the best of {counted(sum(row['state'] == 'complete' for row in state['trials']), 'complete trial')}"
+    share = certainty.is_share(state["objective"])
+    return f"{best}, chosen on these images: expect a little less on others" if share else best
 
 
 def scored_by(network: str) -> str:

@@ -61,11 +61,11 @@ def _header(run: Run, study: Study, rank: int, trial: FrozenTrial) -> str:
         score, value, interval = f"{points.plus_minus(row['mean'], row['sd'])} over {seeds}", row["mean"], row["interval"]
     interval = interval or certainty.of_score(value, metric, images)
     sure = f" (95 % {certainty.shown(interval)})" if interval else ""
-    doubt = no_gain(state, value)
+    doubt, where = no_gain(state, value), f" on {of_images(images)}" if certainty.is_share(metric) else ""
     searched = ", ".join(f"{key} = {brief(v)}" for key, v in trial.user_attrs["values"].items())
     facts: dict[str, Any] = {
         "search": f"{spec.name} ({run.path}), {who}",
-        "score": f"{metric} {score}{sure} on {of_images(images)} after {counted(epochs, 'epoch')}{f', {doubt}' if doubt else ''}",
+        "score": f"{metric} {score}{sure}{where} after {counted(epochs, 'epoch')}{f', {doubt}' if doubt else ''}",
         "untrained encoder": "not scored" if state["untrained"] is None else f"{state['untrained']:.4f}",
         "scored network": state["network"],
         "searched (first in the file; the rest is shared by all trials)": searched,

@@ -122,6 +122,8 @@ def _row(label: str, scores: Mapping[int, float], first: Mapping[int, float], me
     mean, spread = _mean_and_spread(list(scores.values()))
     difference, difference_spread = _mean_and_spread(differences)
     interval = certainty.of_mean(list(scores.values()), certainty.step_of(metric, images))
+    if interval and certainty.is_share(metric):
+        interval = max(0.0, interval[0]), min(1.0, interval[1])
     if len(scores) == 1:
         interval = certainty.of_score(mean, metric, images)
     return {
@@ -180,19 +182,24 @@ def table_of(state: dict[str, Any]) -> Table:
     of = "validation" if state["validation_images"] is None else f"{state['validation_images']} validation images"
     title = f"{state['objective']} on {of}, mean ± standard deviation over seeds"
     table = Table("point", title=title, caption=words or None, title_justify="left", caption_justify="left")
-    for name in (state["objective"], "95 %", "seeds", f"over '{rows[0]['point']}'", "95 %"):
-        table.add_column(Text(name), justify="right")
-    for row in rows:
-        table.add_row(
-            Text(row["point"]),
+    cells = [
+        (
+            row["point"],
             plus_minus(row["mean"], row["sd"]) + (" *" if row["point"] == starred else ""),
             certainty.shown(row["interval"]),
             f"{len(row['scores'])}/{seeds}",
             plus_minus(row["difference"], row["difference_sd"], "+"),
             certainty.shown(row["difference_interval"], "+"),
         )
+        for row in rows
+    ]
     if state["untrained"] is not None:
-        table.add_row("untrained encoder", f"{state['untrained']:.4f}", certainty.shown(state["untrained_interval"]), "1", "", "")
+        cells.append(("untrained encoder", f"{state['untrained']:.4f}", certainty.shown(state["untrained_interval"]), "1", "", ""))
+    names = (state["objective"], "95 %", "seeds", f"over '{rows[0]['point']}'", "95 %")
+    for name, column in zip(names, list(zip(*cells, strict=True))[1:], strict=True):
+        table.add_column(Text(name), justify="right", min_width=max(map(len, column)))  # labels are folded, numbers are not
+    for row in cells:
+        table.add_row(*map(Text, row))
     return table
 
 

@@ -7,7 +7,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TextIO
@@ -239,6 +239,11 @@ def doubt(score: float, other: float, name: str, metric: str, mode: str, images:
     return "" if interval is None or certainty.clear(interval, mode) else f"within the noise of {images} images of {name}"
 
 
+def scored_on(metric: str, images: int | None) -> str:
+    """A metric with the images that it is measured on, where it is a share of them."""
+    return f"{metric} on {of_images(images)}" if certainty.is_share(metric) else metric
+
+
 def of_images(images: int | None) -> str:
     """The validation split with its number of images, as far as it is known."""
     return "the validation split" if images is None else counted(images, "validation image")
@@ -265,6 +270,15 @@ def console(file: TextIO | None = None) -> Console:
     """Where tables go: as wide as the terminal, and 120 columns in a pipe, unless COLUMNS says otherwise."""
     piped = not (file or sys.stdout).isatty() and "COLUMNS" not in os.environ
     return Console(file=file, width=120 if piped else None)
+
+
+def failed_alike(run: Run, trials: Sequence[FrozenTrial]) -> str:
+    """Why a search ends whose trials fail alike, and what to do."""
+    keys, error = ", ".join(map(key_of, trials)), trials[-1].user_attrs["error"]
+    log = run.trial_log(key_of(trials[-1]), error)
+    mend = "mend what they share (spec, space or data) and launch it as another run"
+    go_on = f"or go on in spite of it: {command('tuner', 'resume', run.path)}"
+    return f"trials {keys} failed alike before their first epoch: {error} (log: {log}); {mend}, {go_on}"
 
 
 def failure_lines(failure: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from ray import tune
 from ray.tune.search import Searcher
 from rich.console import Console
@@ -28,11 +28,11 @@ from tuner import jobs, slots, stopping
 from tuner.allocation import concurrent_trials, local_cpus
 from tuner.bars import Bars
 from tuner.progress import Progress
-from tuner.report import command, resume_hint
+from tuner.report import failed_alike, resume_hint
 from tuner.runs import BASELINE, Run
 from tuner.slots import Conversation, Slots
 from tuner.spec import Resources, SearchSpec, spec_key
-from tuner.study import Proposal, Study, key_of
+from tuner.study import Proposal, Study
 from tuner.tensorboard import TensorBoard
 from tuner.trial import SlotTrial
 from tuner.watch import Watch
@@ -122,21 +122,13 @@ class StudySearcher(Searcher):
         }
         self.study.tell(proposal.key, metrics, failure, details)
         if failure is not None and (trials := self.study.failed_alike()):
-            self._propose_no_more(self._uniform(trials))
+            self._propose_no_more(TrialFailure(failed_alike(self.run, trials)))
 
     def _propose_no_more(self, fault: UserError | TrialFailure) -> None:
         """Ends the search by a fault of what its trials share, when those that run have come to their end."""
         if self.fault is None:
             self.fault = fault
-            self.say(f"no more trials are proposed, and those that run go on to their end: {fault}")
-
-    def _uniform(self, trials: list[FrozenTrial]) -> TrialFailure:
-        """What a search ends with whose trials fail alike."""
-        keys, error = ", ".join(map(key_of, trials)), trials[-1].user_attrs["error"]
-        rule = "the fault lies in what they share, the spec, the space or the data: mend it and launch again"
-        log = self.run.trial_log(key_of(trials[-1]), error)
-        go_on = f"go on in spite of it: {command('tuner', 'resume', self.run.path)}"
-        return TrialFailure(f"trials {keys} failed alike before their first epoch: {error}; {rule} (log: {log}), or {go_on}")
+            self.say("trials share a fault: no more trials are proposed, and those that run go on to their end")
 
     def _begin(self, key: str) -> None:
         """Notes that workers have a trial; one that waits for them is queued."""

@@ -80,19 +80,22 @@ class Study:
         self._ids = {key_of(trial): trial._trial_id for trial in self.trials()}
         if odd := [trial.number for trial in self.trials() if not isinstance(trial.user_attrs.get("values"), dict)]:
             raise _damaged(journal, f"trial {odd[0]} has no values")
-        if not reading:
-            self._compare_with_launch()
+        self._compare_with_launch(reading)
 
-    def _compare_with_launch(self) -> None:
-        """Notes what defines the trials in the journal, once; from then on refuses what differs, for its trials could not be compared."""
+    def _compare_with_launch(self, reading: bool) -> None:
+        """Notes what defines the trials in the journal, once; from then on refuses what differs, for its trials could not be compared.
+
+        A reader notes nothing, and has no space to compare.
+        """
         file = self.space.file if self.space else None
         code = None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
         launched = self._study.user_attrs.get(LAUNCHED)
         if launched is None:  # also of a run that was launched before this was noted
-            self._study.set_user_attr(LAUNCHED, {"spec": self.spec.plain(), "space": code})
+            if not reading:
+                self._study.set_user_attr(LAUNCHED, {"spec": self.spec.plain(), "space": code})
             return
         require_same(launched["spec"], self.spec)
-        if launched["space"] != code:
+        if self.space is not None and launched["space"] != code:
             raise UserError(f"{file}: has changed since the launch, and trials of both spaces cannot be compared; put it back")
 
     @property

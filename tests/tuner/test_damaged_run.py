@@ -70,7 +70,7 @@ def test_a_spec_that_was_edited_since_the_launch(
 ) -> None:
     run = searched(tmp_path)
     edit(run, change)
-    line = refused(run, capsys, "resume")
+    line = refused(run, capsys, "resume", "status", "export")
     for word in words:
         assert word in line
 
