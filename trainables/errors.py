@@ -115,6 +115,8 @@ def _rule(fault: Any, keys: Sequence[str]) -> str:
         return f"must hold keys and values{listed}"
     if fault["input"] is None and kind != "value_error":
         return "has no value; leave the key out for its default"
+    if kind == "path_type":
+        return "must be a path"
     if kind in ("tuple_type", "list_type"):
         return "must be a list"
     if kind in ("too_long", "too_short", "string_too_long"):

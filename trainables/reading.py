@@ -132,7 +132,9 @@ def _check_keys(node: MappingNode, loader: _Loader) -> None:
         if isinstance(key, ScalarNode) and key.tag != _MERGE:
             name = loader.construct_object(key)
             if name in lines:
-                raise Fault(f"'{str(name)[:80]}' is there twice, in line {lines[name]} and in line {_line(key)}")
+                first, again = lines[name], _line(key)
+                where = f", in line {first} and in line {again}" if first != again else f" in line {first}"
+                raise Fault(f"'{str(name)[:80]}' is there twice{where}")
             lines[name] = _line(key)
 
 

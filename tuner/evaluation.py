@@ -20,7 +20,7 @@ from tuner.report import counted
 from tuner.study import Study, key_of
 
 DEFAULT = ("knn", "linear")
-SETTABLE = ("data.root", "data.download", "data.labels.", "evaluation.")
+SETTABLE = ("data.root", "data.download", "data.labels.", "evaluation.")  # such that end with a dot are sections
 TOP = 5  # answers that a second accuracy counts
 CELLS = "corruptions/"  # what the names of a table of corruptions begin with
 
@@ -29,7 +29,8 @@ def evaluate(given: argparse.Namespace) -> int:
     """`tuner evaluate`."""
     protocols, changes = _protocols(given.protocol or DEFAULT), read_settings(given.set)
     if odd := [key for key in changes if not key.startswith(SETTABLE)]:
-        raise UserError(f"--set {odd[0]}: only {', '.join(f'{key}*' for key in SETTABLE)} can be changed for an evaluation")
+        rule = "an evaluation can change only data.root, data.download, and keys of data.labels and of evaluation"
+        raise UserError(f"--set {odd[0]}: {rule}")
     if "evaluation.protocols" in changes:
         raise UserError("--set evaluation.protocols: is of a trial; what a checkpoint is scored by is named by --protocol")
     if given.network:

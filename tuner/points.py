@@ -45,7 +45,7 @@ def load(spec: SearchSpec) -> Points:
             raise UserError(f"point '{label}': train.epochs = 0: a search needs at least 1 epoch")
         giver, listed = METRICS.get(spec.objective.metric), config.evaluation.protocols
         if giver is not None and giver not in listed:
-            rule = f"{giver} gives it, which its evaluation.protocols = {', '.join(listed)} lacks"
+            rule = f"needs '{giver}' in the point's evaluation.protocols, which has only {', '.join(listed)}"
             raise UserError(f"point '{label}': objective.metric = {spec.objective.metric}: {rule}")
     seeds = range(spec.trial.seed, spec.trial.seed + spec.seeds)
     c.changed(spec.trial.plain(), {"seed": seeds[-1]})  # so all seeds are valid

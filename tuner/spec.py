@@ -203,9 +203,8 @@ class SearchSpec(c.Section):
         giver = evaluation_config.METRICS.get(self.objective.metric) if "metric" in self.objective.model_fields_set else None
         if giver is not None and giver not in self.trial.evaluation.protocols:
             listed = ", ".join(self.trial.evaluation.protocols)
-            raise ValueError(
-                f"objective.metric = {self.objective.metric}: {giver} gives it, which trial.evaluation.protocols = {listed} lacks"
-            )
+            rule = f"needs '{giver}' in trial.evaluation.protocols, which has only {listed}"
+            raise ValueError(f"objective.metric = {self.objective.metric}: {rule}")
         return self
 
     @model_validator(mode="wrap")
@@ -221,7 +220,7 @@ class SearchSpec(c.Section):
             return spec
         sources = [key for key in ("space", "points", "grid") if key in spec.model_fields_set and getattr(spec, key) is not None]
         if len(sources) > 1:
-            raise ValueError(f"{sources[0]}: goes without {sources[1]}; a search has a space, points or a grid")
+            raise ValueError(f"{sources[0]}: give either {sources[0]} or {sources[1]}")
         trials = len(spec.table) * spec.seeds
         if trials > MOST_TRIALS:
             raise ValueError(f"seeds = {spec.seeds}: with {len(spec.table)} points more than {MOST_TRIALS:,} trials, which is the limit")

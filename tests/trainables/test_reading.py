@@ -25,6 +25,7 @@ LADDER = "\n".join(["a0: &a0 [1]", *(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1
         ("a: 0x" + "f" * 4000, "line 1: a number has at most 300 digits"),
         ("#" * 4_000_001, "is larger than 4,000,000 bytes"),
         ("a: 1\nb: 2\na: 3", "'a' is there twice, in line 1 and in line 3"),
+        ("a: 1\nb: {x: 1, x: 2}", "'x' is there twice in line 2"),
         ("b:\n  x: 1\n  y: 2\n  'x': 3", "'x' is there twice, in line 2 and in line 4"),
         ("yes: 1\ntrue: 2", "'True' is there twice, in line 1 and in line 2"),
         ("a: 2001-13-01", "line 1: '2001-13-01' cannot be read as a value of type timestamp"),

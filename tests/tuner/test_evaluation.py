@@ -108,7 +108,7 @@ def test_checkpoints_of_other_data_are_not_compared(checkpoints, capsys):
 
 def test_a_protocol_that_does_not_fit(checkpoints, capsys):
     assert cli.main(["evaluate", str(checkpoints[0]), "--protocol", "classifier"]) == 2
-    assert capsys.readouterr().err == "error: protocol classifier: needs a method whose head classifies, which 'byol' has not\n"
+    assert capsys.readouterr().err == "error: protocol classifier: needs a method whose head classifies; that of 'byol' does not\n"
 
 
 def test_what_does_not_fit_is_said_before_any_work(checkpoints, tmp_path):
@@ -126,7 +126,8 @@ def test_what_does_not_fit_is_said_before_any_work(checkpoints, tmp_path):
         )
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
         assert done.returncode == 2, done.stderr
-        assert done.stderr == "error: protocol online: needs a trial with an online probe; set online_probe.lr above 0\n"
+        rule = "this trial is without one (online_probe.lr = 0); a new run with online_probe.lr above 0 has it"
+        assert done.stderr == f"error: protocol online: needs an online probe, and {rule}\n"
 
 
 def test_five_answers_of_five_classes_are_not_printed():
@@ -210,7 +211,7 @@ def test_what_an_objective_may_be():
     nested = {"trial": {"evaluation": {"protocols": ["linear", "label_free"]}}}
     for metric, mode in {"linear_best_top1": "max", "lidar": "max", "alignment": "min", "loss": "min"}.items():
         assert spec.parse({**nested, "objective": {"metric": metric}}).objective.mode == mode
-    with pytest.raises(UserError, match="objective.metric = finetune_top1: finetune gives it, which trial.evaluation"):
+    with pytest.raises(UserError, match="objective.metric = finetune_top1: needs 'finetune' in trial.evaluation"):
         spec.parse({**nested, "objective": {"metric": "finetune_top1"}})
 
 

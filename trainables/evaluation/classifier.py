@@ -17,7 +17,7 @@ class Classifier(Protocol):
     METRICS: ClassVar[dict[str, Literal["max", "min"]]] = {"classifier_top1": "max", "classifier_top5": "max"}
 
     def unfit(self, trial: TrialConfig) -> str | None:
-        return None if trial.method.CLASSIFIES else f"needs a method whose head classifies, which '{trial.method.name}' has not"
+        return None if trial.method.CLASSIFIES else f"needs a method whose head classifies; that of '{trial.method.name}' does not"
 
     def measure(self, subject: Subject) -> Scores:
         from trainables.subject import hits

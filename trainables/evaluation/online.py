@@ -18,7 +18,8 @@ class Online(Protocol):
 
     def unfit(self, trial: TrialConfig) -> str | None:
         if not trial.online_probe.lr:
-            return "needs a trial with an online probe; set online_probe.lr above 0"
+            rule = "this trial is without one (online_probe.lr = 0); a new run with online_probe.lr above 0 has it"
+            return f"needs an online probe, and {rule}"
         return "needs features as the online probe saw them, behind the feature norm" if trial.evaluation.before_feature_norm else None
 
     def measure(self, subject: Subject) -> Scores:
