@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,9 @@ def _save(path: Path, subject: Any) -> None:
     height, width = subject.scored.pixels.shape[1:3]
     facts = {"classes": data.class_names(subject.config.data, subject.classes), "mean": mean, "std": std, "size": [height, width]}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    mode = path.stat().st_mode  # `evaluate` has made it as files are made here; safetensors puts one in its place that only its owner reads
     save_file(tensors, path, metadata={"format": "pt", **{name: json.dumps(fact) for name, fact in facts.items()}})
+    path.chmod(stat.S_IMODE(mode))
 
 
 def _plain(facts: Mapping[str, Any], other: Mapping[str, Any] | None) -> dict[str, Any]:

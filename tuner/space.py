@@ -19,7 +19,7 @@ import optuna
 from search_spaces import Known
 from trainables import config as c
 from trainables.errors import UserError, nearest, one_line, shown, shown_name
-from trainables.settings import settable_keys
+from trainables.settings import section_keys, settable_keys
 from tuner.spec import SPACES, check_workers
 
 REHEARSALS = 40
@@ -56,12 +56,16 @@ class Space:
         with _in_time(f"space '{self.name}': {which}has proposed no trial"):
             try:
                 values = self.suggest(trial)
-                json.dumps(values)
             except (Exception, SystemExit) as error:
                 raised = f"{which}raised {type(error).__name__}: {one_line(error)}{_place(error, self.suggest)}"
                 raise UserError(f"space '{self.name}': {raised}") from None
-        if not isinstance(values, dict):
-            raise UserError(f"space '{self.name}': must return a dict of dotted keys, not {type(values).__name__}")
+            if not isinstance(values, dict):
+                raise UserError(f"space '{self.name}': must return a dict of dotted keys, not {type(values).__name__}")
+            for key, value in values.items():
+                try:
+                    json.dumps(value, default=_refuse)
+                except (TypeError, ValueError, RecursionError) as error:
+                    raise UserError(f"space '{self.name}': {which}{shown_name(key)}: {one_line(error)}") from None
         return values, self.configure(base, values)
 
     def configure(self, base: c.TrialConfig, values: dict[str, Any]) -> c.TrialConfig:
@@ -91,12 +95,21 @@ def configured(
     try:
         known = settable_keys(c.TrialConfig)
         if odd := [key for key in values if key not in known]:
-            raise UserError(f"{shown_name(odd[0])}: unknown key{nearest(odd[0], known)}")
+            raise UserError(f"{shown_name(odd[0])}: {_rule_of(odd[0], values[odd[0]], known)}")
         if taken := [key for key in values if _one_of(key, owned) and not _one_of(key, free)]:
             raise UserError(f"{taken[0]}: belongs to the search, so that its trials can be compared; set trial.{taken[0]} instead")
         return c.changed(base.plain(), values)
     except UserError as error:
         raise UserError("\n".join(f"{source}: {line}" for line in str(error).splitlines())) from None
+
+
+def _rule_of(odd: Any, value: Any, known: list[str]) -> str:
+    """What is wrong with a key that takes no value."""
+    held = section_keys(c.TrialConfig).get(odd) if odd else None
+    if held is None:
+        return f"unknown key{nearest(odd, known)}"
+    example = next((key for key in value if key in held), held[0]) if isinstance(value, Mapping) else held[0]
+    return f"is a section; give dotted keys, such as {odd}.{example}"
 
 
 def _one_of(key: str, keys: tuple[str, ...]) -> bool:
@@ -163,6 +176,12 @@ def _from_file(path: Path) -> ModuleType:
     except (Exception, SystemExit) as error:
         raise UserError(f"space = '{path}': cannot be imported ({type(error).__name__}: {one_line(error)})") from None
     return module
+
+
+def _refuse(value: object) -> None:
+    """For what JSON has no form of, such as numbers of numpy."""
+    kind = type(value)
+    raise TypeError("must be a plain number, text or list, not " + f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."))
 
 
 def _place(error: BaseException, suggest: Callable[..., Any]) -> str:

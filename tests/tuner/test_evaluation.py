@@ -165,6 +165,8 @@ def test_what_is_saved_is_what_was_scored(checkpoints, capsys, tmp_path):
     options = ["--set", "evaluation.linear.recipe=momentum2", "--set", "evaluation.linear.epochs=2", "--split", "validation"]
     facts = json.loads(printed(capsys, checkpoints[0], "--save", tmp_path / "saved", *options, "--json"))
     assert facts["saved"] == str(tmp_path / "saved")
+    (tmp_path / "any").touch()
+    assert (tmp_path / "saved").stat().st_mode == (tmp_path / "any").stat().st_mode, "whoever reads other files reads it"
     saved, found = load_file(tmp_path / "saved"), checkpoint.newest(checkpoints[0])
     assert found is not None and saved["fc.weight"].shape == (10, 32) and saved["conv1.weight"].shape == (4, 1, 3, 3)
     changes = {"evaluation.linear.recipe": "momentum2", "evaluation.linear.epochs": 2}
