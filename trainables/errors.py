@@ -28,7 +28,8 @@ class BrokenOff(RuntimeError):
 def nearest(name: object, valid: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the closest valid name; where nothing is close, the valid names, or the five nearest of many."""
     wanted, names = str(name)[:LONGEST_SHOWN], sorted(valid)
-    close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5) or [v for v in names if v.split(".")[-1] == wanted.split(".")[-1]]
+    same = [v for v in names if v.split(".")[-1] == wanted.split(".")[-1]]  # what a key ends with says more than how it is spelt
+    close = difflib.get_close_matches(wanted, same, n=1, cutoff=0) or difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
     if close:
         return f"; did you mean '{close[0]}'?"
     if len(names) <= NAMES_LISTED:

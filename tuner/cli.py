@@ -14,6 +14,7 @@ from trainables.errors import BrokenOff, TrialFailure, UserError, nearest
 from trainables.settings import section_keys, whole_number
 
 RUNS = Path("runs")
+COMMANDS = ("launch", "resume", "status", "export", "train", "evaluate", "keys")
 ADDRESS = "'local' (default), 'auto' (default inside of a Ray job) or host:port of a Ray head"
 
 
@@ -24,7 +25,11 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 2 for an error of the user, which is printed a line a fault; 1 for a trial that failed, or where none is complete;
         3 for what the machine or the cluster broke off, with a line that says what to do; 130 for an interruption.
     """
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    first, *_ = [*(sys.argv[1:] if arguments is None else arguments), ""]
+    if first and not first.startswith("-") and first not in COMMANDS:
+        parser.error(f"no command is named {first!r}{nearest(first, COMMANDS)}")
+    given = parser.parse_args(arguments)
     try:
         return given.command(given)
     except UserError as error:

@@ -23,7 +23,10 @@ def start(given: argparse.Namespace) -> int:
     """`tuner train`."""
     jobs.require_kept(given.run, "--run")
     values = read_settings(given.set) | ({} if given.epochs is None else {"train.epochs": given.epochs})
-    config = c.changed(read_yaml(given.config), values)
+    stated = read_yaml(given.config)
+    if "trial" in stated:  # no key of a trial
+        raise UserError(f"{given.config}: is a search; start it with: {command('tuner', 'launch', given.config)}")
+    config = c.changed(stated, values)
     if given.batch_size and given.batch_size != config.train.batch_size:
         before, config = config, equivalence.scaled_batch(config, given.batch_size)
         print(equivalence.line(before, config))

@@ -175,7 +175,14 @@ def test_with_values_copies_and_nests():
 
 
 @pytest.mark.parametrize(
-    ("key", "offer"), [("train.epoch", "train.epochs"), ("epochs", "train.epochs"), ("teacher.momentum.bass", "teacher.momentum.base")]
+    ("key", "offer"),
+    [
+        ("train.epoch", "train.epochs"),
+        ("epochs", "train.epochs"),
+        ("lr", "optim.lr"),
+        ("norm", "teacher.norm"),
+        ("teacher.momentum.bass", "teacher.momentum.base"),
+    ],
 )
 def test_with_values_refuses_unknown_keys(key, offer):
     with pytest.raises(UserError, match=f"^{key}: unknown key; did you mean '{offer}'"):

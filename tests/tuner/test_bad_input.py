@@ -338,5 +338,16 @@ def test_train_refuses_what_the_equivalence_rule_cannot_do(tmp_path: Path, capsy
     assert "more than the 2 shards" in complaint(capsys, "train", str(path), "--workers", "4")
 
 
+def test_train_of_a_search_names_launch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = complaint(capsys, "train", search_file(tmp_path), "--set", "lr=1")
+    assert "search.yaml: is a search; start it with: " in line and "tuner launch " in line
+
+
+def test_an_unknown_command_gets_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["lanch", "search.yaml"])
+    assert "no command is named 'lanch'; did you mean 'launch'?" in capsys.readouterr().err
+
+
 def test_evaluate_needs_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such checkpoint" in complaint(capsys, "evaluate", "nothing")
