@@ -239,6 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
 
     def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        assert name in COMMANDS
         added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(command=run)
         return added

@@ -13,6 +13,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+import tuner
 from trainables import config as c
 from trainables.settings import dotted_keys, section_keys
 from tuner import cli, runs
@@ -171,6 +172,8 @@ def no_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delitem(sys.modules, name)
     for name in ("ray", "torch"):
         monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "tuner.search", raising=False)  # which another test may have imported, Ray included
+    monkeypatch.delattr(tuner, "search", raising=False)
 
 
 def launch(document: bytes, settings: list[str]) -> None:
