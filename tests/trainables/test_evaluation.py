@@ -239,5 +239,5 @@ def test_corruptions_are_scored_by_the_frozen_probe_or_by_the_head(tiny, digits,
 
 def test_a_method_that_does_not_classify_is_refused_and_one_that_does_is_not(tiny):
     config = tiny()
-    assert "'byol' has not" in str(Classifier().unfit(config))
+    assert "that of 'byol' does not" in str(Classifier().unfit(config))
     assert Classifier().unfit(config.model_copy(update={"method": Classifying()})) is None

@@ -83,7 +83,7 @@ def test_its_score_is_that_of_its_logits(tiny, digits):
     expected = (learner.student.probe(learner.student(images).features).argmax(1) == digits.labels).float().mean()
     assert found["online_top1"] == pytest.approx(expected.item()) and "knn_top1" in found
     for values in ({}, {"online_probe.lr": 0.1, "encoder.feature_norm": "pooled", "evaluation.before_feature_norm": True}):
-        with pytest.raises(UserError, match="online needs (a trial with an online probe|features as the online probe)"):
+        with pytest.raises(UserError, match="online needs (an online probe|features as the online probe)"):
             tiny({**values, "evaluation.protocols": ["online"]})
 
 
