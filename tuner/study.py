@@ -260,7 +260,11 @@ def _storage(journal: Path) -> JournalStorage:
         UserError: it holds something else than Optuna's operations.
     """
     try:
-        return JournalStorage(_Journal(str(journal)))
+        storage = JournalStorage(_Journal(str(journal)))
+        whole = journal.read_bytes().rpartition(b"\n")[0] if journal.exists() else b""
+        if whole and not _operation(whole.rpartition(b"\n")[2]):  # which Optuna passes over, and trips on with the next line
+            raise ValueError
+        return storage
     except OSError:
         raise
     except Exception as error:  # Optuna replays what it reads without a look at it: anything may come of a damaged line
