@@ -69,7 +69,7 @@ def test_what_a_full_disc_leaves_of_a_file(disc: Path) -> None:
 
 def test_commands_on_a_full_disc(disc: Path, tuner: Tuner) -> None:
     """Each says one line, and leaves nothing half-made."""
-    run = runs.Run.create(disc / "run", "search", spec.parse({"trials": 2}).plain(), 0)
+    run = runs.Run(runs.Run.create(disc / "run", "search", spec.parse({"trials": 2}).plain(), 0).path)  # no process holds it any more
     ballast = fill(disc)
     for arguments, status in ((["launch", tuner.write_search(), "--run", str(disc / "other")], 2), (["resume", str(run.path)], 3)):
         driver = tuner.start(*arguments)
