@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import tuner
 from tuner import cli, runs
 
 SEARCH = {"trial": {"train": {"batch_size": 64, "shard_size": 32, "epochs": 2}}, "trials": 2}
@@ -21,6 +22,8 @@ def no_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delitem(sys.modules, name)
     for name in ("ray", "torch"):
         monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "tuner.search", raising=False)  # which another test may have imported, Ray included
+    monkeypatch.delattr(tuner, "search", raising=False)
 
 
 def search_file(tmp_path: Path, **changes: object) -> str:

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-import tuner
+from tests.tuner.test_bad_input import no_ray  # noqa: F401  (what would need Ray or torch has passed all checks)
 from trainables import config as c
 from trainables.settings import dotted_keys, section_keys
 from tuner import cli, runs
@@ -162,18 +161,6 @@ def fuzzed(examples: int, **strategies: Any) -> Any:
         phases=[Phase.generate, Phase.shrink],
     )
     return lambda test: limits(given(**strategies)(test))
-
-
-@pytest.fixture(autouse=True)
-def no_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither Ray nor torch can be imported: what would need them has passed all checks."""
-    monkeypatch.chdir(tmp_path)
-    for name in [n for n in sys.modules if n.split(".")[0] in ("ray", "torch")]:
-        monkeypatch.delitem(sys.modules, name)
-    for name in ("ray", "torch"):
-        monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, "tuner.search", raising=False)  # which another test may have imported, Ray included
-    monkeypatch.delattr(tuner, "search", raising=False)
 
 
 def launch(document: bytes, settings: list[str]) -> None:
