@@ -21,11 +21,15 @@ import pyarrow.parquet
 import torch
 from PIL import Image
 
-from trainables import config as c
-from trainables import data
+from trainables.config import trial as c
+from trainables.data import images as data
 
 CPU = torch.device("cpu")
-SIZE, CLASSES, GROUP = 96, 10, 100  # of a decoded image; classes; rows of a row group, as the Hugging Face hub writes images
+SIZE, CLASSES, GROUP = (
+    96,
+    10,
+    100,
+)  # of a decoded image; classes; rows of a row group, as the Hugging Face hub writes images
 VARIANTS: dict[str, dict[str, Any]] = {  # the first is what the others are measured against
     "folders, decoded": {"name": "imagefolder"},
     "folders, 1 loader": {"name": "imagefolder", "streamed": True, "loaders": 1},
@@ -42,7 +46,9 @@ def write(root: Path, images: int) -> int:
     rows = []
     for i in range(images):
         width, height = draws.integers(SIZE, 160, 2, endpoint=True).tolist()
-        coarse = Image.fromarray(draws.integers(0, 256, (12, 12, 3), dtype=np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+        coarse = Image.fromarray(draws.integers(0, 256, (12, 12, 3), dtype=np.uint8)).resize(
+            (width, height), Image.Resampling.BICUBIC
+        )
         stream = io.BytesIO()
         coarse.save(stream, "JPEG", quality=90)
         rows.append({"bytes": stream.getvalue(), "path": None})
@@ -52,7 +58,10 @@ def write(root: Path, images: int) -> int:
     (root / "parquet").mkdir()
     kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     table = pyarrow.table(
-        {"image": pyarrow.array(rows, kind), "label": pyarrow.array([i % CLASSES for i in range(images)], pyarrow.int64())}
+        {
+            "image": pyarrow.array(rows, kind),
+            "label": pyarrow.array([i % CLASSES for i in range(images)], pyarrow.int64()),
+        }
     )
     pyarrow.parquet.write_table(table, root / "parquet" / "train-00000-of-00001.parquet", row_group_size=GROUP)
     return sum(len(row["bytes"]) for row in rows)
@@ -99,23 +108,30 @@ def main() -> None:
         sets, opened = {}, {}
         for name, values in VARIANTS.items():
             began = time.perf_counter()
-            sets[name] = data.load(c.Data(root=Path(folder) / values["name"], image_size=SIZE, validation_images=1, **values), "train")
+            sets[name] = data.load(
+                c.Data(root=Path(folder) / values["name"], image_size=SIZE, validation_images=1, **values), "train"
+            )
             opened[name] = time.perf_counter() - began
         decoded = given.images * SIZE * SIZE * 3
         print(
             f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}; {given.images} JPEGs: {stored / 2**20:.0f} MiB, ",
             end="",
         )
-        print(f"decoded {decoded / 2**20:.0f} MiB; batches of {given.batch}, steps of {1000 * given.step:.0f} ms, {given.rounds} rounds\n")
+        print(
+            f"decoded {decoded / 2**20:.0f} MiB; batches of {given.batch}, steps of {1000 * given.step:.0f} ms, {given.rounds} rounds\n"
+        )
         print("| images | opened in s | images/s | ratio | beside steps | ratio | MiB |\n|---|---|---|---|---|---|---|")
         alone, beside = (
-            [[epoch(images, key, given.batch, s) for images in sets.values()] for key in range(given.rounds)] for s in (0, given.step)
+            [[epoch(images, key, given.batch, s) for images in sets.values()] for key in range(given.rounds)]
+            for s in (0, given.step)
         )
         for place, name in enumerate(sets):
             fast, busy = (max(row[place][0] for row in rows) for rows in (alone, beside))
             first, second = (max(row[0][0] for row in rows) for rows in (alone, beside))
             most = max(row[place][1] for row in alone + beside)
-            print(f"| {name} | {opened[name]:.2f} | {fast:.0f} | {fast / first:.3f} | {busy:.0f} | {busy / second:.3f} | {most:.0f} |")
+            print(
+                f"| {name} | {opened[name]:.2f} | {fast:.0f} | {fast / first:.3f} | {busy:.0f} | {busy / second:.3f} | {most:.0f} |"
+            )
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from trainables import augment, keyed
-from trainables import config as c
-from trainables.group import Group, default_device
-from trainables.learner import Batch, Learner
-from trainables.methods import Piece
+from trainables.config import trial as c
+from trainables.data import augment, keyed
+from trainables.learning.learner import Batch, Learner
+from trainables.learning.methods.base import Piece
+from trainables.networks.group import Group, default_device
 
 ENCODERS: dict[str, tuple[dict[str, Any], int]] = {
     "resnet18": ({"encoder": {"name": "resnet18"}}, 32),
@@ -65,7 +65,9 @@ class Variant:
         views = augment.views(images, samples, config.method.views, config.views, 0, 0)
         size = config.train.shard_size
         self.batches = [
-            Batch({Piece("images", v): view[size * shards.start : size * shards.stop] for v, view in enumerate(views)}, {})
+            Batch(
+                {Piece("images", v): view[size * shards.start : size * shards.stop] for v, view in enumerate(views)}, {}
+            )
             for shards in self.learner.passes()
         ]
 
@@ -113,8 +115,14 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     side = ENCODERS[given.encoder][1]
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {given.threads} thread(s)"
-    print(f"{machine}, torch {torch.__version__}; {given.encoder}, {side} x {side}, BYOL, fp32, fastest of {given.rounds} rounds\n")
+    machine = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{platform.machine()}, {given.threads} thread(s)"
+    )
+    print(
+        f"{machine}, torch {torch.__version__}; {given.encoder}, {side} x {side}, BYOL, fp32, fastest of {given.rounds} rounds\n"
+    )
     print("| teacher | its ms | ms a step | ratio |\n|---|---|---|---|")
     for group in given.group:
         variants = {name: Variant(given.encoder, changes) for name, changes in GROUPS[group].items()}

@@ -5,7 +5,10 @@ from typing import Any
 from search_spaces import Known, Trial
 
 KNOWN_GOOD: Known = (
-    {"momentum_schedule": "cosine", "student_share": 0.01},  # BYOL on CIFAR, Momentum² Teacher, Spatial Ensemble: 0.99 -> 1
+    {
+        "momentum_schedule": "cosine",
+        "student_share": 0.01,
+    },  # BYOL on CIFAR, Momentum² Teacher, Spatial Ensemble: 0.99 -> 1
     {"momentum_schedule": "constant", "student_share": 0.001},  # MoCo, EMAN, FixMatch: 0.999
     {"momentum_schedule": "cosine", "student_share": 0.032},  # Momentum² Teacher on STL-10
 )

@@ -20,6 +20,10 @@ def suggest(trial: Trial) -> dict[str, Any]:
     kind = trial.suggest_categorical("smoothing", ["tma", "sts", "se"])
     if kind == "tma":
         return {"teacher.smoothing.kind": kind}
-    p = trial.suggest_float("sts_p", 0.1, 0.95) if kind == "sts" else 1 - trial.suggest_float("se_updated", 5e-4, 0.3, log=True)
+    p = (
+        trial.suggest_float("sts_p", 0.1, 0.95)
+        if kind == "sts"
+        else 1 - trial.suggest_float("se_updated", 5e-4, 0.3, log=True)
+    )
     granularity = trial.suggest_categorical("granularity", ["layer", "channel", "neuron"])
     return {"teacher.smoothing.kind": kind, "teacher.smoothing.p": p, "teacher.smoothing.granularity": granularity}

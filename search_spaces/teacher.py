@@ -4,7 +4,13 @@ from typing import Any
 
 from search_spaces import Known, Trial, ema_placement, momentum, momentum_bn, spatial_ensemble
 
-_DEFAULT = {"smoothing": "tma", "momentum_schedule": "cosine", "student_share": 0.01, "teacher_norm": "batch", "placement": "whole"}
+_DEFAULT = {
+    "smoothing": "tma",
+    "momentum_schedule": "cosine",
+    "student_share": 0.01,
+    "teacher_norm": "batch",
+    "placement": "whole",
+}
 KNOWN_GOOD: Known = (
     _DEFAULT,  # BYOL
     {**_DEFAULT, "teacher_norm": "momentum", "alpha_schedule": "cosine", "alpha_base": 1.0},  # Momentum² Teacher

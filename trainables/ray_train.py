@@ -24,11 +24,11 @@ import torch
 import torch.distributed as dist
 from ray.util.placement_group import get_current_placement_group
 
-from trainables import config as c
-from trainables import progress, pulse
-from trainables.group import Group, backend_for
-from trainables.surroundings import fault, require_room
-from trainables.train import fit
+from trainables.config import trial as c
+from trainables.data import progress, pulse
+from trainables.networks.group import Group, backend_for
+from trainables.running.fit import fit
+from trainables.running.surroundings import fault, require_room
 
 POLL = 0.01  # seconds between two looks of a waiting rank at the store
 BEAT = 2.0  # seconds between two looks at whether this worker gets on
@@ -36,7 +36,9 @@ BROKEN_LINK = ("gloo", "nccl", "connection closed", "connection reset", "broken 
 
 
 Fit = Callable[..., Any]
-Outcome = tuple[str, str | None]  # ("end", None), ("error", text), or ("postponed", text) where it is to be tried again later
+Outcome = tuple[
+    str, str | None
+]  # ("end", None), ("error", text), or ("postponed", text) where it is to be tried again later
 
 
 class GroupBroken(RuntimeError):
@@ -108,7 +110,14 @@ def _run(board: Any, slot: int, incarnation: int, work: dict[str, Any], run_tria
         try:
             _require_room(folder, group)
             log.enter_context(_logged(folder / f"rank-{group.rank}.log"))
-            logging.info("attempt %d on slot %d, worker %d of %d, process %d", work["attempt"], slot, group.rank, group.size, os.getpid())
+            logging.info(
+                "attempt %d on slot %d, worker %d of %d, process %d",
+                work["attempt"],
+                slot,
+                group.rank,
+                group.size,
+                os.getpid(),
+            )
             run_trial(c.parse(work["config"]), folder, report, group)
             if group.size > 1:
                 dist.barrier()
@@ -146,7 +155,9 @@ def _require_room(folder: Path, group: Group) -> None:
 def _blame(error: Exception) -> Literal["trial", "link"]:
     """Whose fault an error is, in the switchboard's words, that is none of the surroundings."""
     # the ranks that are left see a broken link first: that is no fault of the trial
-    link = isinstance(error, dist.DistError) or any(mark in f"{type(error).__name__}: {error}".lower() for mark in BROKEN_LINK)
+    link = isinstance(error, dist.DistError) or any(
+        mark in f"{type(error).__name__}: {error}".lower() for mark in BROKEN_LINK
+    )
     return "link" if link else "trial"
 
 

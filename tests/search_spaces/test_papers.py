@@ -10,11 +10,13 @@ import torch
 import yaml
 
 import search_spaces
-from trainables import config as c
-from trainables import data, train
-from trainables.group import Group
-from trainables.learner import Learner
-from tuner import cli, points, spec
+from trainables.config import trial as c
+from trainables.data import images as data
+from trainables.learning.learner import Learner
+from trainables.networks.group import Group
+from trainables.running import fit as train
+from tuner.commands import main as cli
+from tuner.plan import points, spec
 
 ROOM = Path(search_spaces.__file__).parent / "papers"
 PAPERS = sorted(ROOM.glob("*.yaml"))
@@ -55,9 +57,16 @@ REPORTED = {  # by the papers, row by row
     "placement_fig4": "43.48 43.07 59.61 62.17 62.01",
     "placement_fig6": "42.46 38.49 54.81 53.04 51.33 53.76 59.94 57.56",
 }
-SOON = ("small_methods", "small_labels", "placement_table1", "spatial_ensemble_table6_cifar10")  # each method, and rows that change data
+SOON = (
+    "small_methods",
+    "small_labels",
+    "placement_table1",
+    "spatial_ensemble_table6_cifar10",
+)  # each method, and rows that change data
 every_file_now_or_later = pytest.mark.parametrize(
-    "path", [path if path.stem in SOON else pytest.param(path, marks=pytest.mark.long) for path in PAPERS], ids=lambda path: path.stem
+    "path",
+    [path if path.stem in SOON else pytest.param(path, marks=pytest.mark.long) for path in PAPERS],
+    ids=lambda path: path.stem,
 )
 every_table = pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 
@@ -88,9 +97,13 @@ def test_every_experiment_has_a_file() -> None:
     """The index names every file, and every experiment of the papers."""
     rows = dict(re.findall(r"^\| \[(\w+)\]\(\1\.yaml\) \| (.*?) \|", INDEX, re.M))
     assert sorted(rows) == [path.stem for path in PAPERS]
-    named = [name for row in rows.values() for name in re.findall(r"(?:M2T|EMAN|STS|PCM)-[\w.]+", row.partition(":")[0])]
+    named = [
+        name for row in rows.values() for name in re.findall(r"(?:M2T|EMAN|STS|PCM)-[\w.]+", row.partition(":")[0])
+    ]
     twice = ["EMAN-abs", "STS-T6"]  # tables of two data sets or methods
-    assert sorted(named) == sorted([f"{paper}-{name}" for paper, names in EXPERIMENTS.items() for name in names] + twice)
+    assert sorted(named) == sorted(
+        [f"{paper}-{name}" for paper, names in EXPERIMENTS.items() for name in names] + twice
+    )
 
 
 @every_table
@@ -130,7 +143,9 @@ def test_the_commands_of_a_header(path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert yaml.safe_load(path.read_text())["name"] == path.stem
     assert others or "tensorboard --logdir" in header(path)
     for words in others:
-        assert words[0] == "evaluate" and {part.split("/trials/")[0] for part in words if "/trials/" in part} == {f"runs/{path.stem}"}
+        assert words[0] == "evaluate" and {part.split("/trials/")[0] for part in words if "/trials/" in part} == {
+            f"runs/{path.stem}"
+        }
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +180,8 @@ def test_the_random_encoder_does_not_move() -> None:
     before = {name: parameter.clone() for name, parameter in learner.student.named_parameters()}
     for at in range(2):
         learner.step(train.batches(learner, images, images.order(config.seed, 0, "order"), at, 0))
-    moved = {name: (parameter - before[name]).abs().max().item() for name, parameter in learner.student.named_parameters()}
+    moved = {
+        name: (parameter - before[name]).abs().max().item() for name, parameter in learner.student.named_parameters()
+    }
     assert max(change for name, change in moved.items() if not name.startswith("probe")) < 1e-9
     assert moved["probe.weight"] > 1e-4

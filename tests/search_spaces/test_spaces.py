@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 import search_spaces
-from trainables import config as c
-from tuner import points, spec
-from tuner import space as spaces
+from trainables.config import trial as c
+from tuner.plan import points, spec
+from tuner.plan import space as spaces
 
 NAMES = ["ema_placement", "momentum", "momentum_bn", "spatial_ensemble", "teacher"]
 PAPERS = sorted((Path(search_spaces.__file__).parent / "papers").glob("*.yaml"))
@@ -41,7 +41,15 @@ def test_every_space_of_the_package_is_tested() -> None:
 @pytest.mark.parametrize(
     ("known", "values"),
     [
-        (0, {"teacher.momentum.base": 0.99, "teacher.momentum.kind": "cosine", "teacher.norm.kind": "batch", "teacher.placement": "whole"}),
+        (
+            0,
+            {
+                "teacher.momentum.base": 0.99,
+                "teacher.momentum.kind": "cosine",
+                "teacher.norm.kind": "batch",
+                "teacher.placement": "whole",
+            },
+        ),
         (1, {"teacher.norm.kind": "momentum", "teacher.norm.alpha.base": 1.0, "teacher.norm.alpha.kind": "cosine"}),
         (2, {"teacher.smoothing.kind": "sts", "teacher.smoothing.p": 0.7}),
         (3, {"teacher.norm.kind": "eman"}),
@@ -60,7 +68,12 @@ def test_the_teacher_space_is_conditional() -> None:
     for _ in range(60):
         values = spaces.load("teacher").suggest(study.ask())
         smoothing, norm = values["teacher.smoothing.kind"], values["teacher.norm.kind"]
-        seen |= {smoothing, norm, str(values["teacher.placement"]), values.get("teacher.smoothing.granularity", "layer")}
+        seen |= {
+            smoothing,
+            norm,
+            str(values["teacher.placement"]),
+            values.get("teacher.smoothing.granularity", "layer"),
+        }
         assert ("teacher.momentum.base" in values) == (smoothing != "se")
         assert ("teacher.smoothing.p" in values) == (smoothing != "tma")
         assert ("teacher.norm.alpha.base" in values) == (norm == "momentum")
@@ -88,6 +101,8 @@ def test_the_example_of_a_trial_is_valid() -> None:
 
 
 def test_spaces_need_nothing_else() -> None:
-    blocked = "import sys\nfor m in ('ray', 'optuna', 'torch', 'tuner', 'trainables', 'pydantic'): sys.modules[m] = None\n"
+    blocked = (
+        "import sys\nfor m in ('ray', 'optuna', 'torch', 'tuner', 'trainables', 'pydantic'): sys.modules[m] = None\n"
+    )
     imports = "\n".join(f"import search_spaces.{name}" for name in NAMES)
     subprocess.run([sys.executable, "-c", blocked + imports], check=True, timeout=60)

@@ -12,9 +12,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tests.trainables.pictures import photographs
-from trainables import config as c
-from trainables import data, group
-from trainables.learner import Learner
+from trainables.config import trial as c
+from trainables.data import images as data
+from trainables.learning.learner import Learner
+from trainables.networks import group
 
 TINY: dict[str, Any] = {
     "encoder.name": "resnet10",
@@ -79,7 +80,7 @@ def rng() -> torch.Generator:
 
 
 class Threads:
-    """Stands for torch.distributed in `trainables.group`: workers are threads, and meet wherever they call a collective."""
+    """Stands for torch.distributed in `trainables.networks.group`: workers are threads, and meet wherever they call a collective."""
 
     ReduceOp = dist.ReduceOp
 

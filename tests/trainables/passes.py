@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables.methods import Pass
-from trainables.schedules import Length
+from trainables.config.schedules import Length
+from trainables.learning.methods.base import Pass
 
 
 def given(predictions: Tensor, targets: Tensor, **others: Any) -> Pass:

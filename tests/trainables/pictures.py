@@ -21,8 +21,17 @@ def photographs(side: int) -> Tensor:
     squares = []
     for photograph in load_sample_images().images:
         whole = Image.fromarray(photograph)
-        for left, top, size in ((0, 0, 427), (213, 0, 427), (100, 0, 300), (300, 100, 300), (50, 200, 227), (400, 200, 227)):
-            squares.append(np.array(whole.resize((side, side), Image.Resampling.BOX, (left, top, left + size, top + size))))
+        for left, top, size in (
+            (0, 0, 427),
+            (213, 0, 427),
+            (100, 0, 300),
+            (300, 100, 300),
+            (50, 200, 227),
+            (400, 200, 227),
+        ):
+            squares.append(
+                np.array(whole.resize((side, side), Image.Resampling.BOX, (left, top, left + size, top + size)))
+            )
     return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous() / 255
 
 
@@ -36,7 +45,8 @@ def write_parquet(path: Path, images: list[bytes], labels: list[int | None], gro
     """In the layout of the Hugging Face hub, with `group` rows in a row group."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = pyarrow.array(
-        [{"bytes": row, "path": None} for row in images], pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+        [{"bytes": row, "path": None} for row in images],
+        pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())]),
     )
     columns = {"id": pyarrow.array(range(len(labels))), "img": image, "label": pyarrow.array(labels, pyarrow.int64())}
     pyarrow.parquet.write_table(pyarrow.table(columns), path, row_group_size=group)
@@ -48,7 +58,9 @@ def write_parquets(root: Path, sizes: list[int], group: int, classes: int = 4) -
     for number, size in enumerate([*sizes, 9]):
         rows = range(first, first + size)
         stem = f"train-{number:05d}-of-{len(sizes):05d}" if number < len(sizes) else "validation-00000-of-00001"
-        write_parquet(root / "data" / f"{stem}.parquet", [numbered(i) for i in rows], [i % classes for i in rows], group)
+        write_parquet(
+            root / "data" / f"{stem}.parquet", [numbered(i) for i in rows], [i % classes for i in rows], group
+        )
         first += size
 
 

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from trainables import config as c
-from trainables.encoders import build_parts
-from trainables.norm import Shards
-from trainables.schedules import Length
-from trainables.teacher import Teacher
+from trainables.config import trial as c
+from trainables.config.schedules import Length
+from trainables.learning.teacher import Teacher
+from trainables.networks.encoders import build_parts
+from trainables.networks.norm import Shards
 
 TOTAL = Length(100, 10)
 Numbers = dict[str, Tensor]
@@ -16,7 +16,11 @@ Numbers = dict[str, Tensor]
 def student_parts(seed: int = 0) -> nn.ModuleDict:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        parts = build_parts(c.Encoder(width=4, projector=c.Head(hidden=8, out=4)), 1, Shards(4, 1, range(1))).double().train()
+        parts = (
+            build_parts(c.Encoder(width=4, projector=c.Head(hidden=8, out=4)), 1, Shards(4, 1, range(1)))
+            .double()
+            .train()
+        )
         disturb(parts, seed)
     return parts
 
@@ -30,7 +34,9 @@ def disturb(parts: nn.Module, seed: int) -> None:
         b += torch.rand(b.shape, generator=generator, dtype=b.dtype) - (0.5 if name.endswith("mean") else 0.0)
 
 
-def teacher_of(parts: nn.ModuleDict, seed: int = 0, norm: object = "batch", placement: object = "whole", **smoothing: object) -> Teacher:
+def teacher_of(
+    parts: nn.ModuleDict, seed: int = 0, norm: object = "batch", placement: object = "whole", **smoothing: object
+) -> Teacher:
     """Of constant momentum `momentum`, but for parts in `momenta`; `norm` is a kind, or all of its keys."""
     momentum = {"kind": "constant", "base": smoothing.pop("momentum", 0.9)}
     config = {

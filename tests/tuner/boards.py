@@ -58,7 +58,9 @@ class HParams:
         multiplexer = EventMultiplexer()
         multiplexer.AddRunsFromDirectory(str(tensorboard))
         multiplexer.Reload()
-        context = Context(TBContext(data_provider=MultiplexerDataProvider(multiplexer, str(tensorboard)), logdir=str(tensorboard)))
+        context = Context(
+            TBContext(data_provider=MultiplexerDataProvider(multiplexer, str(tensorboard)), logdir=str(tensorboard))
+        )
         experiment = get_experiment.Handler(RequestContext(), context, "", api_pb2.GetExperimentRequest()).run()
         self.columns = [info.display_name for info in experiment.hparam_infos]
         self.metrics = [info.display_name for info in experiment.metric_infos]
@@ -70,7 +72,11 @@ class HParams:
         self.rows: dict[str, dict[str, Any]] = {}
         for group in groups:
             row = {
-                titles[name]: getattr(value, value.WhichOneof("kind")) for name, value in group.hparams.items() if value.WhichOneof("kind")
+                titles[name]: getattr(value, value.WhichOneof("kind"))
+                for name, value in group.hparams.items()
+                if value.WhichOneof("kind")
             }
             row |= {tags[value.name.tag]: value.value for value in group.metric_values}
-            self.rows[group.name] = row | {"status": api_pb2.Status.Name(group.sessions[0].status).removeprefix("STATUS_").lower()}
+            self.rows[group.name] = row | {
+                "status": api_pb2.Status.Name(group.sessions[0].status).removeprefix("STATUS_").lower()
+            }

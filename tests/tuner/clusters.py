@@ -32,7 +32,9 @@ def starts(folder: Path) -> list[tuple[int, int]]:
     """Each start of a trial, from the log of its first worker: the slot and the process, in order."""
     log = folder / "rank-0.log"
     text = log.read_text() if log.exists() else ""
-    return [(int(slot), int(process)) for slot, process in re.findall(r"attempt \d+ on slot (\d+), .* process (\d+)", text)]
+    return [
+        (int(slot), int(process)) for slot, process in re.findall(r"attempt \d+ on slot (\d+), .* process (\d+)", text)
+    ]
 
 
 def raylet_of(worker: int) -> int:

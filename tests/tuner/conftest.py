@@ -32,9 +32,11 @@ class Tuner:
         self.folder = folder
 
     def start(self, *arguments: str, stdout: Any = subprocess.PIPE) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tuner.cli", *arguments]
+        command = [sys.executable, "-m", "tuner.commands.main", *arguments]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=self.folder, stdout=stdout, stderr=pipe, text=True, preexec_fn=_hear_interrupts)
+        return subprocess.Popen(
+            command, cwd=self.folder, stdout=stdout, stderr=pipe, text=True, preexec_fn=_hear_interrupts
+        )
 
     def run(self, *arguments: str, status: int = 0) -> str:
         process = self.start(*arguments)

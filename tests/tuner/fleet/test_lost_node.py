@@ -1,0 +1,100 @@
+"""A node is lost in the middle of a search: its trials go on with other workers, and its slot comes back with another node."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from tests.tuner.clusters import cluster_of, kill_node_of, starts
+from tests.tuner.conftest import SMALL, Tuner
+from tests.tuner.fleet.test_kill import checkpoints, wait_for, without_times
+
+pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.timeout(600)]
+Untouched = tuple[dict[str, Any], float]  # what a search came to, and its seconds
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with cluster_of(0, 1, 1) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def search(tuner: Tuner) -> str:
+    """Trials of one worker that depend on nothing but their numbers, so that all scores are the same whatever happens."""
+    train = {**SMALL["trial"]["train"], "epochs": 24}
+    return tuner.write_search(
+        trials=6,
+        trial={**SMALL["trial"], "train": train},
+        sampler={"kind": "random"},
+        stopping={"kind": "none"},
+        resources={"workers": 1},
+    )
+
+
+@pytest.fixture(scope="module")
+def untouched(tuner: Tuner, search: str, cluster: Cluster) -> Untouched:
+    """What the search comes to on two slots, and the seconds that it took."""
+    begun = time.monotonic()
+    tuner.run("launch", search, "--address", cluster.address, "--run", "untouched")
+    seconds = time.monotonic() - begun
+    print(f"untouched: {seconds:.0f} s")
+    return tuner.state("untouched"), seconds
+
+
+def scores(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """All that is known of each trial, but for times and for the slots that it was on."""
+    return [{**row, "metrics": {**row["metrics"], "slot": None}} for row in without_times(state)]
+
+
+def running(run: Path) -> list[tuple[str, int, int]]:
+    """Trials that have a checkpoint and are not at their end: key, slot and process of the last start."""
+    found = [(folder.name, *starts(folder)[-1]) for folder in sorted((run / "trials").glob("[0-9]*")) if starts(folder)]
+    return [start for start in found if checkpoints(run, start[0]) and Path(f"/proc/{start[2]}").exists()]
+
+
+def test_a_node_is_lost_and_another_joins(tuner: Tuner, search: str, cluster: Cluster, untouched: Untouched) -> None:
+    run = tuner.folder / "joined"
+    driver = tuner.start(
+        "launch", search, "--address", cluster.address, "--run", "joined", "--set", "trials=14"
+    )  # so that work is left
+    key, slot, process = wait_for(lambda: len(running(run)) > 1 and running(run)[-1], "trials on both nodes")
+    kill_node_of(process)
+    killed = time.monotonic()
+    wait_for(lambda: "is lost" in (run / "logs" / "driver.log").read_text(), "word of the lost node", 60)
+    print(f"trial {key} on slot {slot}: node seen as lost {time.monotonic() - killed:.1f} s after the kill")
+    time.sleep(max(0.0, killed + 20 - time.monotonic()))
+    before = sum(one == slot for folder in (run / "trials").iterdir() for one, _ in starts(folder))
+    cluster.add_node(num_cpus=1)
+    joined = time.monotonic()
+    wait_for(
+        lambda: sum(one == slot for f in (run / "trials").iterdir() for one, _ in starts(f)) > before,
+        "work on the slot again",
+        90,
+    )
+    print(f"slot {slot} of trial {key}: works again {time.monotonic() - joined:.1f} s after the join")
+    assert time.monotonic() - joined < 45
+    out, err = driver.communicate(timeout=280)
+    assert driver.returncode == 0, f"{out}\n{err}"
+    state = tuner.state("joined")
+    assert [row["state"] for row in state["trials"]] == ["complete"] * 14
+    assert scores(state)[:6] == scores(untouched[0])
+
+
+def test_a_node_is_lost_for_good(tuner: Tuner, search: str, cluster: Cluster, untouched: Untouched) -> None:
+    run = tuner.folder / "lost"
+    driver = tuner.start("launch", search, "--address", cluster.address, "--run", "lost", "--set", "trials=10")
+    key, slot, process = wait_for(lambda: len(running(run)) > 1 and running(run)[-1], "trials on both nodes")
+    kill_node_of(process)
+    killed = time.monotonic()
+    out, err = driver.communicate(timeout=2 * 10 / 6 * untouched[1] + 90)  # what all ten need on one slot, and 90 s
+    print(f"trial {key} on slot {slot}: the search ended {time.monotonic() - killed:.0f} s after the kill")
+    assert driver.returncode == 0, f"{out}\n{err}"
+    begun = {folder.name: len(starts(folder)) for folder in (run / "trials").glob("[0-9]*")}
+    assert sorted(begun.values()) == [1] * 9 + [2], "the trial that the lost slot was on when Ray said so has moved"
+    state = tuner.state("lost")
+    assert [row["state"] for row in state["trials"]] == ["complete"] * 10
+    assert scores(state)[:6] == scores(untouched[0])

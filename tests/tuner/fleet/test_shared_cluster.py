@@ -1,0 +1,93 @@
+"""A cluster of `ray start` with tokens, that others use as well: who may not join is told what to do, and who leaves leaves nothing."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tuner.conftest import SMALL, Tuner
+from tests.tuner.fleet.test_kill import checkpoints, wait_for
+
+pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.timeout(300)]
+LONG = {**SMALL["trial"], "train": {**SMALL["trial"]["train"], "epochs": 100}}
+LEFT = """
+import json, sys, ray
+ray.init(sys.argv[1], log_to_driver=False, configure_logging=False)
+actors = {actor["ActorClassName"] for actor in ray._private.state.actors().values() if actor["State"] != "DEAD"}
+actors = sorted(actors - {"_AutoscalingCoordinatorActor"})  # Ray's own, one on a cluster for all that use Ray Train there
+groups = [group["state"] for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
+print(json.dumps([actors, groups, ray.available_resources().get("CPU", 0)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A head with two CPUs, whose token is that of the environment."""
+    folder = tmp_path_factory.mktemp("head")
+    token = folder / "token"
+    token.write_text("0123456789" * 5)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_AUTH_MODE", "token")
+        environment.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+        yield from head_in(folder)
+
+
+def head_in(folder: Path) -> Iterator[str]:
+    """The address of a head that writes its log into a folder, until it is asked to end."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = ["--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false", "--block"]
+    with (folder / "head.log").open("w") as log:
+        head = subprocess.Popen([Path(sys.executable).with_name("ray"), "start", *options], stdout=log, stderr=log)
+    try:
+        wait_for(lambda: "Ray runtime started" in (folder / "head.log").read_text(), "head", 60)
+        yield f"127.0.0.1:{port}"
+    finally:
+        head.send_signal(signal.SIGTERM)
+        head.wait(90)
+
+
+def test_an_interrupted_search_leaves_nothing_on_the_cluster(tuner: Tuner, address: str) -> None:
+    run = tuner.folder / "interrupted"
+    driver = tuner.start("launch", tuner.write_search(trial=LONG, trials=2), "--address", address, "--run", run.name)
+    wait_for(lambda: checkpoints(run, "0000") or driver.poll() is not None, "checkpoint")
+    driver.send_signal(signal.SIGINT)
+    _, err = driver.communicate(timeout=60)
+    assert driver.returncode == 130, err
+
+    end, left = time.monotonic() + 60, None
+    while left != [[], [], 2.0] and time.monotonic() < end:
+        answer = subprocess.run([sys.executable, "-c", LEFT, address], capture_output=True, text=True, check=True)
+        left = json.loads(answer.stdout.splitlines()[-1])
+    assert left == [[], [], 2.0]
+    assert not (run / "ray").exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"RAY_AUTH_TOKEN_PATH": "bad"}, ["there: ray get-auth-token", "to bad"]),
+        ({"RAY_AUTH_TOKEN_PATH": "missing"}, ["there: ray get-auth-token", "to missing"]),
+        ({"RAY_AUTH_MODE": "disabled"}, ["and export RAY_AUTH_MODE=token"]),
+    ],
+)
+def test_a_token_that_the_cluster_refuses(
+    tuner: Tuner, address: str, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], words: list[str]
+) -> None:
+    (tuner.folder / "bad").write_text("9876543210" * 5)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    driver = tuner.start("launch", tuner.write_search(), "--address", address, "--run", "refused")
+    _, err = driver.communicate(timeout=100)
+    assert driver.returncode == 2
+    (line,) = err.splitlines()
+    assert line.startswith(f"error: address = '{address}': the cluster refuses this shell's token; ")
+    for word in words:
+        assert word in line
+    assert not (tuner.folder / "refused").exists()

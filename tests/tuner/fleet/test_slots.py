@@ -1,0 +1,499 @@
+"""The switchboard without Ray: it is a plain class, so its conversations are played here step by step."""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from tuner.fleet.claims import Ended, State
+from tuner.fleet.switchboard import Switchboard
+
+WORK = {"key": "0000", "config": {}, "folder": "-"}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FAULT_WAIT", "NEWS_WAIT", "POSTPONE_WAIT"):
+        monkeypatch.setattr(f"tuner.fleet.switchboard.{name}", 0.1)
+    monkeypatch.setattr("tuner.fleet.switchboard.NEXT_WAIT", 0.5)
+
+
+def play(
+    scene: Callable[[Switchboard], Awaitable[None]], slots: int = 1, attempts: int = 2, patience: float = math.inf
+) -> None:
+    async def run() -> None:
+        await asyncio.wait_for(scene(Switchboard(slots, attempts, patience)), 20)
+
+    asyncio.run(run())
+
+
+def epoch(number: int, slot: int = 0) -> dict:
+    return {"epoch": number, "trial": "a", "slot": slot}
+
+
+async def begun(
+    board: Switchboard, trial: str = "a", slot: int = 0, node: str = "n"
+) -> tuple[int, int, dict[str, Any]]:
+    """A trial that a new life of a slot has taken: the claim's number, the incarnation and the work."""
+    claim = await board.acquire(trial, WORK)
+    assert claim is not None
+    life = await board.attach(slot, f"group {slot}", [node])
+    work = await board.next(slot, life)
+    assert work is not None
+    return claim, life, work
+
+
+def test_a_trial_from_first_to_last_metric() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim, life, work = await begun(board)
+        assert (work["key"], work["sequence"], work["attempt"]) == ("0000", claim, 1)
+        posting = asyncio.create_task(board.post(0, life, claim, epoch(1)))
+        assert await board.take(claim, 0) == ("metrics", epoch(1))
+        await asyncio.sleep(0.05)
+        assert not posting.done(), "the workers wait until the next epoch is wanted"
+        taking = asyncio.create_task(board.take(claim, 1))
+        assert await posting
+        last = asyncio.create_task(board.post(0, life, claim, epoch(2)))
+        assert await taking == ("metrics", epoch(2))
+        await board.release("a")
+        assert not await last
+        await board.acknowledge(0, life, claim, ("end", None))
+        second = await board.acquire("b", WORK)
+        assert (await board.next(0, life) or {})["sequence"] == second
+
+    play(scene)
+
+
+def test_acquire_is_idempotent() -> None:
+    async def scene(board: Switchboard) -> None:
+        assert await board.acquire("a", WORK) == await board.acquire("a", WORK) == 1
+        assert await board.acquire("b", WORK) == 2
+
+    play(scene)
+
+
+def test_an_actor_that_comes_too_late_gets_no_slot() -> None:
+    """Tune may start a second one for a trial, and may do so after its end."""
+
+    async def scene(board: Switchboard) -> None:
+        claim = await board.acquire("a", WORK)
+        await board.release("a")
+        await board.release("c")
+        assert await board.acquire("a", WORK) is None
+        assert await board.acquire("c", WORK) is None
+        assert await board.take(claim, 0) == ("lost", "the trial is over")
+        assert await board.next(0, await board.attach(0)) is None, "nothing is left in the queue"
+
+    play(scene)
+
+
+def test_a_stopped_trial_keeps_its_slot_until_the_workers_are_done() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim, life, _ = await begun(board)
+        await board.release("a")
+        assert not await board.post(0, life, claim, epoch(1)), "a stopped trial's metrics go nowhere"
+        await board.acknowledge(0, life, claim, ("end", None))
+        assert await board.acquire("b", WORK) == (await board.next(0, life) or {})["sequence"]
+
+    play(scene)
+
+
+def test_work_is_only_for_a_slot_whose_workers_are_up() -> None:
+    """Slot 0 has no workers: the trial goes to slot 1, whichever of the two was first."""
+
+    async def scene(board: Switchboard) -> None:
+        claim = await board.acquire("a", WORK)
+        second = await board.acquire("b", WORK)
+        life = await board.attach(1)
+        assert (await board.next(1, life) or {})["sequence"] == claim
+        await board.acknowledge(1, life, claim, ("end", None))
+        assert (await board.next(1, life) or {})["sequence"] == second
+        assert (await board.state()).up == (1,)
+
+    play(scene, slots=2)
+
+
+def test_the_oldest_claim_is_first() -> None:
+    async def scene(board: Switchboard) -> None:
+        claims = [await board.acquire(trial, WORK) for trial in "abc"]
+        life = await board.attach(0)
+        for claim in claims:
+            assert (await board.next(0, life) or {})["sequence"] == claim
+            await board.acknowledge(0, life, claim, ("end", None))
+
+    play(scene)
+
+
+def test_a_trial_that_lost_its_slot_is_first_in_the_queue() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim, life, _ = await begun(board, "a", slot=0, node="x")
+        older, other, _ = await begun(board, "b", slot=1, node="y")
+        await board.acquire("c", WORK)
+        posting = asyncio.create_task(board.post(1, other, older, epoch(1, slot=1)))
+        await board.take(older, 0)
+        assert await board.watch(["y"]) == [Ended(1, "group 1", "node y is lost")]
+        assert not await posting
+        assert await board.state() == State(up=(0,), busy=1, waiting=2, why="node y is lost")
+        await board.acknowledge(0, life, claim, ("end", None))
+        work = await board.next(0, life) or {}
+        assert (work["sequence"], work["attempt"]) == (older, 1), "before the one that has not begun"
+
+    play(scene, slots=2)
+
+
+def test_a_trial_moves_to_a_free_slot_at_once() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim, life, _ = await begun(board, node="x")
+        free = asyncio.create_task(board.next(1, await board.attach(1, None, ["y"])))
+        await asyncio.sleep(0.05)
+        assert not free.done()
+        await board.watch(["x"])
+        assert (await free or {})["sequence"] == claim
+        posting = asyncio.create_task(board.post(1, 1, claim, epoch(1, slot=1)))
+        assert await board.take(claim, 0) == ("metrics", epoch(1, slot=1))
+        assert not await board.post(0, life, claim, epoch(2)), "a survivor of the lost node may not post"
+        assert await board.next(0, life) == {}, "nor take"
+        await board.acknowledge(0, life, claim, ("end", None))
+        await board.take(claim, 0)
+        assert board.claims[claim].outcome is None, "nor end the trial"
+        posting.cancel()
+
+    play(scene, slots=2)
+
+
+def test_one_lost_node_of_two_takes_the_slot_down() -> None:
+    async def scene(board: Switchboard) -> None:
+        await board.acquire("a", WORK)
+        life = await board.attach(0, "group 0", ["x", "y"])
+        await board.next(0, life)
+        assert await board.watch(["z"]) == []
+        assert [ended.slot for ended in await board.watch(["y", "z"])] == [0]
+        assert await board.watch(["y", "z"]) == [], "told once"
+        assert (await board.state()).up == ()
+
+    play(scene)
+
+
+def test_a_slot_comes_back_with_its_node() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim, _, _ = await begun(board, node="x")
+        await board.watch(["x"])
+        life = await board.attach(0, None, ["y"])
+        work = await board.next(0, life) or {}
+        assert (life, work["sequence"], work["attempt"]) == (2, claim, 1)
+        assert await board.watch(["x"]) == []
+
+    play(scene)
+
+
+def test_a_lost_node_is_no_attempt_of_the_trial_even_if_the_news_comes_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker's death is seen before Ray reports the node; the trial has one attempt only, and no other slot is there."""
+    monkeypatch.setattr("tuner.fleet.switchboard.NEWS_WAIT", 60)
+    monkeypatch.setattr("tuner.fleet.switchboard.NEXT_WAIT", 60)
+
+    async def scene(board: Switchboard) -> None:
+        claim, _, _ = await begun(board, node="x")
+        life = await board.attach(0, None, ["y"])
+        waiting = asyncio.create_task(board.next(0, life))
+        await asyncio.sleep(0.02)
+        await board.watch(["x"])
+        assert (await waiting or {})["sequence"] == claim
+
+    play(scene, attempts=1)
+
+
+def test_a_dead_controller_is_no_attempt_of_the_trial() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim, _, _ = await begun(board)
+        assert await board.down(0, "its controller ended", excused=True) == ("group 0", True)
+        assert await board.down(0, "its controller ended", excused=True) == ("group 0", False), "not up since then"
+        assert (await board.next(0, await board.attach(0)) or {})["sequence"] == claim
+        await board.down(0, "its workers died too often", excused=False)
+        life = await board.attach(0)
+        assert await board.next(0, life) is None
+        assert (await board.take(claim, 0))[0] == "error"
+
+    play(scene, attempts=1)
+
+
+def test_workers_without_progress_are_taken_out_of_use() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim, life, _ = await begun(board)
+        for _ in range(4):
+            await asyncio.sleep(0.1)
+            await board.beat(0, life)
+            assert await board.watch([]) == []
+        await asyncio.sleep(0.3)
+        assert await board.watch([]) == [Ended(0, "group 0", "no progress for 0.2 seconds")]
+        assert not await board.post(0, life, claim, epoch(1))
+        work = await board.next(0, await board.attach(0)) or {}
+        assert (work["sequence"], work["attempt"]) == (claim, 2), "it counts as an attempt"
+
+    play(scene, patience=0.2)
+
+
+def test_workers_that_hang_after_the_last_epoch_are_taken_out_of_use() -> None:
+    """Between the end of a trial, or its stop, and their word of it."""
+
+    async def scene(board: Switchboard) -> None:
+        claim, life, _ = await begun(board)
+        posting = asyncio.create_task(board.post(0, life, claim, epoch(1)))
+        await board.take(claim, 0)
+        await board.release("a")
+        assert not await posting
+        assert await board.watch([]) == []
+        await asyncio.sleep(0.3)
+        assert await board.watch([]) == [Ended(0, "group 0", "no progress for 0.2 seconds")]
+
+    play(scene, patience=0.2)
+
+
+def test_a_trial_that_gets_on_no_longer_waits_for_a_disc() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim, life, _ = await begun(board)
+        await board.acknowledge(0, life, claim, ("postponed", "/run: no space left"))
+        assert (await board.state()).postponed == "/run: no space left"
+        assert await board.next(0, life)
+        await board.beat(0, life)
+        assert (await board.state()).postponed == "/run: no space left", "the start of a try proves nothing"
+        await asyncio.sleep(0.15)
+        await board.beat(0, life)
+        assert (await board.state()).postponed == ""
+
+    play(scene)
+
+
+def test_where_a_trial_is_is_known_while_workers_are_on_it() -> None:
+    async def scene(board: Switchboard) -> None:
+        _, life, work = await begun(board)
+        assert (await board.state()).positions == {}
+        await board.beat(0, life, ("steps of epoch 1", 3, 40))
+        assert (await board.state()).positions == {work["key"]: ("steps of epoch 1", 3, 40)}
+        await board.beat(0, life + 1, ("steps of epoch 9", 1, 40))
+        assert (await board.state()).positions == {work["key"]: ("steps of epoch 1", 3, 40)}, "of a life that is none"
+        life = await board.attach(0)
+        assert (await board.state()).positions == {}
+        await board.next(0, life)
+        assert (await board.state()).positions == {}, "other workers begin at their checkpoint"
+
+    play(scene)
+
+
+def test_workers_that_wait_for_their_trial_or_for_work_are_not_stuck() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim, life, _ = await begun(board)
+        posting = asyncio.create_task(board.post(0, life, claim, epoch(1)))
+        await board.take(claim, 0)
+        await asyncio.sleep(0.2)
+        await board.beat(0, life)
+        assert await board.watch([]) == []
+        wanting = asyncio.create_task(board.take(claim, 1))
+        assert await posting
+        assert await board.watch([]) == [], "the time that it waited is not its own"
+        await board.acknowledge(0, life, claim, ("end", None))
+        assert (await wanting)[0] == "end"
+        await asyncio.sleep(0.2)
+        assert await board.watch([]) == []
+
+    play(scene, patience=0.1)
+
+
+def test_a_postponed_trial_is_tried_again_later_and_not_counted() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim, life, _ = await begun(board)
+        for _ in range(3):
+            verdict = await board.fault(0, life, 0, 1, "surroundings", "OSError: no space")
+            assert verdict == ("postponed", "OSError: no space")
+            await board.acknowledge(0, life, claim, verdict)
+            assert (await board.state()).why == "OSError: no space"
+            assert (await board.state()).postponed == "OSError: no space"
+            begun_at = asyncio.get_running_loop().time()
+            work = await board.next(0, life) or {}
+            assert (work["sequence"], work["attempt"]) == (claim, 1)
+            assert asyncio.get_running_loop().time() - begun_at > 0.08
+            assert (await board.state()).postponed == "OSError: no space", "until it gets on"
+        assert not board.claims[claim].outcome
+        wanting = asyncio.create_task(board.take(claim, 0))
+        posting = asyncio.create_task(board.post(0, life, claim, epoch(1)))
+        assert (await wanting)[0] == "metrics"
+        assert (await board.state()).postponed == ""
+        posting.cancel()
+
+    play(scene, attempts=1)
+
+
+def test_another_trial_goes_on_while_one_is_postponed() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim, life, _ = await begun(board)
+        second = await board.acquire("b", WORK)
+        await board.acknowledge(0, life, claim, ("postponed", "OSError: no space"))
+        assert (await board.next(0, life) or {})["sequence"] == second
+
+    play(scene)
+
+
+def test_the_dead_take_and_post_nothing() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim, old, _ = await begun(board)
+        new = await board.attach(0)
+        assert await board.next(0, old) == {}, "it goes home"
+        assert not await board.post(0, old, claim, epoch(1))
+        await board.acknowledge(0, old, claim, ("end", None))
+        await board.beat(0, old)
+        again = await board.next(0, new) or {}
+        assert (again["sequence"], again["attempt"]) == (claim, 2)
+
+    play(scene)
+
+
+def test_epochs_told_again_after_a_death_pass_at_once_and_once() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim, life, _ = await begun(board)
+        first = asyncio.create_task(board.post(0, life, claim, epoch(1)))
+        await board.take(claim, 0)
+        life = await board.attach(0)
+        assert not await first
+        await board.next(0, life)
+        assert await board.post(0, life, claim, epoch(1))
+        second = asyncio.create_task(board.post(0, life, claim, epoch(2)))
+        assert await board.take(claim, 1) == ("metrics", epoch(2))
+        assert await board.take(claim, 0) == ("metrics", epoch(1)), "a talker that came back hears it from the start"
+        second.cancel()
+
+    play(scene)
+
+
+def test_a_trial_whose_workers_die_again_and_again_fails() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim, _, _ = await begun(board)
+        assert await board.next(0, await board.attach(0))
+        life = await board.attach(0)
+        assert await board.next(0, life) is None
+        kind, text = await board.take(claim, 0)
+        assert (kind, text) == ("error", "its workers died 2 times without a new epoch")
+        await board.release("a")
+        assert await board.acquire("b", WORK) == (await board.next(0, life) or {})["sequence"]
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("faults", "verdict"),
+    [
+        ([(0, "link", "link"), (1, "trial", "ValueError: x")], ("error", "ValueError: x")),
+        ([(1, "trial", "ValueError: x"), (0, "trial", "KeyError: y")], ("error", "KeyError: y")),
+        ([(0, "trial", "ValueError: x"), (1, "surroundings", "OSError: z")], ("postponed", "OSError: z")),
+        ([(0, "link", "link"), (1, "link", "link")], None),
+    ],
+)
+def test_verdict_on_a_fault(faults: list, verdict: tuple[str, str] | None) -> None:
+    async def scene(board: Switchboard) -> None:
+        _, life, _ = await begun(board)
+        assert (
+            await asyncio.gather(*(board.fault(0, life, rank, 2, blame, text) for rank, blame, text in faults))
+            == [verdict] * 2
+        )
+
+    play(scene)
+
+
+def test_a_rank_that_is_gone_breaks_the_group() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim, life, _ = await begun(board)
+        assert await board.fault(0, life, 0, 2, "link", "closed by peer") is None
+        assert await board.state() == State(up=(), busy=0, waiting=1, why="closed by peer")
+        assert await board.fault(0, life, 1, 2, "trial", "of the dead") is None, "what the dead say is not heard"
+        assert (await board.next(0, await board.attach(0)) or {})["attempt"] == 2, "the trial is no wiser"
+        life = await board.attach(0)
+        assert await board.next(0, life) is None
+        assert (await board.take(claim, 0))[1].endswith("; the last to speak said: closed by peer")
+
+    play(scene)
+
+
+def test_a_trial_that_breaks_its_group_fails_once() -> None:
+    """A rank that raises leaves the others in a sum that it never joins; where they cannot notice, the group has to be restarted."""
+
+    async def scene(board: Switchboard) -> None:
+        claim, life, _ = await begun(board)
+        assert await board.fault(0, life, 1, 2, "trial", "ValueError: x") is None
+        assert await board.take(claim, 0) == ("error", "ValueError: x")
+        await board.release("a")
+        life = await board.attach(0)
+        assert await board.acquire("b", WORK) == (await board.next(0, life) or {})["sequence"]
+
+    play(scene)
+
+
+def test_a_trial_that_waits_leaves_the_switchboard_to_the_others() -> None:
+    async def scene(board: Switchboard) -> None:
+        await board.give_up(0, "no GPU")
+        claim = await board.acquire("c", WORK)
+        waiting = asyncio.create_task(board.take(claim, 0))
+        idle = asyncio.create_task(board.next(1, await board.attach(1)))
+        assert (await idle or {})["sequence"] == claim
+        woken = 0
+        announce = board._until
+
+        async def counted(*arguments: Any) -> None:
+            nonlocal woken
+            woken += 1
+            await announce(*arguments)
+
+        board._until = counted  # type: ignore[method-assign]
+        await asyncio.sleep(0.1)
+        assert not waiting.done(), "slot 1 is not given up"
+        assert woken <= 1
+        waiting.cancel()
+
+    play(scene, slots=2)
+
+
+def test_a_trial_that_no_worker_has_taken_leaves_the_queue_at_once() -> None:
+    async def scene(board: Switchboard) -> None:
+        await board.acquire("a", WORK)
+        await board.release("a")
+        second = await board.acquire("b", WORK)
+        assert (await board.next(0, await board.attach(0)) or {})["sequence"] == second
+
+    play(scene)
+
+
+def test_only_deaths_in_one_epoch_count() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim = await board.acquire("a", WORK)
+        for number in range(1, 5):
+            life = await board.attach(0)
+            work = await board.next(0, life) or {}
+            assert work["attempt"] == min(number, 2)
+            posting = asyncio.create_task(board.post(0, life, work["sequence"], epoch(number)))
+            assert await board.take(claim, number - 1) == ("metrics", epoch(number))
+            posting.cancel()
+
+    play(scene)
+
+
+def test_slots_that_cannot_be_launched() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim = await board.acquire("a", WORK)
+        await board.give_up(0, "no GPU")
+        taking = asyncio.create_task(board.take(claim, 0))
+        await asyncio.sleep(0.05)
+        assert not taking.done(), "another slot may come up"
+        await board.give_up(1, "no GPU either")
+        assert await taking == ("lost", "no GPU")
+
+    play(scene, slots=2)
+
+
+def test_closing_sends_workers_home() -> None:
+    async def scene(board: Switchboard) -> None:
+        life = await board.attach(0)
+        waiting = asyncio.create_task(board.next(0, life))
+        await asyncio.sleep(0.02)
+        await board.close()
+        assert await waiting == {}
+
+    play(scene)

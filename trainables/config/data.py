@@ -1,0 +1,151 @@
+"""The data of a trial: which images it has, which of them have labels, and how they are read. Needs no torch."""
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from trainables.config import discovery
+from trainables.config.errors import UserError, nearest
+from trainables.config.sections import Count, Section, Seed
+
+LARGEST_IMAGE = 10_000  # pixels of a side
+LONGEST_NAME = 255  # bytes of the name of a file, as file systems have it
+DATA_SETS = discovery.names("data.sets")
+
+
+def _data_set(name: str) -> str:
+    if name not in DATA_SETS:
+        raise ValueError(f"no such name{nearest(name, DATA_SETS)}")
+    return name
+
+
+def _usable(path: Path) -> Path:
+    """A path that a file system can hold."""
+    if any(len(part.encode()) > LONGEST_NAME for part in path.parts):
+        raise ValueError(f"the name of a file or folder has at most {LONGEST_NAME} bytes")
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"there is no such user as {path.parts[0]}") from None
+
+
+Location = Annotated[Path, AfterValidator(_usable)]
+
+
+class Labels(Section):
+    """Which training images have labels, for what learns from labels: all that have one, or those chosen in one of three ways.
+
+    Validation takes none of them.
+    """
+
+    per_class: Count | None = None
+    """How many images of each class keep their label."""
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of each class that keeps its labels."""
+    file: Annotated[Location, AfterValidator(Path.absolute)] | None = None  # workers have another folder
+    """A file with an index into the stored train split, or the name of an image of a folder, on each line."""
+    seed: Seed = 0
+    """By which per_class and share choose, and nothing else."""
+
+    @property
+    def everything(self) -> bool:
+        """Whether all labels that there are count."""
+        return self.per_class is None and self.share is None and self.file is None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        given = [key for key in ("per_class", "share", "file") if getattr(self, key) is not None]
+        if len(given) > 1:
+            raise ValueError(f"labels.{given[0]}: goes without {given[1]}; labels are chosen in one way")
+        return self
+
+
+def _classes(given: Any) -> Any:
+    """A file, or sorted names without doubles."""
+    if isinstance(given, str | Path):
+        return _usable(Path(given)).absolute()
+    if given is None or (isinstance(given, list | tuple) and given):
+        return given and tuple(sorted({str(name) for name in given}))
+    raise ValueError("must be a list of classes, or a file with one on each line")
+
+
+class Data(Section):
+    """Images and their splits. Scores come from `validation`, carved out of train; test images are for `evaluate` only.
+
+    Evaluations learn from the train images, whatever `train_split` is. `streamed` images in Parquet come row group after row group,
+    shuffled within a `window`, which is held in memory.
+    """
+
+    SHORT: ClassVar[str] = "name"
+
+    name: Annotated[str, AfterValidator(_data_set), Field(json_schema_extra={"enum": DATA_SETS})] = "digits"
+    """The data set."""
+    root: Location | None = None
+    """Its folder; digits need none."""
+    download: bool = False
+    """Whether torchvision may fetch it into root."""
+    train_split: Literal["train", "unlabelled", "both"] = "train"
+    """What the student learns from: the train images, the data set's unlabelled ones, or both."""
+    classes: Annotated[Path | tuple[str, ...] | None, BeforeValidator(_classes)] = None
+    """Classes to keep: a list, or a file with one on each line; of folders their names, of Parquet the labels."""
+    train_images: Count | None = None
+    """How many images to learn from; all but those for validation, where it is not given."""
+    validation_images: Count | None = None
+    """How many train images are kept for scoring; a tenth, where it is not given."""
+    image_size: Annotated[int, Field(ge=4, le=LARGEST_IMAGE)] | None = None
+    """Side in pixels that images of folders and Parquet are resized to; needed where they differ in size."""
+    streamed: bool = False
+    """Whether images stay encoded where they are, and are decoded as they are asked for."""
+    loaders: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Threads of each worker that decode streamed images."""
+    window: Annotated[int, Field(ge=1, le=10**7)] = 4096
+    """How many streamed images of Parquet are shuffled together."""
+    split_seed: Seed = 0
+    """By which validation images are chosen."""
+    labels: Labels = Labels()
+
+    @model_validator(mode="after")
+    def _suits_the_reader(self) -> Self:
+        reader = discovery.load("data.sets", self.name)
+        if self.root is None and reader.NEEDS_ROOT:
+            raise ValueError(f"data.root: '{self.name}' is read from a folder; give its path")
+        if self.image_size is not None and not reader.FILES:
+            raise ValueError(
+                f"data.image_size = {self.image_size}: the images of '{self.name}' have a size of their own"
+            )
+        if self.classes is not None and not reader.FILES:
+            raise ValueError(
+                f"data.classes: '{self.name}' is read as a whole; classes are chosen of imagefolder and parquet"
+            )
+        if self.streamed and not reader.FILES:
+            raise ValueError(f"data.streamed = true: '{self.name}' holds no encoded images; imagefolder and parquet do")
+        if self.streamed and self.image_size is None:
+            raise ValueError(
+                "data.streamed = true: needs data.image_size, for the sizes of the images are not known before"
+            )
+        if self.train_split != "train" and not reader.UNLABELLED:
+            raise ValueError(
+                f"data.train_split = {self.train_split}: '{self.name}' has no unlabelled split; stl10 has one"
+            )
+        return self
+
+
+def split_sizes(data: Data, count: int, unlabelled: int = 0) -> tuple[int, int]:
+    """How many images are for training and how many of `count` stored train images for validation (a tenth, where it is not given).
+
+    Raises:
+        UserError: there are fewer images than asked for.
+    """
+    held_out = data.validation_images or max(1, count // 10)
+    pool = {"train": count - held_out, "unlabelled": unlabelled, "both": count - held_out + unlabelled}[
+        data.train_split
+    ]
+    if held_out >= count or (data.train_split == "train" and (data.train_images or 1) > pool):
+        asked = f"data.train_images = {data.train_images}, data.validation_images = {held_out}"
+        raise UserError(f"{asked}: the train split has {count} images for both")
+    if (data.train_images or 1) > pool:
+        raise UserError(
+            f"data.train_images = {data.train_images}: data.train_split = {data.train_split} has {pool} images"
+        )
+    return data.train_images or pool, held_out

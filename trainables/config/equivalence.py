@@ -1,0 +1,103 @@
+"""The equivalence rule: batch x k, learning rate x k, (1 - momentum) x k (Momentum² Teacher, sec. 4.2).
+
+A Spatial Ensemble without momentum ("se") keeps a share p of its units instead, so there (1 - p) is scaled.
+"""
+
+import math
+from typing import Any
+
+from trainables.config import trial as c
+from trainables.config.errors import UserError
+from trainables.config.sections import Schedule
+from trainables.config.settings import flat
+
+
+def scaled_batch(config: c.TrialConfig, batch_size: int) -> c.TrialConfig:
+    """The same training at another batch size. A trial with a `train.base_batch` follows by itself, so only its batch is changed.
+
+    Raises:
+        UserError: the batch is no multiple of the shard, or the teacher's share of the student would exceed 1.
+    """
+    size = {"train.batch_size": batch_size}
+    if config.train.base_batch:
+        return c.changed(config.plain(), size)
+    return c.changed(config.plain(), _rates(config, batch_size / config.train.batch_size, strict=True) | size)
+
+
+def scaled(config: c.TrialConfig) -> c.TrialConfig:
+    """The trial as it is run: where it has a `train.base_batch`, with the rates that the rule gives for its batch.
+
+    A teacher's share of the student that would exceed 1 is 1: a copy, so that no proposal of a search is beyond the rule.
+    """
+    if config.train.base_batch in (None, config.train.batch_size):
+        return config
+    rates = _rates(config, config.train.batch_size / config.train.base_batch, strict=False)
+    return c.changed(config.plain(), rates | {"train.base_batch": None})
+
+
+def line(before: c.TrialConfig, after: c.TrialConfig) -> str:
+    """What the rule changes between two batches, for a terminal or a log.
+
+    Args:
+        before: a trial at one batch; what its `base_batch` says is applied.
+        after: the same at another.
+    """
+    before, after = scaled(before), scaled(after)
+    k = after.train.batch_size / before.train.batch_size
+    rates = {
+        "learning rate": (before.optim.lr, after.optim.lr),
+        "teacher momentum": (before.teacher.momentum, after.teacher.momentum),
+        "preserving probability": (before.teacher.smoothing.p, after.teacher.smoothing.p),
+        **{f"momentum of {part}": (own, after.teacher.momenta[part]) for part, own in before.teacher.momenta.items()},
+    }
+    moves = [
+        f"{name} {old.base:g} -> {new.base:g}"
+        for name, (old, new) in rates.items()
+        if not math.isclose(old.base, new.base)
+    ]
+    batch = f"batch {before.train.batch_size} -> {after.train.batch_size} (x{k:g})"
+    return (
+        f"equivalence rule: {', '.join([batch, *moves])}, {after.train.num_shards} shards of {after.train.shard_size}"
+    )
+
+
+def own_line(config: c.TrialConfig) -> str | None:
+    """The same for a trial that follows its `train.base_batch`; None where there is nothing to follow."""
+    base = config.train.base_batch
+    if base in (None, config.train.batch_size):
+        return None
+    there = config.model_copy(
+        update={"train": config.train.model_copy(update={"batch_size": base, "base_batch": None})}
+    )
+    return line(there, config)
+
+
+def _rates(config: c.TrialConfig, k: float, strict: bool) -> dict[str, Any]:
+    """What changes at k times the batch, as dotted values."""
+    teacher = config.teacher
+    rates: dict[str, Any] = {"optim.lr.base": config.optim.lr.base * k, "optim.lr.final": config.optim.lr.final * k}
+    rates["online_probe.lr"] = config.online_probe.lr * k
+    faster = {key: _faster(kept, k, key, strict) for key, kept in teacher.follow_the_batch.items()}
+    own = {key.removeprefix("momenta."): faster.pop(key) for key in list(faster) if key.startswith("momenta.")}
+    rates |= flat(faster, "teacher.")
+    if own:  # parts are no keys of a trial, so theirs are set as a whole
+        rates["teacher.momenta"] = {part: teacher.momenta[part].model_dump() | scaled for part, scaled in own.items()}
+    return rates
+
+
+def _faster(kept: Schedule, k: float, name: str, strict: bool) -> dict[str, float]:
+    """A keep-rate whose complement is k times as large; that of a copy stays."""
+    fields = ["base"] if kept.kind == "constant" else ["base", "final"]
+    found = {}
+    for field in fields:
+        rate = getattr(kept, field)
+        found[field] = round(1 - (1 - rate) * k, 12) if rate > 0 else 0.0
+        if found[field] < 0 and strict:
+            key = f"teacher.{name}.{field} = {rate}"
+            raise UserError(f"{key}: cannot follow to {k:g} times the batch, its share of the student would exceed 1")
+        found[field] = max(0.0, found[field])
+    if not kept.scales:
+        raise UserError(
+            f"teacher.{name}: the equivalence rule needs a constant, cosine or linear schedule without a warm-up"
+        )
+    return found

@@ -1,0 +1,169 @@
+"""Everything that can be chosen of a teacher: the section `teacher` of a TrialConfig. Needs no torch."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from trainables.config.errors import nearest
+from trainables.config.sections import Duration, Factor, Kind, Schedule, Section, Share
+
+BACKBONE = ("conv1", "block1", "block2", "block3", "block4")
+PROJECTOR = ("fc1", "fc2")  # the projector up to its last layer, and that layer
+PARTS = BACKBONE + PROJECTOR
+PLACEMENTS = {"whole": PARTS, "backbone": BACKBONE, "projector": PROJECTOR, "none": ()}
+
+
+class Momentum(Schedule):
+    """The teacher's keep-rate: teacher <- momentum * teacher + (1 - momentum) * student."""
+
+    KEEPS: ClassVar[bool] = True
+
+    kind: Kind = "cosine"
+    base: Share = 0.99
+    """Keep-rate after the warm-up; 0 copies the student in each step, 1 freezes the teacher."""
+    final: Share = 1.0
+    factor: Factor = 0.1
+
+    @classmethod
+    def short(cls, value: Any) -> dict[str, Any]:
+        """A plain number is that momentum throughout."""
+        return {"kind": "constant", "base": value}
+
+
+class Alpha(Schedule):
+    """Share of the current batch in Momentum BN's statistics (Momentum² Teacher, eq. 3 and 8)."""
+
+    kind: Kind = "cosine"
+    base: Share = 1.0
+    final: Share = 0.0
+    factor: Factor = 0.1
+
+    @classmethod
+    def short(cls, value: Any) -> dict[str, Any]:
+        """A plain number is that share throughout."""
+        return {"kind": "constant", "base": value}
+
+
+class TeacherNorm(Section):
+    """Whose batch-norm statistics the teacher uses, in training.
+
+    batch: those of a shard. sync: those of the whole batch. shuffle: those of a shard whose samples were drawn from the whole batch
+    (MoCo's Shuffle BN). momentum: those of a shard, blended with their history (Momentum² Teacher). eman: averages of the student's
+    running statistics, which do not depend on the batch.
+    """
+
+    SHORT: ClassVar[str] = "kind"
+
+    kind: Literal["batch", "sync", "shuffle", "momentum", "eman"] = "batch"
+    """Whose statistics: of the shard, the batch, a shuffled shard, a shard and its history (Momentum BN), or averages of the student's."""
+    alpha: Alpha = Alpha()
+    variance: Literal["biased", "unbiased", "released"] = "biased"
+    """Of Momentum BN: biased as in the paper, unbiased, or corrected twice as in the released code."""
+    history: Literal["shard", "shared"] = "shard"
+    """Of Momentum BN: whether each shard has a history of its own, or all share one."""
+    warm_start: Duration = "0 steps"
+    """How long eman follows the student's statistics exactly at first."""
+
+
+class Preserving(Schedule):
+    """Probability that a unit of the teacher is kept unchanged in a step."""
+
+    base: Share = 0.7
+    final: Share = 0.0
+    factor: Factor = 0.1
+
+
+class Smoothing(Section):
+    """How a student enters the average: `tma` averages everything, `sts` a random part of the units, `se` copies a random part.
+
+    A unit is kept unchanged with preserving probability `p` (Spatial Ensemble, alg. 1-2). So with `se` the momentum is 0, but in parts
+    that have one of their own in `teacher.momenta`: there 1 freezes a part. `masks` and `first_copy` are for the study of the released
+    code's habits.
+    """
+
+    SHORT: ClassVar[str] = "kind"
+
+    kind: Literal["tma", "se", "sts"] = "tma"
+    """tma averages everything, sts a random part of the units, se copies a random part."""
+    p: Preserving = Preserving()
+    granularity: Literal["layer", "channel", "neuron"] = "layer"
+    """What a unit is: a parameter tensor, an index of a tensor's first dimension, or a number."""
+    coupled: bool = False
+    """Whether a channel's weight, its bias and the norm behind it are kept together."""
+    masks: Literal["shared", "per_worker"] = "shared"
+    """Whether all workers draw the same units, or each its own, so that teachers drift apart."""
+    first_copy: Literal["exact", "masked"] = "exact"
+    """Whether the teacher begins as a copy of the student, or as another initialisation that a masked copy enters."""
+
+
+def _placement(placed: Any) -> tuple[str, ...]:
+    if not isinstance(placed, str | list | tuple):
+        raise ValueError(f"must be one of {', '.join(PLACEMENTS)}, or a list of parts")
+    wanted: list[str] = []
+    for name in map(str, [placed] if isinstance(placed, str) else placed):
+        if name not in PARTS and name not in PLACEMENTS:
+            raise ValueError(f"no part is named '{name}'{nearest(name, (*PLACEMENTS, *PARTS))}")
+        wanted += PLACEMENTS.get(name, (name,))
+    return tuple(part for part in PARTS if part in wanted)
+
+
+Placement = Annotated[
+    tuple[str, ...], BeforeValidator(_placement), Field(json_schema_extra={"enum": [*PLACEMENTS, "a list of parts"]})
+]
+
+
+def _momentum_of_parts(given: Any) -> Any:
+    """Groups of parts, such as "projector", spelt out."""
+    if not isinstance(given, Mapping):
+        raise ValueError("must give a momentum for parts, such as {block4: 0.9}")
+    groups_first = sorted(
+        given, key=lambda name: name not in PLACEMENTS
+    )  # a part's own momentum counts above its group's
+    return {part: given[name] for name in groups_first for part in _placement(name)}
+
+
+class Teacher(Section):
+    """How the teacher is made from past students."""
+
+    momentum: Momentum = Momentum()
+    momenta: Annotated[dict[str, Momentum], BeforeValidator(_momentum_of_parts)] = Field(default_factory=dict)
+    """Momentum of parts that have one of their own, such as {block4: 0.9}."""
+    update: Literal["before", "after"] = "before"
+    """When the student enters: before the forward, as the last step left it (Momentum² Teacher, alg. 1), or after the optimiser's step."""
+    smoothing: Smoothing = Smoothing()
+    placement: Placement = PARTS
+    """Parts with an averaged copy; the student's own take the place of all others. Parts: conv1, block1 ... block4, fc1, fc2."""
+    norm: TeacherNorm = TeacherNorm()
+
+    def momentum_of(self, part: str | None = None) -> Momentum:
+        """The keep-rate's schedule: of a part that has its own, else that of all others, which is 0 where `se` only copies."""
+        if part in self.momenta:
+            return self.momenta[part]
+        return Momentum(kind="constant", base=0) if self.smoothing.kind == "se" else self.momentum
+
+    @property
+    def follow_the_batch(self) -> dict[str, Schedule]:
+        """What the equivalence rule scales, by its key in this section: momentum, or p where units are copied."""
+        if (
+            self.smoothing.kind == "se"
+        ):  # a part with a momentum of its own enters with (1 - p)(1 - momentum), so p is enough
+            return {"smoothing.p": self.smoothing.p}
+        return {"momentum": self.momentum, **{f"momenta.{part}": own for part, own in self.momenta.items()}}
+
+    @model_validator(mode="after")
+    def _momenta_are_used(self) -> Self:
+        if idle := [part for part in self.momenta if part not in self.placement]:
+            raise ValueError(
+                f"teacher.momenta: {idle[0]} has no averaged copy; teacher.placement is {', '.join(self.placement) or 'none'}"
+            )
+        if not self.placement and (self.norm.kind != "batch" or self.smoothing.kind != "tma"):
+            odd = (
+                f"norm.kind = {self.norm.kind}"
+                if self.norm.kind != "batch"
+                else f"smoothing.kind = {self.smoothing.kind}"
+            )
+            raise ValueError(
+                f"teacher.{odd}: with teacher.placement none the student is its own teacher, and nothing is averaged"
+            )
+        return self

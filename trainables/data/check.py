@@ -1,0 +1,123 @@
+"""The data of a trial, looked at before anything starts: all labels, and a sample of the images. Needs no torch.
+
+A mistake in the data is then found in seconds, on the machine that launches, and not by the first worker after Ray has started.
+"""
+
+import time
+from functools import partial
+
+import numpy as np
+
+from trainables.config import discovery
+from trainables.config.data import Data, split_sizes
+from trainables.config.errors import UserError
+from trainables.data import carving, files
+from trainables.data.sets.base import Encoded
+
+DECODE_EVERY = 16  # images of a bunch; of the others only the sizes are read
+SECONDS = 1.5  # after which no further bunch of images is looked at
+LARGEST_LABEL = (
+    100_000  # where there are fewer images than that; a classifier has a row for each class up to the largest label
+)
+
+
+def training_images(data: Data, needs_classes: bool) -> int:
+    """How many images the student learns from, once the data has been looked at.
+
+    Args:
+        data: of the trial.
+        needs_classes: whether something is scored by labels, or learns from them.
+
+    Raises:
+        UserError: the folder is missing, its layout or its labels do not fit, an image of the sample cannot be decoded or has another
+            size, or there is less than is asked for. The message begins with the key.
+    """
+    with files.naming_root(data.root):
+        return _training_images(data, needs_classes)
+
+
+def _training_images(data: Data, needs_classes: bool) -> int:
+    reader = discovery.load("data.sets", data.name)
+    if data.labels.file is not None:
+        files.lines(data.labels.file, "data.labels.file")
+    if not reader.FILES:
+        count = reader.check(data)
+        train_images, held_out = split_sizes(data, count, reader.UNLABELLED)
+        _check_labels_unseen(
+            data, count, train_images if data.train_split == "train" else count - held_out, reader.CLASSES
+        )
+        return train_images
+    found = reader.encoded(data, "train")
+    train_images, held_out = split_sizes(data, len(found.labels), reader.UNLABELLED)
+    _check_labels(data, found.labels, train_images, held_out, needs_classes)
+    _check_images(data, found)
+    return train_images
+
+
+def _check_labels(data: Data, labels: np.ndarray, train_images: int, held_out: int, needs_classes: bool) -> None:
+    """The labels int64 [N] of all stored train images: their range, and whether there are as many as are asked for."""
+    present = np.unique(labels[labels >= 0])
+    if len(present) and present[-1] >= max(LARGEST_LABEL, len(labels)):
+        rule = f"classes are numbered from 0, and there are only {len(labels)} images"
+        raise UserError(f"data.root = '{data.root}': a train image has label {present[-1]}; {rule}")
+    if needs_classes and len(present) == 1:
+        where = f"data.root = '{data.root}'" if data.classes is None else f"data.classes = {_shown_classes(data)}"
+        raise UserError(f"{where}: all train images are of one class; scores by labels need two classes")
+    named = _named(data)
+    _, others = carving.carved(data, labels, held_out, named)
+    rows = others[:train_images]
+    bank = labels[rows]
+    if named is not None and (lacking := len(named) - int(np.isin(named, rows[bank >= 0]).sum())):
+        raise UserError(
+            f"data.labels.file = '{data.labels.file}': {lacking} of {len(named)} are no labelled training images"
+        )
+    numbers, counts = np.unique(bank[bank >= 0], return_counts=True)
+    if (wanted := data.labels.per_class) and len(counts) and counts.min() < wanted:
+        fewest = int(counts.argmin())
+        rule = f"class {numbers[fewest]} has only {counts[fewest]} training images"
+        raise UserError(f"data.labels.per_class = {wanted}: {rule}")
+
+
+def _check_labels_unseen(data: Data, count: int, bank: int, classes: int) -> None:
+    """What can be known of labels that are not read yet: of `count` images, `bank` of which may be learnt from, in `classes` classes."""
+    if (named := _named(data)) is not None:
+        carving.require_there(data, named, count)
+    if (wanted := data.labels.per_class) and wanted * classes > bank:
+        raise UserError(
+            f"data.labels.per_class = {wanted}: {classes} classes have only {bank} training images together"
+        )
+
+
+def _named(data: Data) -> np.ndarray | None:
+    """Rows of the stored train split that `data.labels.file` names."""
+    reader = discovery.load("data.sets", data.name)
+    names = partial(reader.names, data) if hasattr(reader, "names") else None
+    return None if data.labels.file is None else carving.listed(data.labels.file, names)
+
+
+def _check_images(data: Data, found: Encoded) -> None:
+    """A sample of the images: some are decoded, of more the sizes are read."""
+    end = time.monotonic() + SECONDS
+    sizes: dict[tuple[int, int], str] = {}
+    for bunch in found.sample():
+        for position, (encoded, where) in enumerate(bunch):
+            if position % DECODE_EVERY == 0 or position == len(bunch) - 1:
+                files.decode(encoded, data.image_size, where)
+            sizes.setdefault(_size(encoded, where), where)
+            if data.image_size is None and len(sizes) > 1:
+                some = " and ".join(f"{width}x{height} ({place})" for (width, height), place in sizes.items())
+                smallest = min(min(size) for size in sizes)
+                rule = f"must be given, such as {smallest}, for the images of '{data.root}' differ in size"
+                raise UserError(f"data.image_size: {rule}: {some}")
+        if time.monotonic() > end:
+            return
+
+
+def _size(encoded: bytes, where: str) -> tuple[int, int]:
+    """Width and height, by the head of the file alone."""
+    with files.opened(encoded, where) as image:
+        return image.size
+
+
+def _shown_classes(data: Data) -> str:
+    return f"'{data.classes}'" if not isinstance(data.classes, tuple) else f"[{', '.join(data.classes)}]"

@@ -1,0 +1,325 @@
+"""Images as trials see them: decoded once, kept as uint8 in a file that all trials of a node share through the page cache; or streamed."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.config import discovery
+from trainables.config import trial as c
+from trainables.config.data import split_sizes
+from trainables.config.errors import UserError
+from trainables.data import carving, files, keyed, progress, pulse
+from trainables.data.sets.base import Chunks
+from trainables.data.stream import Stream
+
+ON_DEVICE = 2 * 2**30  # a split of up to so many bytes lives on the GPU
+LAYOUT = 1  # of the cache's files
+LOOK = 0.1  # seconds between two looks at a lock that another process holds
+MARK = ".teacher-tuner-downloaded"  # in a folder whose download was read as a whole
+
+
+@dataclass(frozen=True)
+class Images:
+    """A split: the `rows` of a stored split that are in it, and their labels int64 [N]; a label below 0 is none.
+
+    `pixels` are stored uint8 images [*, H, W, C]: on disk, in memory, on a device, or a stream that decodes them. An image lies there at
+    its row, or at its place in `at`. `names` gives those of all stored images, where they have any.
+    """
+
+    pixels: Tensor | Stream
+    rows: Tensor
+    labels: Tensor
+    at: Tensor | None = None
+    names: Callable[[], Sequence[str]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def channels(self) -> int:
+        return self.pixels.shape[-1]
+
+    @property
+    def classes(self) -> int:
+        """One more than the largest label."""
+        return int(self.labels.max()) + 1
+
+    def batch(self, indices: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Images [n, C, H, W] in [0, 1], channels_last in memory, for indices in the split."""
+        pulse.beat()  # all that trains or is scored comes by here
+        chosen = self.pixels[self._places[indices].to(self.pixels.device)].to(device, non_blocking=True)
+        return chosen.permute(0, 3, 1, 2).to(dtype) / 255
+
+    def order(self, *key: int | str) -> Tensor:
+        """A random order of the indices, int64 [N], a function of the key alone; streamed row groups stay together in a window."""
+        return (
+            self.pixels.order(self.rows, *key)
+            if isinstance(self.pixels, Stream)
+            else keyed.permutation(len(self), *key)
+        )
+
+    def expect(self, indices: Tensor, ahead: int) -> None:
+        """Says what batches will ask for, in this order: a stream then decodes so many images ahead. It changes no result."""
+        if isinstance(self.pixels, Stream):
+            self.pixels.expect(self.rows[indices], ahead)
+
+    def close(self) -> None:
+        """Ends the threads of a stream, until it is used again."""
+        if isinstance(self.pixels, Stream):
+            self.pixels.close()
+
+    def part(self, chosen: Tensor) -> "Images":
+        """Only those at some indices."""
+        return replace(
+            self, rows=self.rows[chosen], labels=self.labels[chosen], at=None if self.at is None else self.at[chosen]
+        )
+
+    def to(self, device: torch.device) -> "Images":
+        """Moved to a GPU where it is small enough for that."""
+        if device.type == "cpu" or isinstance(self.pixels, Stream) or len(self) * self.pixels[0].numel() > ON_DEVICE:
+            return self
+        return replace(self, pixels=self.pixels[self._places].to(device), at=torch.arange(len(self)))
+
+    @property
+    def _places(self) -> Tensor:
+        return self.rows if self.at is None else self.at
+
+
+def class_names(data: "c.Data", classes: int) -> list[str]:
+    """Names of the classes, in the order of the labels; their numbers where the data set has no names, or not as many."""
+    reader = discovery.load("data.sets", data.name)
+    names = list(reader.class_names(data)) if hasattr(reader, "class_names") else []
+    return names if len(names) == classes else list(map(str, range(classes)))
+
+
+def load(data: "c.Data", split: str) -> Images:
+    """One of `splits`."""
+    return splits(data, split)[0]
+
+
+def splits(data: "c.Data", *names: str) -> list[Images]:
+    """Splits by name; each stored split is opened once.
+
+    "train" is what the student learns from: `train_images` of the `train_split`, less validation. "bank" is what evaluations learn from:
+    train itself, or what has labels of the stored train split, less validation. "validation" (a tenth of the stored train split, or
+    `validation_images`) is carved by `split_seed` alone, so that all trials of a search share it; images without a label, and those that
+    `labels.file` names, are left in train. "test" is stored by itself.
+
+    Raises:
+        UserError: the files are missing or damaged, or there are fewer images than asked for.
+    """
+    made = _Splits(data)
+    return [getattr(made, name) for name in names]
+
+
+class _Splits:
+    def __init__(self, data: "c.Data"):
+        self._data = data
+
+    @cached_property
+    def test(self) -> Images:
+        images = _stored(self._data, "test")
+        if (images.labels < 0).any():
+            raise UserError(f"data.root = '{self._data.root}': some test images have no label")
+        return images
+
+    @cached_property
+    def validation(self) -> Images:
+        return self._stored.part(self._carved[0].sort().values)
+
+    @cached_property
+    def train(self) -> Images:
+        images, pool = self._learnt, self._carved[1]
+        if self._data.train_split != "train":
+            others = torch.arange(len(images) - self._unlabelled, len(images))
+            pool = torch.cat([pool, others]) if self._data.train_split == "both" else others
+            pool = pool[torch.from_numpy(carving.permutation(len(pool), self._data))]
+        return images.part(pool[: self._sizes[0]].sort().values)
+
+    @cached_property
+    def bank(self) -> Images:
+        images = self.train if self._data.train_split == "train" else self._stored.part(self._carved[1].sort().values)
+        has_label = images.labels >= 0
+        return images if has_label.all() else images.part(has_label.nonzero()[:, 0])
+
+    @cached_property
+    def _stored(self) -> Images:
+        return _stored(self._data, "train")
+
+    @cached_property
+    def _learnt(self) -> Images:
+        """The stored split that train is of. Where it has train images too, they are its first rows."""
+        return self._stored if self._data.train_split == "train" else _stored(self._data, self._data.train_split)
+
+    @property
+    def _unlabelled(self) -> int:
+        return {"train": 0, "unlabelled": len(self._learnt), "both": len(self._learnt) - len(self._stored)}[
+            self._data.train_split
+        ]
+
+    @cached_property
+    def _sizes(self) -> tuple[int, int]:
+        return split_sizes(self._data, len(self._stored), self._unlabelled)
+
+    @cached_property
+    def _carved(self) -> tuple[Tensor, Tensor]:
+        """Rows of the stored train split in random order: of validation, and all others; those in `labels.file` come first of them."""
+        images, file = self._stored, self._data.labels.file
+        named = None if file is None else carving.listed(file, images.names)
+        held, others = carving.carved(self._data, images.labels.numpy(), self._sizes[1], named)
+        return torch.from_numpy(held), torch.from_numpy(others)
+
+
+def labelled(images: Images, wanted: c.Labels) -> Tensor:
+    """The images of a split that a trial has labels of: sorted indices int64 [n] in it. A function of the split and the seed alone.
+
+    Raises:
+        UserError: a class has fewer images than asked for, or none has a label, or a file names what is not in the split.
+    """
+    if wanted.file is not None:
+        rows = torch.from_numpy(carving.listed(wanted.file, images.names))
+        found = (torch.isin(images.rows, rows) & (images.labels >= 0)).nonzero()[:, 0]
+        if len(found) < len(rows):
+            raise UserError(
+                f"data.labels.file = '{wanted.file}': {len(rows) - len(found)} of {len(rows)} are no labelled training images"
+            )
+        return found
+    chosen = []
+    for label in images.labels[images.labels >= 0].unique().tolist():
+        own = (images.labels == label).nonzero()[:, 0]
+        count = wanted.per_class or max(1, round((wanted.share or 1.0) * len(own)))
+        if count > len(own):
+            raise UserError(f"data.labels.per_class = {count}: class {label} has only {len(own)} training images")
+        chosen.append(own[keyed.permutation(len(own), wanted.seed, label, "labels")[:count]])
+    if not chosen:
+        raise UserError("data.labels: no training image has a label")
+    return torch.cat(chosen).sort().values
+
+
+def cycled(count: int, places: range, *key: int | str) -> tuple[Tensor, Tensor]:
+    """What lies at some places of an endless stream, which goes round by round through range(count), each time in a keyed order.
+
+    Returns:
+        The indices there, and their rounds: int64 [len(places)] each.
+    """
+    at = torch.arange(places.start, places.stop)
+    rounds, within = at // count, at % count
+    chosen = torch.empty_like(at)
+    for number in rounds.unique().tolist():
+        own = rounds == number
+        chosen[own] = keyed.permutation(count, *key, number)[within[own]]
+    return chosen, rounds
+
+
+def cache_folder() -> Path:
+    """Where decoded images are kept: $TEACHER_TUNER_CACHE, or teacher-tuner in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "teacher-tuner"
+    return Path(os.environ.get("TEACHER_TUNER_CACHE") or default)
+
+
+def _stored(data: "c.Data", split: str) -> Images:
+    """All images of a stored split: "train", "test", "unlabelled" or "both"."""
+    with files.naming_root(data.root):
+        return _opened(data, split)
+
+
+def _opened(data: "c.Data", split: str) -> Images:
+    reader = discovery.load("data.sets", data.name)
+    names = partial(reader.names, data) if split == "train" and hasattr(reader, "names") else None
+    if data.streamed:
+        assert data.image_size is not None
+        encoded = reader.encoded(data, split)
+        if not len(encoded.labels):
+            raise UserError("data.root: its files hold no images")
+        stream = Stream(encoded, data.image_size, data.loaders, data.window)
+        return Images(stream, torch.arange(len(encoded.labels)), torch.from_numpy(encoded.labels), names=names)
+    if (
+        data.download and data.root is not None
+    ):  # by one worker, while the others wait; then there is a fingerprint to be cached under
+        with pulse.unmeasured(), _locked(data.root / ".teacher-tuner.lock"):
+            if reader.source(data, split) is None or not (data.root / MARK).exists():
+                list(reader.read(data, split))
+                (data.root / MARK).touch()
+    source = reader.source(data, split)
+    if source is None:
+        chunks = list(reader.read(data, split))
+        return _decoded(
+            np.concatenate([images for images, _ in chunks]), np.concatenate([labels for _, labels in chunks]), names
+        )
+    key = hashlib.sha256(json.dumps([LAYOUT, data.name, split, data.image_size, source]).encode()).hexdigest()[:20]
+    folder = cache_folder() / key
+    with _locked(folder.with_suffix(".lock")) as moved:
+        if not folder.is_dir():
+            _decode_to(folder, reader.read(data, split), moved)
+    shape = json.loads((folder / "shape.json").read_text())
+    pixels = np.memmap(folder / "images.u8", np.uint8, "c", shape=tuple(shape))
+    return _decoded(pixels, np.fromfile(folder / "labels.i64", np.int64), names)
+
+
+def _decoded(pixels: np.ndarray, labels: np.ndarray, names: Callable[[], Sequence[str]] | None) -> Images:
+    return Images(torch.from_numpy(pixels), torch.arange(len(labels)), torch.from_numpy(labels), names=names)
+
+
+def _decode_to(folder: Path, chunks: Chunks, moved: Callable[[], None]) -> None:
+    """Writes the cache beside its place, then renames it there: it is there as a whole or not at all. `moved` is called for each chunk."""
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        count, shape = 0, ()
+        with (temporary / "images.u8").open("wb") as pixels, (temporary / "labels.i64").open("wb") as labels:
+            for images, answers in chunks:
+                if count and images.shape[1:] != shape:
+                    raise UserError(
+                        f"data.image_size: must be given, the images differ in size ({shape} and {images.shape[1:]})"
+                    )
+                count, shape = count + len(images), images.shape[1:]
+                progress.tell("images decoded", count)
+                moved()
+                np.ascontiguousarray(images).tofile(pixels)
+                answers.tofile(labels)
+        if not count:
+            raise UserError("data.root: its files hold no images")
+        (temporary / "shape.json").write_text(json.dumps([count, *shape]))
+        temporary.chmod(0o755)  # a cache may be shared by users
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[Callable[[], None]]:
+    """A lock between processes; its holder calls what it gets whenever it has got on.
+
+    Whoever waits gives a sign (`pulse`) for each such call and no other: where the holder hangs, all that wait for it do.
+    A download cannot call it, so a wait for one belongs within `pulse.unmeasured`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as lock:  # "w" would change the time of the file, by which a holder shows that it gets on
+        seen = os.stat(lock.fileno()).st_mtime_ns
+        while not _taken(lock):
+            time.sleep(LOOK)
+            if (now := os.stat(lock.fileno()).st_mtime_ns) != seen:
+                seen = now
+                pulse.beat()
+        yield lambda: os.utime(lock.fileno())
+
+
+def _taken(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,266 @@
+"""Parquet files in the column layout of the Hugging Face hub: an image column with struct<bytes, path>, and an integer label column.
+
+The folder, or its subfolder `data`, holds `train-*.parquet` and `test-*.parquet` (or `validation-*`, also where test has no labels, as
+in ImageNet). A label below 0, or none, is that of an unlabelled image.
+"""
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainables.config import trial as c
+from trainables.config.errors import UserError
+from trainables.data import files
+from trainables.data.sets.base import Chunks
+
+FILES = True
+UNLABELLED = 0
+NEEDS_ROOT = True
+VIEWS: dict[str, object] = {}
+STEMS = {"train": ("train",), "test": ("test", "validation", "valid")}
+ROWS = 1024
+BUNCHES = 12  # A sample consists of so many bunches, each of one row group.
+BUNCH = 48  # A bunch has at most so many images.
+BUNCH_BYTES = 2**24  # No more bytes of a row group are read for a bunch.
+
+
+class RowGroups:
+    """Encoded images, read a row group at a time: `Encoded`.
+
+    It holds the groups that were read last, up to `limit` images: an order that is shuffled within the window then reads each group once.
+    The first that came is the first to go, for in such an order it also ends first; what was used last says less.
+    """
+
+    def __init__(self, paths: list[Path], classes: "Classes", window: int):
+        self._places: list[
+            tuple[Path, int, int, np.ndarray]
+        ] = []  # of each group: file, number and first row in it, rows that are kept
+        labels = [np.empty(0, np.int64)]
+        for path in paths:
+            own, sizes = _labels(path)
+            numbers, kept = classes.renumbered(own)
+            for group, end in enumerate(np.cumsum(sizes).tolist()):
+                first = end - sizes[group]
+                if (rows := np.flatnonzero(kept[first:end])).size:
+                    self._places.append((path, group, first, rows))
+                    labels.append(numbers[first:end][rows])
+        self.labels = np.concatenate(labels)
+        self._sizes = [len(rows) for *_, rows in self._places]
+        self.starts = np.cumsum([0, *self._sizes])
+        self.limit = window + window // 4 + 2 * max(self._sizes, default=0)
+        self.held = 0  # images in memory
+        self._lock = threading.Lock()
+        self._groups: dict[int, Future[Any]] = {}
+
+    def read(self, row: int) -> tuple[bytes, str]:
+        group = int(np.searchsorted(self.starts, row, side="right")) - 1
+        path, _, first, rows = self._places[group]
+        at = row - int(self.starts[group])
+        return self._group(group)[at].as_py() or b"", f"{path}, row {first + rows[at]}"
+
+    def sample(self) -> Iterator[list[tuple[bytes, str]]]:
+        """See `Encoded`. They are the first rows of their row groups, so that no group is read as a whole."""
+        for group in files.spread(len(self._places), BUNCHES):
+            path, number, first, rows = self._places[group]
+            yield [(image, f"{path}, row {first + row}") for row, image in _first_images(path, number, rows)]
+
+    def close(self) -> None:
+        with self._lock:
+            self._groups.clear()
+            self.held = 0
+
+    def _group(self, group: int) -> Any:
+        """Its images as an array of bytes, read by the first thread that asks for them."""
+        with self._lock:
+            first = group not in self._groups
+            if first:
+                self._groups[group] = Future()
+                self.held += self._sizes[group]
+            found = self._groups[group]
+            while self.held > self.limit:
+                oldest = next(iter(self._groups))
+                del self._groups[oldest]
+                self.held -= self._sizes[oldest]
+        if first:
+            try:
+                found.set_result(_read_group(*self._places[group]))
+            except BaseException as error:
+                found.set_exception(error)
+        return found.result()
+
+
+class Classes:
+    """The labels that are kept, and their new numbers.
+
+    Raises:
+        UserError: a class is no number.
+    """
+
+    def __init__(self, data: "c.Data"):
+        chosen = files.chosen_classes(data.classes)
+        if odd := sorted(name for name in chosen or () if not name.isdecimal()):
+            raise UserError(
+                f"data.classes: '{odd[0]}' must be a label, such as 17; in Parquet classes are chosen by number"
+            )
+        self.kept = None if chosen is None else np.asarray(sorted(map(int, chosen)), dtype=np.int64)
+
+    def renumbered(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """New labels [n], and which rows are kept: bool [n]."""
+        if self.kept is None:
+            return labels, np.ones(len(labels), dtype=bool)
+        return np.searchsorted(self.kept, labels), np.isin(labels, self.kept)
+
+    def require_all(self, labels: np.ndarray) -> None:
+        """Raises `UserError` where a class has no image, of those with new labels."""
+        if self.kept is not None and len(missing := np.setdiff1d(np.arange(len(self.kept)), labels)):
+            raise UserError(f"data.classes: no train image has label {self.kept[missing[0]]}")
+
+
+def source(data: "c.Data", split: str) -> str:
+    kept = files.chosen_classes(data.classes)
+    return "\n".join([files.fingerprint(_files(data, split)), *sorted(kept or ())])
+
+
+def class_names(data: "c.Data") -> list[str]:
+    """Those that Hugging Face writes into a file's metadata, of the classes that are kept."""
+    import pyarrow.parquet
+
+    path = _files(data, "train")[0]
+    with _readable(path), pyarrow.parquet.ParquetFile(path) as opened:
+        schema = opened.schema_arrow
+        _, label = _columns(schema, path)
+    try:
+        names = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][label]["names"]
+        kept = Classes(data).kept
+        return [str(names[index]) for index in (range(len(names)) if kept is None else kept)]
+    except (KeyError, TypeError, ValueError, IndexError):
+        return []
+
+
+def encoded(data: "c.Data", split: str) -> RowGroups:
+    """Reads the labels alone."""
+    paths, classes = _files(data, split), Classes(data)
+    found = RowGroups(paths, classes, data.window)
+    if split == "train":
+        classes.require_all(found.labels)
+    return found
+
+
+def read(data: "c.Data", split: str) -> Chunks:
+    """Decoded in batches of rows, so that a file is never in memory as a whole."""
+    paths, classes = _files(data, split), Classes(data)
+    seen = [np.empty(0, np.int64)]
+    for path in paths:
+        with _readable(path):
+            for pictures, labels in _chunks(path, data.image_size, classes):
+                seen.append(np.unique(labels))
+                yield pictures, labels
+    if split == "train":
+        classes.require_all(np.concatenate(seen))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError):
+        raise UserError(f"{path}: not a readable Parquet file") from None
+
+
+def _chunks(path: Path, image_size: int | None, classes: Classes) -> Chunks:
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.ParquetFile(path)
+    image, label = _columns(table.schema_arrow, path)
+    first = 0
+    for batch in table.iter_batches(batch_size=ROWS, columns=[image, label]):
+        numbers, kept = classes.renumbered(_numbers(batch.column(label)))
+        rows = np.flatnonzero(kept)
+        stored = batch.column(image).field("bytes").take(rows).to_pylist()
+        pictures = [
+            files.decode(one or b"", image_size, f"{path}, row {first + row}")
+            for row, one in zip(rows, stored, strict=True)
+        ]
+        first += len(batch)
+        if pictures:
+            yield files.stack(pictures, str(path)), numbers[rows]
+
+
+def _read_group(path: Path, group: int, first: int, rows: np.ndarray) -> Any:
+    """The encoded images of some rows of a row group; no other column is read."""
+    import pyarrow.parquet
+
+    with _readable(path), pyarrow.parquet.ParquetFile(path) as opened:
+        image, _ = _columns(opened.schema_arrow, path)
+        column = opened.read_row_group(group, columns=[f"{image}.bytes"], use_threads=False).flatten().column(0)
+        return column if len(rows) == len(column) else column.take(rows)
+
+
+def _first_images(path: Path, group: int, rows: np.ndarray) -> list[tuple[int, bytes]]:
+    """Encoded images from the beginning of a row group, of those `rows` of it that are kept, each with its row in the group."""
+    import pyarrow.parquet
+
+    found: list[tuple[int, bytes]] = []
+    at = read = 0
+    with (
+        _readable(path),
+        pyarrow.parquet.ParquetFile(path, buffer_size=2**16, pre_buffer=False) as opened,
+    ):  # page by page
+        image, _ = _columns(opened.schema_arrow, path)
+        for batch in opened.iter_batches(BUNCH, row_groups=[group], columns=[f"{image}.bytes"], use_threads=False):
+            images = batch.column(0).field("bytes")
+            kept = np.flatnonzero(np.isin(np.arange(at, at + len(batch)), rows))
+            found += [(at + place, images[place].as_py() or b"") for place in kept.tolist()]
+            at, read = at + len(batch), read + images.nbytes
+            if len(found) >= BUNCH or read >= BUNCH_BYTES:
+                break
+    return found
+
+
+def _labels(path: Path) -> tuple[np.ndarray, list[int]]:
+    """Labels of a file [n], and the sizes of its row groups."""
+    import pyarrow.parquet
+
+    with _readable(path), pyarrow.parquet.ParquetFile(path) as opened:
+        _, label = _columns(opened.schema_arrow, path)
+        sizes = [opened.metadata.row_group(group).num_rows for group in range(opened.metadata.num_row_groups)]
+        return _numbers(opened.read(columns=[label]).column(label)), sizes
+
+
+def _numbers(labels: Any) -> np.ndarray:
+    """An Arrow array of labels as int64; -1 where there is none."""
+    return np.asarray(labels.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def _files(data: "c.Data", split: str) -> list[Path]:
+    root = files.existing_root(data.root)
+    for folder in (root, root / "data"):
+        for stem in STEMS[split]:
+            found = sorted(folder.glob(f"{stem}*.parquet"))
+            if found and (split == "train" or _labels(found[0])[0].max(initial=-1) >= 0):
+                return found
+    wanted = f"{split}-*.parquet{' with labels' if split == 'test' else ''}"
+    raise UserError(f"data.root = '{root}': holds no {wanted}; it holds {files.contents(root)}")
+
+
+def _columns(schema: object, path: Path) -> tuple[str, str]:
+    import pyarrow
+
+    fields = list(schema)  # type: ignore[call-overload]
+    images = [f.name for f in fields if pyarrow.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0]
+    labels = [f.name for f in fields if pyarrow.types.is_integer(f.type)]
+    labels.sort(key=lambda name: (name != "label", "label" not in name))
+    if not images or not labels:
+        has = ", ".join(f"{field.name} ({field.type})" for field in fields)
+        raise UserError(
+            f"{path}: needs a column struct<bytes, path> of images and an integer column of labels; it has {has}"
+        )
+    return images[0], labels[0]

@@ -1,0 +1,30 @@
+"""Top-1 of a network whose head classifies, such as FixMatch's and Mean Teacher's averaged model: nothing is trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from trainables.evaluation.protocols.base import Protocol, Scores
+
+if TYPE_CHECKING:
+    from trainables.config.trial import TrialConfig
+    from trainables.evaluation.subject import Subject
+
+
+class Classifier(Protocol):
+    """Share of images for which the projector, which has an output for each class, is right."""
+
+    METRICS: ClassVar[dict[str, Literal["max", "min"]]] = {"classifier_top1": "max", "classifier_top5": "max"}
+
+    def unfit(self, trial: TrialConfig) -> str | None:
+        return (
+            None
+            if trial.method.CLASSIFIES
+            else f"needs a method whose head classifies; that of '{trial.method.name}' does not"
+        )
+
+    def measure(self, subject: Subject) -> Scores:
+        from trainables.evaluation.subject import hits
+
+        logits = subject.queries("projections")
+        return hits("classifier", logits.x, logits.labels)

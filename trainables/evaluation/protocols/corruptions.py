@@ -1,0 +1,139 @@
+"""Robustness: top-1 of a frozen classifier on 15 types of corruption in five severities (the levels of CIFAR-C or ImageNet-C)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from trainables.config.errors import UserError, nearest
+from trainables.config.sections import Seed
+from trainables.evaluation.protocols.base import Protocol, Scores
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainables.data.images import Images
+    from trainables.evaluation.subject import Subject
+    from trainables.networks.group import Group
+
+    Predict = Callable[[Tensor], Tensor]
+    """From images [N, C, H, W] in [0, 1], not standardised, in float32 on the group's device, to the scores of classes [N, classes]."""
+
+
+class Corruptions(Protocol):
+    """Top-1 by the classifier that the linear protocol, as it is configured, trains on clean features; by the head, if it classifies.
+
+    `levels` are CIFAR-C's or ImageNet-C's; `held_out` adds the four types that no mean takes in. The corruptions of an image are keyed by
+    `seed` and the image, not by the trial's seed, so that checkpoints are compared on the same images.
+    """
+
+    levels: Literal["cifar", "imagenet"] = "cifar"
+    """Whose severities: CIFAR-C's or ImageNet-C's."""
+    held_out: bool = False
+    """Whether the four types that no mean takes in are scored too."""
+    seed: Seed = 0
+    """By which images are corrupted; not the trial's, so that checkpoints are compared on the same images."""
+
+    METRICS: ClassVar[dict[str, Literal["max", "min"]]] = {"corruptions/mean": "max", "clean_top1": "max"}
+    USES: ClassVar[tuple[str, ...]] = ("linear",)
+
+    def measure(self, subject: Subject) -> Scores:
+        from trainables.data import augment
+        from trainables.evaluation.protocols.linear import frozen_probe
+        from trainables.evaluation.subject import in_evaluation_mode
+        from trainables.networks.encoders import run_parts
+
+        classifies = subject.config.method.CLASSIFIES
+        probe = None if classifies else frozen_probe(subject)
+        network = subject.network("projections" if classifies else "features")
+        dtype = next(network.parameters()).dtype
+
+        def predict(images: Tensor) -> Tensor:
+            output = run_parts(network, augment.standardise(images.to(dtype))).float()
+            return output if probe is None else probe(output)
+
+        size = subject.config.evaluation.batch_size
+        with in_evaluation_mode(network):
+            return evaluate(predict, subject.scored, size, subject.group, self.levels, self.seed, self.held_out)
+
+
+def evaluate(
+    predict: Predict,
+    images: Images,
+    batch_size: int,
+    group: Group,
+    levels: str = "cifar",
+    seed: int = 0,
+    held_out: bool = False,
+) -> dict[str, float]:
+    """Top-1 on the images as they are and on each cell of the table. Collective: the workers share the batches, and all get the result.
+
+    Args:
+        predict: what is scored; it has to be in evaluation mode, and to be the same on all workers.
+        images: the split; an image's random numbers are keyed by its place in it.
+        batch_size: of the batches, which are dealt to the workers as a whole.
+        group: the workers.
+        levels: "cifar" or "imagenet".
+        seed: of the random numbers.
+        held_out: score the four held-out types too; no mean over types or severities takes them in.
+
+    Returns:
+        `clean_top1`; `corruptions/<type>/<severity>` for each cell and `corruptions/<type>`, its mean over severities;
+        `corruptions/severity_<s>` and `corruptions/mean`, over the 15 types and over the 75 cells.
+
+    Raises:
+        UserError: there is no such table of levels, or the images are too small.
+    """
+    import torch
+
+    from trainables.data import progress
+    from trainables.evaluation import corruptions
+
+    kinds = corruptions.ALL + (corruptions.HELD_OUT if held_out else ())
+    cells = [(kind, severity) for kind in kinds for severity in corruptions.SEVERITIES]
+    right = torch.zeros(1 + len(cells), dtype=torch.int64, device=group.device)
+    starts = range(0, len(images), batch_size)
+    with torch.no_grad():
+        mine = group.share(len(starts))
+        for position, batch in enumerate(mine):
+            index = torch.arange(starts[batch], min(starts[batch] + batch_size, len(images)))
+            x, labels = images.batch(index, group.device, torch.float32), images.labels[index].to(group.device)
+            right[0] += _right(predict(x), labels)
+            for cell, (kind, severity) in enumerate(cells, start=1):
+                progress.tell("corrupted batches", position * len(cells) + cell - 1, len(mine) * len(cells))
+                right[cell] += _right(predict(corruptions.corrupt(x, index, kind, severity, levels, seed)), labels)
+    clean, *shares = (group.sum(right).double() / len(images)).tolist()
+    return {"clean_top1": clean, **_table(dict(zip(cells, shares, strict=True)), corruptions.ALL)}
+
+
+def difference(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
+    """What `second` scores above `first`, cell by cell and mean by mean, such as STS above TMA (Spatial Ensemble, Fig. 5).
+
+    Raises:
+        UserError: they do not have the same cells.
+    """
+    if other := sorted(first.keys() ^ second.keys()):
+        has, lacks = (first, second) if other[0] in first else (second, first)
+        word = "first" if has is first else "second"
+        raise UserError(f"{other[0]}: is a score of the {word} table alone{nearest(other[0], lacks)}")
+    return {key: second[key] - first[key] for key in first}
+
+
+def _right(scores: Tensor, labels: Tensor) -> Tensor:
+    return (scores.argmax(1) == labels).sum()
+
+
+def _table(cells: dict[tuple[str, int], float], standard: tuple[str, ...]) -> dict[str, float]:
+    """The cells and their means, by name; those over types are of the `standard` ones."""
+
+    def mean(chosen: list[tuple[str, int]]) -> float:
+        return sum(cells[cell] for cell in chosen) / len(chosen)
+
+    kinds, severities = (list(dict.fromkeys(cell[axis] for cell in cells)) for axis in (0, 1))
+    counted = [cell for cell in cells if cell[0] in standard]
+    return {
+        "corruptions/mean": mean(counted),
+        **{f"corruptions/severity_{s}": mean([cell for cell in counted if cell[1] == s]) for s in severities},
+        **{f"corruptions/{kind}": mean([cell for cell in cells if cell[0] == kind]) for kind in kinds},
+        **{f"corruptions/{kind}/{s}": share for (kind, s), share in cells.items()},
+    }

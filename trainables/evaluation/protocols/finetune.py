@@ -1,0 +1,152 @@
+"""Fine-tuning: a copy of the backbone and a classifier learn from the images that have labels, 1 % or 10 % of them in the papers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from trainables.config import schedules
+from trainables.config.schedules import Length
+from trainables.config.sections import Count, Epochs, LearningRate, NonNegative, Positive, Share
+from trainables.evaluation.protocols.base import Protocol, Scores
+from trainables.evaluation.protocols.linear import CropScale, first_classifier
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from trainables.evaluation.subject import Subject
+
+PAPER: dict[str, Any] = {"crop_scale": [0.08, 1.0]}
+EMAN_STEPS: dict[str, Any] = {"kind": "step", "milestones": ["30 epochs", "40 epochs"], "factor": 0.1, "base": 0.001}
+RECIPES: dict[str, dict[str, Any]] = {
+    "momentum2": {**PAPER, "epochs": 20, "batch_size": 1024, "base_batch": None, "lr": 0.08, "reestimate": True},
+    "momentum2-10": {**PAPER, "epochs": 15, "batch_size": 1024, "base_batch": None, "lr": 0.08, "reestimate": True},
+    "eman": {
+        **PAPER,
+        "epochs": 50,
+        "batch_size": 256,
+        "base_batch": None,
+        "lr": EMAN_STEPS,
+        "classifier_factor": 100.0,
+        "weight_decay": 1e-4,
+    },
+    "lightly": {**PAPER, "epochs": 30, "batch_size": 256, "base_batch": 256, "lr": 0.05},
+}
+
+
+class Rate(LearningRate):
+    """Of the backbone."""
+
+    base: Positive = 0.2
+
+
+class Finetune(Protocol):
+    """`epochs` of SGD on all layers of a copy, at batch `batch_size` or all images that have labels.
+
+    Images are cropped by `crop_scale` (the trial's own, where it is not given) and flipped. `lr` is the backbone's, of `base_batch` where
+    that is given; the classifier, which starts at N(0, `init`²), has `classifier_factor` times as much. Norms are plain batch norms over
+    the batch, whose running statistics go on from those that an evaluation uses; with `reestimate` they are made anew at the end, as means
+    over the batches of one more epoch.
+
+    Every worker does all of the work, alike, so one is enough. finetune_top1 and finetune_top5 are of the end; finetune_best_top1 is the
+    best after `every_epochs` epochs each and the end, chosen on the split that it is measured on.
+
+    recipe: momentum2 and momentum2-10 (Momentum² Teacher, 1 % and 10 % of the labels), eman, lightly.
+    """
+
+    recipe: Annotated[str, Field(json_schema_extra={"enum": list(RECIPES)})] | None = None
+    """A paper's settings; what is set beside it counts above it."""
+    epochs: Epochs = 30
+    """Of SGD on all layers."""
+    batch_size: Count = 32
+    """Images of a step, or all that have labels."""
+    base_batch: Count | None = 256
+    """The batch that lr is written for; lr is that of batch_size where it is not given."""
+    lr: Rate = Rate()
+    classifier_factor: Positive = 1.0
+    """The classifier's learning rate over the backbone's."""
+    momentum: Share = 0.9
+    """Of SGD."""
+    weight_decay: NonNegative = 0.0
+    """L2 decay of all layers."""
+    init: NonNegative = 0.01
+    """Standard deviation of the classifier's first weights; its bias starts at 0."""
+    crop_scale: CropScale = None
+    """Range of a crop's area; the trial's own where it is not given."""
+    reestimate: bool = False
+    """Whether running statistics are made anew at the end, as means over the batches of one more epoch."""
+    every_epochs: Epochs = 10
+    """How often finetune_best_top1 looks; it is chosen on the very split that it is measured on."""
+
+    METRICS: ClassVar[dict[str, Literal["max", "min"]]] = {
+        "finetune_top1": "max",
+        "finetune_top5": "max",
+        "finetune_best_top1": "max",
+    }
+    RECIPES: ClassVar[dict[str, dict[str, Any]]] = RECIPES
+
+    def measure(self, subject: Subject) -> Scores:
+        from torch import nn
+
+        from trainables.networks.encoders import feature_width, plain
+
+        backbone = plain(subject.network())
+        width = feature_width(subject.parts)
+        classifier = first_classifier(width, subject.classes, self.init, subject.config.seed, "finetune")
+        first = next(backbone.parameters())
+        network = nn.ModuleDict({"backbone": nn.Sequential(*backbone.children()), "classifier": classifier.to(first)})
+        curve = list(self._train(network, subject))
+        return curve[-1] | {"finetune_best_top1": max(scores["finetune_top1"] for scores in curve)}
+
+    def _train(self, network: nn.ModuleDict, subject: Subject) -> Iterator[Scores]:
+        """Trains a network in place, and yields its scores after each measured epoch."""
+        import torch
+        import torch.nn.functional as F
+        from torch.optim.swa_utils import update_bn
+
+        from trainables.data import progress
+        from trainables.networks.encoders import run_parts
+
+        count, device = len(subject.labelled), subject.group.device
+        batch = min(self.batch_size, count)
+        per_epoch, scale = count // batch, batch / (self.base_batch or batch)
+        run = Length(self.epochs * per_epoch, per_epoch)
+        factors = {"backbone": 1.0, "classifier": self.classifier_factor}
+        groups = [{"params": list(network[part].parameters()), "factor": factor} for part, factor in factors.items()]
+        optimizer = torch.optim.SGD(groups, lr=0.1, momentum=self.momentum, weight_decay=self.weight_decay)
+        for epoch in progress.steps("epochs of fine-tuning", range(self.epochs)):
+            network.train()
+            for position, (x, labels) in enumerate(self.batches(subject, batch, epoch)):
+                lr = scale * schedules.at(self.lr, epoch * per_epoch + position, run)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr * group["factor"]
+                optimizer.zero_grad()
+                F.cross_entropy(run_parts(network, x), labels.to(device)).backward()
+                optimizer.step()
+            last = epoch + 1 == self.epochs
+            if last and self.reestimate:
+                update_bn((x for x, _ in self.batches(subject, batch, self.epochs)), network["backbone"])
+            if last or (epoch + 1) % self.every_epochs == 0:
+                yield self._score(network, subject)
+
+    def batches(self, subject: Subject, size: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images as the network takes them, and their labels: the whole batches of an epoch, keyed by seed, epoch and image."""
+        from trainables.data import keyed
+
+        seed, dtype = subject.config.seed, next(subject.parts.parameters()).dtype
+        order = subject.labelled[keyed.permutation(len(subject.labelled), seed, epoch, "finetune")]
+        view = subject.cropped(self.crop_scale, "finetune", epoch)
+        for index in order[: len(order) // size * size].split(size):
+            yield view(subject.train.batch(index, subject.group.device, dtype), index), subject.train.labels[index]
+
+    def _score(self, network: nn.ModuleDict, subject: Subject) -> Scores:
+        import torch
+
+        from trainables.evaluation.subject import encode, hits
+        from trainables.networks.group import Group
+
+        every, alone = torch.arange(len(subject.scored)), Group(device=subject.group.device)
+        logits = encode(network, subject.scored, every, subject.config.evaluation.batch_size, alone)
+        return hits("finetune", logits, subject.scored.labels.to(logits.device))

@@ -1,0 +1,88 @@
+"""DINO: the student's distribution over prototypes follows the teacher's, which is centred and sharpened (Caron et al. 2021, alg. 1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from trainables.config import schedules
+from trainables.config.schedules import Length
+from trainables.config.sections import Duration, Share
+from trainables.learning.methods.base import Method, Pass, Sight, State, Temperature, ViewKind, sights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainables.config.trial import TrialConfig
+
+
+class DINO(Method):
+    """Mean over ordered pairs of different views of the cross entropy between teacher and student.
+
+    Center: `center_momentum` of itself and the rest of the mean of all the teacher's logits of the batch, used from the next step on.
+    The last layer, the prototypes, stays as it is at first. Multi-crop: the student sees so many `local_views` too, the teacher does not.
+    """
+
+    name: Literal["dino"] = "dino"
+    temperature: Temperature = Temperature(base=0.1)
+    teacher_temperature: Temperature = Temperature(base=0.07, warmup_factor=4 / 7)
+    center_momentum: Share = 0.9
+    """Keep-rate of the mean that the teacher's logits are centred by."""
+    local_views: Annotated[int, Field(ge=0, le=100)] = 0
+    """Small crops that the student sees besides, and the teacher does not (multi-crop)."""
+    frozen_prototypes: Duration = "1 epochs"
+    """How long the prototypes stay as they are at first."""
+
+    DEFAULTS: ClassVar[dict[str, Any]] = {
+        "encoder.projector": {
+            "layers": 3,
+            "hidden": 2048,
+            "out": 256,
+            "norm": "none",
+            "activation": "gelu",
+            "prototypes": 4096,
+        }
+    }
+
+    @property
+    def views(self) -> tuple[ViewKind, ...]:
+        local: ViewKind = "local"
+        return (*self.VIEWS, *[local] * self.local_views)
+
+    @property
+    def teacher_sights(self) -> tuple[Sight, ...]:
+        return sights(range(len(self.VIEWS)))
+
+    def check(self, trial: TrialConfig) -> None:
+        if not trial.encoder.projector.prototypes:
+            raise ValueError("encoder.projector.prototypes = 0: DINO compares distributions over prototypes")
+
+    def initial_state(self, width: int, seed: int) -> State:
+        import torch
+
+        return {"center": torch.zeros(width)}
+
+    def loss(self, given: Pass) -> Tensor:
+        import torch.nn.functional as F
+
+        center, sharp = given.state["center"].to(given.targets.dtype), given.at(self.teacher_temperature)
+        targets = F.softmax((given.targets - center) / sharp, dim=-1)
+        logs = F.log_softmax(given.predictions / given.at(self.temperature), dim=-1)
+        views = range(len(logs)), range(len(targets))
+        pairs = [-(targets[t] * logs[s]).sum(-1) for t in views[1] for s in views[0] if s != t]
+        return sum(pairs[1:], start=pairs[0]) / len(pairs)
+
+    def close(self, state: State, targets: Tensor, step: int, run: Length) -> None:
+        import torch
+
+        mean = targets.mean(
+            (0, 1), dtype=torch.float64
+        )  # rounded to float32 it is the same in whatever order it was summed
+        state["center"].lerp_(mean.to(state["center"].dtype), 1 - self.center_momentum)
+
+    def durations(self) -> dict[str, str]:
+        return super().durations() | {"frozen_prototypes": self.frozen_prototypes}
+
+    def frozen(self, step: int, run: Length) -> tuple[str, ...]:
+        return ("fc2",) if step < schedules.steps_in(self.frozen_prototypes, run) else ()

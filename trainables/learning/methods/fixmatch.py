@@ -1,0 +1,80 @@
+"""FixMatch: what a network is sure of in a weak view is the label of the strong view (Sohn et al. 2020, eq. 2-4)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from trainables.config.sections import Count, NonNegative
+from trainables.learning.methods.base import LabelledMethod, Pass, Piece, Sight, ViewKind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainables.config.trial import TrialConfig
+
+LABELLED, WEAK, STRONG = Piece("labelled", 0), Piece("images", 0), Piece("images", 1)
+
+
+class FixMatch(LabelledMethod):
+    """Cross entropy of labelled images, and `weight` times that of images whose pseudo-label is at least `threshold` sure.
+
+    The second mean is over all images, sure or not. There are `images_per_label` images for each labelled one; all pictures of a shard that
+    the student sees share norm statistics. Pseudo-labels come from the "student" itself, so the teacher is for evaluation only
+    (FixMatch, Spatial Ensemble), or from the "teacher" (EMAN).
+    """
+
+    name: Literal["fixmatch"] = "fixmatch"
+    images_per_label: Count = 7
+    threshold: NonNegative = 0.95
+    """How sure a pseudo-label has to be."""
+    weight: NonNegative = 1.0
+    """Of the loss of images without labels."""
+    pseudo_labels: Literal["student", "teacher"] = "student"
+    """Whose they are: the student's own (FixMatch, Spatial Ensemble) or the teacher's (EMAN)."""
+
+    VIEWS: ClassVar[tuple[ViewKind, ...]] = ("weak", "strong")
+    LABELLED_VIEWS: ClassVar[tuple[ViewKind, ...]] = ("weak",)
+    DEFAULTS: ClassVar[dict[str, Any]] = {
+        "encoder.projector": {"layers": 1, "norm": "none"},
+        "teacher.momentum": 0.999,
+        "teacher.update": "after",
+        "teacher.norm.kind": "eman",
+        "evaluation.network": "teacher",
+        "evaluation.protocols": ["knn", "classifier"],
+        "views": {"crop_scale": [1.0, 1.0], "crop_ratio": [1.0, 1.0], "shift": 0.125},
+        "train": {"batch_size": 448, "shard_size": 448},
+    }
+
+    @property
+    def student_sights(self) -> tuple[Sight, ...]:
+        return ((LABELLED, WEAK, STRONG),) if self.pseudo_labels == "student" else ((LABELLED, STRONG),)
+
+    @property
+    def teacher_sights(self) -> tuple[Sight, ...]:
+        return () if self.pseudo_labels == "student" else ((WEAK,),)
+
+    def check(self, trial: TrialConfig) -> None:
+        super().check(trial)
+        norm = trial.teacher.norm.kind
+        if self.pseudo_labels == "student" and trial.teacher.placement and norm != "eman":
+            rule = "with method.pseudo_labels = student the teacher sees no training image, so that only eman gives it statistics"
+            raise ValueError(f"teacher.norm.kind = {norm}: {rule}; pseudo_labels = teacher takes any")
+
+    def loss(self, given: Pass) -> Tensor:
+        import torch.nn.functional as F
+
+        assert given.labels is not None
+        own = given.predictions[0].unflatten(0, (given.shards, -1))  # [shards, pictures, classes]
+        labels = given.labels.unflatten(0, (given.shards, -1))
+        count = labels.shape[1]
+        supervised = (
+            F.cross_entropy(own[:, :count].flatten(0, 1), labels.flatten(), reduction="none").view_as(labels).mean(1)
+        )
+        strong = own[:, count:]
+        if self.pseudo_labels == "student":
+            weak, strong = strong.chunk(2, dim=1)
+        else:
+            weak = given.targets[0].unflatten(0, (given.shards, -1))
+        sure, pseudo = weak.softmax(-1).max(-1)
+        each = F.cross_entropy(strong.flatten(0, 1), pseudo.flatten(), reduction="none").view_as(sure)
+        return supervised + self.weight * (each * (sure >= self.threshold)).mean(1)

@@ -1,0 +1,73 @@
+"""Mean Teacher: the student's probabilities follow the teacher's of another view, on all images (Tarvainen and Valpola 2017)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from trainables.config import schedules
+from trainables.config.sections import Count, Duration, NonNegative
+from trainables.learning.methods.base import LabelledMethod, Pass, Piece, Sight, ViewKind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FIRST, SECOND = ((Piece("labelled", view), Piece("images", view)) for view in range(2))
+
+
+class MeanTeacher(LabelledMethod):
+    """Cross entropy of the labelled images as a share of all, and a mean squared difference of probabilities over all images and classes.
+
+    Its weight rises to `consistency` during the `rampup` as exp(-5 (1 - t)^2). There are `images_per_label` images for each labelled one.
+    The teacher's keep-rate is that of a plain average, until it reaches its momentum. Unlike the released code's, its first copy is exact.
+    """
+
+    name: Literal["mean_teacher"] = "mean_teacher"
+    images_per_label: Count = 3
+    consistency: NonNegative = 100.0
+    """Weight of the difference between the student's probabilities and the teacher's."""
+    rampup: Duration = "20 %"
+    """How long that weight rises at first, as exp(-5 (1 - t)^2)."""
+
+    VIEWS: ClassVar[tuple[ViewKind, ...]] = ("weak", "weak")
+    LABELLED_VIEWS: ClassVar[tuple[ViewKind, ...]] = ("weak", "weak")
+    DEFAULTS: ClassVar[dict[str, Any]] = {
+        "encoder.projector": {"layers": 1, "norm": "none"},
+        "teacher.momentum": {"kind": "running_mean", "base": 0.999},
+        "teacher.update": "after",
+        "evaluation.network": "teacher",
+        "evaluation.protocols": ["knn", "classifier"],
+        "views": {"crop_scale": [1.0, 1.0], "crop_ratio": [1.0, 1.0], "shift": 0.125},
+        "train": {"batch_size": 192, "shard_size": 192},
+    }
+
+    @property
+    def student_sights(self) -> tuple[Sight, ...]:
+        return (FIRST,)
+
+    @property
+    def teacher_sights(self) -> tuple[Sight, ...]:
+        return (SECOND,)
+
+    def durations(self) -> dict[str, str]:
+        return super().durations() | {"rampup": self.rampup}
+
+    def weight(self, step: int, run: schedules.Length) -> float:
+        """Of the consistency in a step."""
+        whole = schedules.steps_in(self.rampup, run)
+        return self.consistency * math.exp(-5 * (1 - min(step / whole, 1)) ** 2) if whole else self.consistency
+
+    def loss(self, given: Pass) -> Tensor:
+        import torch.nn.functional as F
+
+        assert given.labels is not None
+        own = given.predictions[0].unflatten(0, (given.shards, -1))  # [shards, pictures, classes]
+        other = given.targets[0].unflatten(0, (given.shards, -1))
+        labels = given.labels.unflatten(0, (given.shards, -1))
+        labelled = own[:, : labels.shape[1]]
+        supervised = (
+            F.cross_entropy(labelled.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels).sum(1)
+            / own.shape[1]
+        )
+        difference = (own.softmax(-1) - other.softmax(-1)).square().mean((1, 2))
+        return supervised + self.weight(given.step, given.run) * difference

@@ -1,0 +1,40 @@
+"""ReSSL: the student's similarities to past keys follow the teacher's, sharper ones (Zheng et al. 2021, eq. 4-6)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from trainables.learning.methods.base import Pass, QueueMethod, Sight, Temperature, ViewKind, sights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class ReSSL(QueueMethod):
+    """Cross entropy between softmax(key . queue / `teacher_temperature`) and softmax(query . queue / `temperature`).
+
+    The student sees the first view, the teacher the second, which is only cropped and flipped. A sample's own key is not among the queue.
+    """
+
+    name: Literal["ressl"] = "ressl"
+    temperature: Temperature = Temperature(base=0.1)
+    teacher_temperature: Temperature = Temperature(base=0.04)
+
+    VIEWS: ClassVar[tuple[ViewKind, ...]] = ("full", "weak")
+    DEFAULTS: ClassVar[dict[str, Any]] = {"encoder.projector": {"hidden": 4096, "out": 256, "norm": "none"}}
+
+    @property
+    def student_sights(self) -> tuple[Sight, ...]:
+        return sights((0,))
+
+    @property
+    def teacher_sights(self) -> tuple[Sight, ...]:
+        return sights((1,))
+
+    def loss(self, given: Pass) -> Tensor:
+        import torch.nn.functional as F
+
+        (query,), (key,) = F.normalize(given.predictions, dim=-1), F.normalize(given.targets, dim=-1)
+        past = given.state["queue"][0].to(query.dtype).T
+        target = F.softmax(key @ past / given.at(self.teacher_temperature), dim=-1)
+        return -(target * F.log_softmax(query @ past / given.at(self.temperature), dim=-1)).sum(-1)

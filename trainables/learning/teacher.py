@@ -1,0 +1,206 @@
+"""The teacher: which parts of the encoder have an averaged copy, how they are averaged, and what becomes of their statistics."""
+
+import torch
+from torch import Tensor, nn
+
+from trainables.config import schedules
+from trainables.config import trial as c
+from trainables.config.schedules import Length
+from trainables.data import keyed
+from trainables.learning import smoothing
+from trainables.networks.encoders import run_parts
+from trainables.networks.group import Group
+from trainables.networks.norm import (
+    EmanNorm,
+    MomentumNorm,
+    Norm,
+    Shards,
+    begin,
+    commit,
+    convert,
+    gather_history,
+    norms_of,
+)
+
+
+class Teacher(nn.Module):
+    """An average of past students over the parts in `config.placement` (EMA placement); all other parts are shared with the student.
+
+    Parts before the first averaged one are not run again: the student's activations are reused. Parts behind it that are not averaged
+    run here with the student's own tensors, but with buffers of the teacher. Nothing here needs a gradient.
+
+    Attributes:
+        parts: those that run here.
+        tap: the last part of the shared prefix, None where the teacher starts from the images.
+        averaged: the averaged parameters by part.
+        norm_pairs: the part's name, each norm that runs here, and the student's in its place.
+
+    Args:
+        config: momentum, smoothing, placement and norm.
+        student: the student's parts; the teacher starts as an exact copy, buffers included.
+        seed: key of the masks of Spatial Ensemble and of Shuffle BN's order, together with the step.
+        other: parts with other random weights, for a `first_copy` that is masked.
+        run: length of the run, which that copy's p depends on.
+    """
+
+    def __init__(
+        self,
+        config: c.Teacher,
+        student: nn.ModuleDict,
+        seed: int,
+        other: nn.ModuleDict | None = None,
+        run: Length = Length(0, 0),
+    ):
+        super().__init__()
+        self.config, self.seed = config, seed
+        names = list(student)
+        averaged = [name for name in names if name in config.placement]
+        executed = names[names.index(averaged[0]) :] if averaged else []
+        self.parts = nn.ModuleDict({name: convert(student[name], config.norm.kind) for name in executed})
+        self.parts.requires_grad_(False)
+        shared = names[: len(names) - len(executed)]
+        self.tap = shared[-1] if shared else None
+        self._share(student, averaged)
+        self.averaged: dict[str, list[Tensor]] = {name: list(self.parts[name].parameters()) for name in averaged}
+        self._students: dict[str, list[Tensor]] = {name: list(student[name].parameters()) for name in averaged}
+        self._norms = norms_of(self.parts)
+        self.norm_pairs: list[tuple[str, Norm, Norm]] = [
+            (name, *pair)
+            for name in executed
+            for pair in zip(norms_of(self.parts[name]), norms_of(student[name]), strict=True)
+        ]
+        for norm in self._norms:
+            if isinstance(norm, MomentumNorm):
+                norm.variance, norm.shared = config.norm.variance, config.norm.history == "shared"
+        if other is not None:
+            self._mask_first_copy(other, run)
+
+    def momentum(self, step: int, run: Length, part: str | None = None) -> float:
+        """Keep-rate at a step, of a part where it is named."""
+        return schedules.at(self.config.momentum_of(part), step, run)
+
+    def alpha(self, step: int, run: Length) -> float:
+        """Share of the current batch in Momentum BN's statistics at a step."""
+        return schedules.at(self.config.norm.alpha, step, run)
+
+    def p(self, step: int, run: Length) -> float:
+        """Preserving probability at a step; 0 without Spatial Ensemble."""
+        return 0.0 if self.config.smoothing.kind == "tma" else schedules.at(self.config.smoothing.p, step, run)
+
+    @torch.no_grad()
+    def update(self, step: int, run: Length, rank: int = 0) -> None:
+        """Averages the student in, with the schedules' values at `step`.
+
+        Units are kept unchanged with probability p, the others move by teacher <- momentum * teacher + (1 - momentum) * student.
+
+        Args:
+            step: 0-based index of the step.
+            run: length of the run.
+            rank: of this worker; matters only where each worker has masks of its own.
+        """
+        p, shares = self.p(step, run), {name: 1 - self.momentum(step, run, name) for name in self.averaged}
+        self._blend(
+            p, shares, (self.seed, "mask", step, *([rank] if self.config.smoothing.masks == "per_worker" else []))
+        )
+        own: list[Tensor] = []
+        students: list[Tensor] = []
+        moves: list[float] = []
+        warm = step < schedules.steps_in(self.config.norm.warm_start, run)
+        for name, norm, source in self.norm_pairs:
+            if isinstance(norm, EmanNorm):  # with the mean keep-rate of the parameters; masks do not touch statistics
+                own += [norm.running_mean, norm.running_var]
+                students += [source.running_mean, source.running_var]
+                moves += [1.0 if warm or name not in shares else (1 - p) * shares[name]] * 2
+        smoothing.blend(own, students, moves)
+
+    @torch.no_grad()
+    def forward(self, tapped: Tensor) -> Tensor:
+        """What the student tapped -> the teacher's projection [N, out]."""
+        return run_parts(self.parts, tapped)
+
+    @torch.no_grad()
+    def shuffled(self, tapped: Tensor, views: int, step: int, shards: Shards) -> Tensor:
+        """The forward of Shuffle BN: samples change places across the shards of a batch, view by view, and go back afterwards. Collective.
+
+        Args:
+            tapped: of this worker's samples, [views * samples, ...].
+            views: how many views it holds.
+            step: key of the order.
+            shards: of the trial.
+        """
+        group = shards.group
+        counts = [count * shards.samples for count in shards.counts]
+        batch, first = sum(counts), sum(counts[: group.rank])
+        mine = slice(first, first + counts[group.rank])
+        orders = [keyed.permutation(batch, self.seed, "shuffle", step, view).to(tapped.device) for view in range(views)]
+        everything = [group.join(view, counts) for view in tapped.chunk(views)]
+        moved = torch.cat([view[order[mine]] for view, order in zip(everything, orders, strict=True)])
+        output = self(torch.empty_like(tapped).copy_(moved))  # in its memory format
+        outputs = [group.join(view, counts) for view in output.chunk(views)]
+        return torch.cat([view[order.argsort()[mine]] for view, order in zip(outputs, orders, strict=True)])
+
+    def begin(self, step: int, run: Length) -> None:
+        """Opens the statistics of a step."""
+        begin(self._norms, self.alpha(step, run))
+
+    def commit(self, group: Group) -> None:
+        """Closes the statistics of a step, once all its views went through. Collective."""
+        commit(self._norms, group)
+
+    def gather(self, group: Group) -> None:
+        """Makes the buffers complete on every worker, for a checkpoint or an evaluation. Collective."""
+        gather_history(self._norms, group)
+
+    def encoder(self, student: nn.ModuleDict) -> nn.ModuleDict:
+        """All parts of the teacher's network, the shared prefix included."""
+        return nn.ModuleDict({name: self.parts[name] if name in self.parts else student[name] for name in student})
+
+    @torch.no_grad()
+    def distance(self, part: str | None = None) -> float:
+        """|teacher - student| / |student| over the averaged parameters, of one part where it is named; 0 where there are none."""
+        names = [part] if part else list(self.averaged)
+        own, students = (self._tensors(side, names) for side in (self.averaged, self._students))
+        if not own:
+            return 0.0
+        apart = torch._foreach_norm(torch._foreach_sub(own, students))
+        whole = torch._foreach_norm(students)
+        return (torch.stack(apart).norm() / torch.stack(whole).norm()).item()
+
+    def own_state(self) -> dict[str, Tensor]:
+        """Averaged parameters and all buffers, by name: what a checkpoint holds. Shared tensors are the student's to save."""
+        borrowed = [name for name in self.parts if name not in self.averaged]
+        shared = {f"{name}.{key}" for name in borrowed for key, _ in self.parts[name].named_parameters()}
+        return {key: tensor for key, tensor in self.parts.state_dict().items() if key not in shared}
+
+    def _blend(self, p: float, shares: dict[str, float], key: smoothing.Key) -> None:
+        own, students = (self._tensors(side, list(self.averaged)) for side in (self.averaged, self._students))
+        each = [shares[name] for name, tensors in self.averaged.items() for _ in tensors]
+        if p == 0:
+            smoothing.blend(own, students, each)
+        elif self.config.smoothing.granularity == "layer":
+            smoothing.blend_layers(own, students, each, p, key)
+        elif self.config.smoothing.granularity == "channel":
+            smoothing.blend_channels(own, students, each, p, key, self.config.smoothing.coupled)
+        else:
+            smoothing.blend_neurons(own, students, each, p, key)
+
+    def _tensors(self, side: dict[str, list[Tensor]], names: list[str]) -> list[Tensor]:
+        return [tensor for name in names for tensor in side.get(name, [])]
+
+    @torch.no_grad()
+    def _mask_first_copy(self, other: nn.ModuleDict, run: Length) -> None:
+        """The released code's habit: from another initialisation, only what its first mask lets through is copied."""
+        for name, tensors in self.averaged.items():
+            for tensor, fresh in zip(tensors, other[name].parameters(), strict=True):
+                tensor.copy_(fresh)
+        self._blend(self.p(0, run), dict.fromkeys(self.averaged, 1.0), (self.seed, "first copy"))
+
+    def _share(self, student: nn.ModuleDict, averaged: list[str]) -> None:
+        """Parts that run here but are not averaged use the student's tensors themselves, without their gradients."""
+        for name in self.parts:
+            if name not in averaged:
+                for key, tensor in student[name].named_parameters():
+                    path, _, leaf = key.rpartition(".")
+                    setattr(
+                        self.parts[name].get_submodule(path), leaf, nn.Parameter(tensor.detach(), requires_grad=False)
+                    )

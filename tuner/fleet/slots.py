@@ -1,0 +1,327 @@
+"""Slots: warm Ray Train worker groups that run one trial after another, kept alive by the driver.
+
+Starting a worker group takes Ray Train 10 s and more, handing a trial to a warm one a fraction of a second. Which group
+works on which trial is for the switchboard to say. This module is free of torch.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import PlacementGroupID
+from ray._private.state import available_resources_per_node  # the public way needs the dashboard
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+from trainables.config.errors import BrokenOff, TrialFailure
+from tuner.fleet.claims import Position, State
+from tuner.fleet.switchboard import POSTPONE_WAIT, Switchboard
+from tuner.plan.spec import Resources
+from tuner.search.allocation import demand_of, places_on
+
+log = logging.getLogger(__name__)
+RELAUNCH_WAIT = 5.0  # seconds before a worker group is launched again, times the failures so far
+RELAUNCH_LIMIT = 60.0  # seconds that this wait has at most
+LAUNCH_FAILURES = (
+    3  # launches of a worker group that fail in a row before its slot is given up, where no other slot is up
+)
+LOOK = 1.0  # seconds between two looks at nodes and workers
+WAIT_TOLD = 5.0  # seconds of waiting before it is told: what a dead group held is not free at once
+ROOM_LOOK = 2.0  # seconds between two looks whether there is room for a slot
+CLOSE_WAIT = 15.0  # seconds for a worker group to end
+
+# Ray Train polls its workers this often; helpers of Ray that a slot has no use for are left out
+VARIABLES = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",  # for its resources to be there
+    "OMP_NUM_THREADS": "1",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it cuBLAS may sum in any order
+}
+
+
+class SlotLost(RuntimeError):
+    """No worker group is there for a trial, through no fault of its own."""
+
+
+class Conversation:
+    """One trial's talk with its workers. `take` yields its epochs in order, to a restarted actor from the first one on.
+
+    Args:
+        board: handle of the switchboard.
+        trial_id: whose claim it is.
+        work: for the workers: {"key", "config", "folder"}.
+    """
+
+    def __init__(self, board: Any, trial_id: str, work: dict[str, Any]):
+        self.board, self.trial_id, self.position = board, trial_id, 0
+        sequence = ray.get(board.acquire.remote(trial_id, work))
+        if sequence is None:
+            raise SlotLost("the trial is over")
+        self.sequence: int = sequence
+
+    def take(self) -> dict[str, Any] | None:
+        """The next epoch's metrics, None at the trial's end.
+
+        Raises:
+            TrialFailure: the trial ended with an error.
+            SlotLost: no slot is left to run it.
+        """
+        kind, message = ray.get(self.board.take.remote(self.sequence, self.position))
+        if kind == "error":
+            raise TrialFailure(message)
+        if kind == "lost":
+            raise SlotLost(message)
+        if kind == "end":
+            return None
+        self.position += 1
+        return message
+
+    def release(self) -> None:
+        """Ends the claim."""
+        ray.get(self.board.release.remote(self.trial_id))
+
+
+class Slots:
+    """The switchboard and the worker groups behind it, for the life of a driver.
+
+    A thread for each slot keeps its worker group alive: it waits for room on the cluster, for ever if need be, launches
+    the group, and does so again when the group has ended. A group that has room and still does not come up is given up
+    after LAUNCH_FAILURES launches. One more thread looks for nodes that are lost and workers that make no progress.
+
+    Args:
+        count: of slots.
+        wanted: resources of one.
+        folder: where Ray Train may write.
+        fit: what a worker runs for a trial, `trainables.running.fit.fit` or something with its signature.
+
+    Attributes:
+        on_wait: called with the reason whenever nothing can be worked on, or a trial waits for a disc or the network to be
+            mended, and with "" when that is over.
+        on_positions: called every second with where the trials are that workers are on.
+    """
+
+    def __init__(self, count: int, wanted: Resources, folder: Path, fit: Callable[..., Any] | None = None):
+        self.name = f"switchboard-{os.getpid()}-{time.time_ns()}"
+        head = {"node:__internal_head__": 0.001}  # the driver's node: everybody talks with it
+        actor: Any = ray.remote(Switchboard)
+        actor = actor.options(name=self.name, num_cpus=0, max_concurrency=10_000, resources=head)
+        self.board = actor.remote(count, wanted.restarts + 1, wanted.patience_seconds)
+        self.on_wait: Callable[[str], None] = lambda why: None
+        self.on_positions: Callable[[Mapping[str, Position]], None] = lambda positions: None
+        self._wanted, self._folder, self._fit = wanted, folder, fit
+        self._closing, self._lock = threading.Event(), threading.Lock()
+        self._launching: dict[int, float] = {}  # slots that have been given room and are not up yet, and since when
+        self._no_room: dict[int, str] = {}  # slots that are not up, and why
+        self._dead: set[str] = set()  # nodes
+        self._why, self._waiting_since = "", time.monotonic()
+        self._threads = [threading.Thread(target=self._keep_alive, args=(slot,), daemon=True) for slot in range(count)]
+        self._threads.append(threading.Thread(target=self._watch, daemon=True))
+        for thread in self._threads:
+            thread.start()
+
+    def state(self) -> State:
+        """What is going on on the switchboard."""
+        return ray.get(self.board.state.remote())
+
+    def release(self, trial_id: str) -> None:
+        """Ends a trial's claim."""
+        ray.get(self.board.release.remote(trial_id))
+
+    def _watch(self) -> None:
+        """Has groups taken out of use whose node is lost, or that are stuck, and ends what is left of them."""
+        told = ""
+        while not self._closing.wait(LOOK):
+            try:
+                self._dead = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
+                ended = ray.get(self.board.watch.remote(self._dead))
+                for life in ended:
+                    log.warning("slot %d: %s; its trial goes on with other workers", life.slot, life.why)
+                _free(*(life.placement for life in ended))
+                state = self.state()
+                self._note(state)
+                self.on_positions(state.positions)
+            except (
+                Exception
+            ) as error:  # Ray raises errors of many kinds where its head does not answer; it may come back
+                if _first_line(error) != told and not self._closing.is_set():
+                    told = _first_line(error)
+                    log.warning("the cluster cannot be looked at: %s", told)
+
+    def _note(self, state: State) -> None:
+        """Works out why nothing is worked on, and tells of a change."""
+        with self._lock:
+            for slot in state.up:
+                self._launching.pop(slot, None)
+                self._no_room.pop(slot, None)
+            for slot, since in [*self._launching.items()]:
+                if (
+                    time.monotonic() - since > self._wanted.patience_seconds
+                ):  # it may hang; the others do not wait for it
+                    del self._launching[slot]
+                    self._no_room[slot] = f"the workers of slot {slot} have been starting for {self._wanted.patience}"
+                    log.warning("%s", self._no_room[slot])
+            starting, lacking = bool(self._launching), next(iter(self._no_room.values()), "")
+        why = f"{state.postponed}; that is tried every {POSTPONE_WAIT:g} seconds" if state.postponed else ""
+        if state.waiting and not state.busy and not why:
+            why = state.why if state.up else "" if starting else lacking
+        self._waiting_since = time.monotonic() if not why else self._waiting_since
+        if why and time.monotonic() - self._waiting_since < WAIT_TOLD:
+            return
+        if why != self._why:
+            self._why = why
+            log.warning("waiting: %s", why) if why else log.warning("waiting is over")
+            self.on_wait(why)
+
+    def _keep_alive(self, slot: int) -> None:
+        """Launches a worker group again and again: Ray Train restarts dead workers, this restarts a dead controller."""
+        failures = 0
+        while self._room_comes(slot):
+            dead = self._dead
+            why = _launch(self.board, slot, self._wanted, self._folder, self._fit)
+            with self._lock:
+                self._launching.pop(slot, None)
+            if self._closing.is_set():
+                return
+            try:
+                if self._came_up(slot, why):
+                    failures = 0
+                elif not (_lacked_room(why) or self._dead > dead):
+                    failures += 1
+                if (
+                    failures >= LAUNCH_FAILURES and not self.state().up
+                ):  # what ails one node may be mended while others work
+                    reason = f"its worker group could not be launched {failures} times: {_first_line(why)}"
+                    ray.get(self.board.give_up.remote(slot, f"slot {slot}: {reason}"))
+                    return
+            except (
+                ray.exceptions.RayError
+            ) as error:  # whoever watches over the switchboard ends the search if it is dead
+                log.warning("slot %d: the switchboard does not answer (%s)", slot, _first_line(error))
+            log.warning("slot %d: its worker group ended (%s); launched again", slot, _first_line(why))
+            self._closing.wait(min(max(1.0, RELAUNCH_WAIT * failures), RELAUNCH_LIMIT))
+
+    def _came_up(self, slot: int, why: BaseException | None) -> bool:
+        """Clears away a group that has ended; returns whether its workers had been up."""
+        excused = isinstance(why, ray.exceptions.RayActorError)  # the controller was killed: no fault of a trial
+        reason = f"its worker group ended ({_first_line(why)})"
+        placement, came_up = ray.get(self.board.down.remote(slot, reason, excused))
+        _free(placement)
+        return came_up
+
+    def _room_comes(self, slot: int) -> bool:
+        """Waits until a worker group fits into what is free. False when the slots close."""
+        workers = self._wanted.workers
+        needs = " and ".join(f"{amount:g} {kind}" for kind, amount in demand_of(self._wanted).items())
+        wanted = f"{workers} workers" if workers > 1 else "a worker"
+        while not self._closing.is_set():
+            try:
+                nodes = available_resources_per_node().values()
+            except Exception as error:  # of many kinds, where Ray's head does not answer
+                lack = f"the cluster does not say what is free ({_first_line(error)})"
+            else:
+                places = places_on(nodes, self._wanted)
+                with self._lock:
+                    if places >= workers * (1 + len(self._launching)):
+                        self._launching[slot] = time.monotonic()
+                        self._no_room.pop(slot, None)
+                        return True
+                lack = f"no room for {wanted} of {needs}: {places} would fit into what is free (nodes: {len(nodes)})"
+            with self._lock:
+                self._no_room[slot] = lack
+            self._closing.wait(ROOM_LOOK)
+        return False
+
+    def __enter__(self) -> "Slots":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Ends the worker groups. Those still in an epoch after CLOSE_WAIT seconds, or after ^C, end with Ray."""
+        self._closing.set()
+        if kind in (KeyboardInterrupt, BrokenOff):  # the switchboard may be what is gone
+            return
+        try:
+            ray.get(self.board.close.remote())
+        except ray.exceptions.RayError as error:
+            log.warning("the switchboard cannot be closed (%s)", _first_line(error))
+            return
+        end = time.monotonic() + CLOSE_WAIT
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+
+
+def _first_line(why: BaseException | None) -> str:
+    return f"{type(why).__name__}: {(str(why).splitlines() or [''])[0]}" if why else "its workers went home"
+
+
+def _launch(
+    board: Any, slot: int, wanted: Resources, folder: Path, fit: Callable[..., Any] | None
+) -> BaseException | None:
+    """Runs a worker group for as long as its controller lives; returns why it ended."""
+    try:
+        return _trainer(board, slot, wanted, folder, fit).fit().error
+    except Exception as error:  # whatever it was, the group is gone, and launched again
+        return error
+
+
+def _trainer(board: Any, slot: int, wanted: Resources, folder: Path, fit: Callable[..., Any] | None) -> Any:
+    """Ray Train's trainer for a slot."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from trainables.ray_train import slot_loop
+
+    class Trainer(TorchTrainer):
+        """Without the helper of Ray Train that outlives the driver to remove a placement group.
+
+        It needs the dashboard's State API, and without it lives on for ever, with 200 MB. Here the driver removes what a
+        dead controller leaves, and Ray what a dead driver does.
+        """
+
+        def _create_default_callbacks(self) -> list[Any]:
+            default = super()._create_default_callbacks()  # type: ignore[misc]  # not public; where it is not there, nothing is left out
+            return [callback for callback in default if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+
+    per_worker: Mapping[str, float] = {
+        "CPU": wanted.cpus_per_worker,
+        **({"GPU": wanted.gpus_per_worker} if wanted.gpus_per_worker else {}),
+    }
+    return Trainer(
+        slot_loop,
+        train_loop_config={"board": board, "slot": slot, "threads": wanted.cpus_per_worker, "fit": fit},
+        scaling_config=ScalingConfig(
+            num_workers=wanted.workers, use_gpu=wanted.gpus_per_worker > 0, resources_per_worker=dict(per_worker)
+        ),
+        # Ray Train counts the deaths of workers over the life of a controller. The switchboard counts attempts trial by
+        # trial, so a controller that has had its share is launched again. Without a limit it would wait for room for
+        # ever, unseen.
+        run_config=RunConfig(
+            name=f"slot-{slot}",
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=5, controller_failure_limit=0),  # type: ignore[call-arg]
+        ),
+    )
+
+
+def _lacked_room(why: BaseException | None) -> bool:
+    """Whether a group did not come up because what it needs was taken meanwhile."""
+    from ray.train import ControllerError
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    return isinstance(why, ControllerError) and isinstance(why.controller_failure, WorkerGroupStartupTimeoutError)
+
+
+def _free(*placements: str | None) -> None:
+    """Gives back what placement groups of dead controllers hold, and ends the workers in them.
+
+    Ray Train leaves that to a helper which needs the dashboard; without it the next controller would lack the same CPUs.
+    """
+    for placement in filter(None, placements):
+        try:
+            remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(placement)))
+        except Exception as error:  # of many kinds; one that stays must not keep the others
+            log.warning("placement group %s could not be removed (%s)", placement, _first_line(error))

@@ -1,0 +1,112 @@
+"""The best configurations of a search, as files that a full run starts from."""
+
+import textwrap
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from optuna.trial import FrozenTrial
+
+from trainables.config.errors import UserError
+from tuner.plan import points
+from tuner.report import certainty
+from tuner.report.view import brief, counted, no_gain, of_images, overview
+from tuner.runs.run import Run
+from tuner.search.study import Study, key_of
+
+
+def export(run: Run, study: Study, top: int, output: Path) -> list[Path]:
+    """Writes the `top` best complete trials, or points of a table, as TrialConfig files: output, output-2, output-3, ...
+
+    A point is the best by the mean over its seeds, and is written with the first of them: none is picked for its luck.
+
+    Raises:
+        UserError: no trial is complete, or no point is with all of its seeds.
+    """
+    best = study.best(top)
+    if not best:
+        lacking = "point has all of its seeds" if study.spec.table else "trial is"
+        raise UserError(f"{run.path}: no {lacking} complete yet, so there is nothing to export")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    paths = [output.with_stem(f"{output.stem}-{rank}") if rank > 1 else output for rank in range(1, len(best) + 1)]
+    for rank, (path, trial) in enumerate(zip(paths, best, strict=True), start=1):
+        content = searched_first(study.config_of(trial).plain(), trial.user_attrs["values"])
+        path.write_text(_header(run, study, rank, trial) + _compact(content))
+    return paths
+
+
+def searched_first(nested: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """The same values in another order: what some dotted keys name, and the sections that hold it, before the rest.
+
+    The file stays complete, so that it makes the same trial under defaults that a later version may have. Its numbers are the shortest that
+    are read back as they were.
+    """
+    below: dict[str, list[str]] = {}
+    for key in keys:
+        first, _, rest = key.partition(".")
+        below.setdefault(first, []).append(rest)
+    names = [*(name for name in below if name in nested), *(name for name in nested if name not in below)]
+    return {
+        name: searched_first(v, below.get(name, [])) if isinstance(v := nested[name], Mapping) else v for name in names
+    }
+
+
+def _header(run: Run, study: Study, rank: int, trial: FrozenTrial) -> str:
+    spec, state = study.spec, overview(run, study)
+    metric, epochs, complete = spec.objective.metric, study.epochs_of(trial), len(study.best(spec.trials))
+    images, value = state["validation_images"], trial.values[0]
+    who, score, interval = (
+        f"trial {key_of(trial)}, number {rank} of {counted(complete, 'complete trial')}",
+        f"{value:.4f}",
+        None,
+    )
+    if spec.table:
+        label = points.label_of(spec, trial)
+        row = next(row for row in state["points"] if row["point"] == label)
+        who, seeds = (
+            f"point '{label}', number {rank} of {counted(complete, 'complete point')}",
+            counted(spec.seeds, "seed"),
+        )
+        score, value, interval = (
+            f"{points.plus_minus(row['mean'], row['sd'])} over {seeds}",
+            row["mean"],
+            row["interval"],
+        )
+    interval = interval or certainty.of_score(value, metric, images)
+    sure = f" (95 % {certainty.shown(interval)})" if interval else ""
+    doubt, where = no_gain(state, value), f" on {of_images(images)}" if certainty.is_share(metric) else ""
+    searched = ", ".join(f"{key} = {brief(v)}" for key, v in trial.user_attrs["values"].items())
+    facts: dict[str, Any] = {
+        "search": f"{spec.name} ({run.path}), {who}",
+        "score": f"{metric} {score}{sure}{where} after {counted(epochs, 'epoch')}{f', {doubt}' if doubt else ''}",
+        "untrained encoder": "not scored" if state["untrained"] is None else f"{state['untrained']:.4f}",
+        "scored network": state["network"],
+        "searched (first in the file; the rest is shared by all trials)": searched,
+        "version": f"teacher-tuner {run.manifest.get('versions', {}).get('teacher-tuner')}, commit {run.manifest.get('commit')}",
+    }
+    return "".join(f"{line}\n" for name, fact in facts.items() for line in _comment(f"{name}: {fact}"))
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(
+        text, 118, initial_indent="# ", subsequent_indent="#   ", break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _compact(content: Mapping[str, Any]) -> str:
+    """YAML in which what fits into a line of 120 columns stands in one."""
+
+    def brace(node: yaml.Node, depth: int) -> int:
+        """Puts a collection in braces where it fits; returns how long it is in a line."""
+        if not isinstance(node, yaml.CollectionNode):
+            return len(node.value)
+        children = [part for child in node.value for part in (child if isinstance(child, tuple) else (child,))]
+        length = sum(brace(child, depth + 1) + 2 for child in children)
+        node.flow_style = depth > 0 and length + 2 * depth < 118
+        return length
+
+    tree = yaml.compose(yaml.safe_dump(content, sort_keys=False), yaml.SafeLoader)
+    assert tree is not None
+    brace(tree, 0)
+    return yaml.serialize(tree, Dumper=yaml.SafeDumper, width=140)

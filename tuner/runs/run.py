@@ -1,0 +1,388 @@
+"""The run directory: the only file that knows its layout.
+
+spec.yaml  manifest.json  journal.log        what was asked for, with what, and all that was asked and told
+space.py                                     a user's space, as it was at the launch
+trials/<key>/                                checkpoints, a log for each worker, and a picture of the views
+tensorboard/<key> <in brief>/                curves and hparams; untrained/ what belongs to the search as a whole
+best/                                        the best configurations, best first
+logs/                                        the driver's log
+
+What Ray Tune and Ray Train write is thrown away with the session, and lies in a temporary folder of the driver's node: a run directory that
+is full breaks neither of them, and they leave nothing behind.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+
+from trainables.config import formats
+from trainables.config.errors import TrialFailure, UserError
+from trainables.config.settings import read_yaml
+
+PACKAGES = ("teacher-tuner", "torch", "torchvision", "ray", "optuna", "pydantic", "numpy", "pyarrow")
+Kind = Literal["search", "train"]
+SPACE_COPY = "space.py"
+NOTE = 4096  # bytes of the lock, which says who runs the search and what it waits for
+BASELINE = "untrained"  # key of the untrained encoder, which is scored before a trial is asked
+OWN = {"spec.yaml", "manifest.json", "journal.log", "journal.log.lock", "lock", "untrained.json", SPACE_COPY}
+OWN |= {"trials", "tensorboard", "best", "logs", "ray"}
+ASKED = re.compile(rb'^\{"op_code": ?4,', re.MULTILINE)  # the beginning of a journal's line that holds a new trial
+
+
+class Run:
+    """A run directory; `create` makes one, `Run(path)` opens one.
+
+    Raises:
+        UserError: the folder is no run.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path.absolute()
+        if not (self.path / "manifest.json").is_file():
+            raise UserError(f"{path}: {'no run directory (it has no manifest.json)' if path.exists() else 'no such run directory'}")
+        try:
+            self.manifest: dict[str, Any] = json.loads((self.path / "manifest.json").read_text())
+            self.kind: Kind = self.manifest["kind"]
+            self.format = int(self.manifest.get("format", 1))
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{self.path / 'manifest.json'}: is damaged; put the whole file back") from None
+        if self.kind not in get_args(Kind) or not isinstance(self.manifest.get("sessions", []), list):
+            raise UserError(f"{self.path / 'manifest.json'}: is damaged; put the whole file back")
+        if self.format > formats.FORMAT:
+            rule = f"this one knows formats up to {formats.FORMAT}"
+            raise UserError(f"{path}: was made by a later version, in format {self.format}; {rule}")
+        self.replaces = False  # another run, in which nothing was asked
+        self._lock: Any = None
+        self._ray: tempfile.TemporaryDirectory[str] | None = None
+
+    @classmethod
+    def create(cls, path: Path, kind: Kind, content: dict[str, Any], seed: int) -> "Run":
+        """Makes the directory with its spec and manifest, held by this process; a run in which nothing was asked gives way to it.
+
+        It is held before it can be seen: another launch would take it for one in which nothing was asked, and replace it.
+
+        Raises:
+            UserError: something else is there already.
+        """
+        path = path.absolute()
+        if Path.cwd().is_relative_to(path):
+            raise UserError(f"{path}: is the folder you are in, or holds it; choose another with --run")
+        before = cls._of_no_use(path) if path.exists() and not (path.is_dir() and not any(path.iterdir())) else None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be made ({error.strerror})") from None
+        draft.chmod(0o755)
+        try:
+            for folder in ("trials", "tensorboard", "best", "logs"):
+                (draft / folder).mkdir()
+            (draft / "journal.log").touch()
+            write_atomically(draft / "spec.yaml", yaml.safe_dump(content, sort_keys=False))
+            write_atomically(draft / "manifest.json", json.dumps(_manifest(kind, seed), indent=2))
+            made = cls(draft)
+            made.hold()
+            if before is not None:
+                path.rename(aside := draft.with_name(f"{draft.name}-before"))
+            draft.rename(path)  # it is there as a whole or not at all; the lock goes with it
+        except OSError as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise UserError(f"{path}: cannot be made ({error.strerror})") from None
+        made.path = path
+        if before is not None:
+            shutil.rmtree(aside)
+            made.replaces = True
+        return made
+
+    @classmethod
+    def _of_no_use(cls, path: Path) -> "Run":
+        """The run at a path, held by this process, if nothing was asked in it and it holds no file of somebody else.
+
+        Raises:
+            UserError: something else is there.
+        """
+        try:
+            run = cls(path)
+        except UserError:
+            raise UserError(f"{path}: already exists, and is no run that can be read; choose another with --run") from None
+        if not run.untouched:
+            raise UserError(f"{path}: already exists; continue it with 'tuner resume {path}', or choose another with --run")
+        run.hold()
+        return run
+
+    @property
+    def untouched(self) -> bool:
+        """Whether no trial was asked in it, nothing trained, and nothing put there by others: it can be launched again.
+
+        A journal that is missing or damaged does not say so.
+        """
+        if self.asked():
+            return False
+        try:
+            whole = all(isinstance(json.loads(line), dict) for line in self.journal.read_bytes().splitlines())
+            folders = [folder for folder in (self.path / "trials").iterdir() if folder.name != BASELINE]
+            trained = any(self.kind == "search" or any(folder.glob("step-*")) for folder in folders)
+            return whole and not trained and {entry.name for entry in self.path.iterdir()} <= OWN
+        except (OSError, ValueError):
+            return False
+
+    def discard(self) -> None:
+        """Removes a run, unless something has been asked or trained in it, or the untrained encoder has left a log."""
+        if self.untouched and not any((self.path / "trials").iterdir()):
+            shutil.rmtree(self.path)
+
+    def note_failure(self, reason: str) -> None:
+        """Records in the manifest why it ended before anything was asked."""
+        self.manifest["failure"] = reason
+        write_atomically(self.path / "manifest.json", json.dumps(self.manifest, indent=2))
+
+    def asked(self) -> int:
+        """How many trials the journal holds, by its lines: also of a journal that Optuna cannot read."""
+        return len(ASKED.findall(self.journal.read_bytes())) if self.journal.is_file() else 0
+
+    def check_journal(self) -> None:
+        """Refuses a journal that lacks trials which have a folder: a search that went on over it would ask for them again.
+
+        Raises:
+            UserError: the journal is missing, was emptied, or is older than the trials.
+        """
+        folders = [folder.name for folder in (self.path / "trials").glob("*") if re.fullmatch(r"\d{4,}", folder.name)]
+        if unknown := [name for name in sorted(folders) if int(name) >= self.asked()]:
+            what = f"{'does not know' if self.journal.is_file() else 'is missing, and with it'} trial {unknown[0]}"
+            advice = "put the whole journal back from a copy, or launch the search again with another --run"
+            raise UserError(f"{self.journal}: {what}, which has a folder in trials; {advice}")
+
+    def keep_space(self, file: Path) -> None:
+        """Copies a user's space, so that the run does not depend on a file that may move or change."""
+        shutil.copy(file, self.path / SPACE_COPY)
+
+    def space(self, name: str) -> str:
+        """The name under which the run's space is loaded: the copy of a user's file, or a space of the package.
+
+        Args:
+            name: of the space in the run's spec.
+        """
+        if ".py" not in name:
+            return name
+        function = name.rpartition(":")[2] if not name.endswith(".py") else "suggest"
+        return f"{self.path / SPACE_COPY}:{function}"
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What was asked for, as nested values; keys that the version of the launch did not have get the value that they had then.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        content = read_yaml(self.path / "spec.yaml")
+        if isinstance(trial := content.get("trial"), Mapping):
+            content["trial"] = formats.as_written(trial, self.format)
+        return content
+
+    def write_spec(self, content: dict[str, Any]) -> None:
+        write_atomically(self.path / "spec.yaml", yaml.safe_dump(content, sort_keys=False))
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal.log"
+
+    @property
+    def driver_log(self) -> Path:
+        return self.path / "logs" / "driver.log"
+
+    @property
+    def ray_folder(self) -> Path:
+        """Where Ray Tune and Ray Train write in this session, on this node; `clear` removes it."""
+        if self._ray is None:
+            self._ray = tempfile.TemporaryDirectory(prefix="teacher-tuner-ray-", ignore_cleanup_errors=True)
+        return Path(self._ray.name)
+
+    def clear(self) -> None:
+        """Removes what Ray wrote in this session."""
+        if self._ray is not None:
+            self._ray.cleanup()
+            self._ray = None
+
+    @property
+    def tensorboard_folder(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def best_folder(self) -> Path:
+        return self.path / "best"
+
+    def trial_folder(self, key: str) -> Path:
+        return self.path / "trials" / key
+
+    def trial_views(self, key: str) -> Path:
+        """The picture of the views that a trial is trained on."""
+        return self.trial_folder(key) / "views.png"
+
+    def trial_log(self, key: str, error: str = "") -> Path:
+        """The log of the worker that an error names, else that of the first; the others' are beside it."""
+        named = re.search(r"\(worker (\d+)\)", error)
+        return self.trial_folder(key) / f"rank-{named[1] if named else 0}.log"
+
+    def hold(self) -> None:
+        """Takes the run for this process, until it ends: two drivers on one journal would ask and tell twice.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        (self.path / "lock").touch()
+        self._lock = (self.path / "lock").open("r+")  # not to be appended to: notes replace each other
+        for last in (False, True):
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not os.path.samestat(os.fstat(self._lock.fileno()), (self.path / "lock").stat()):
+                    raise UserError(f"{self.path}: was replaced by another launch in this moment")
+                break
+            except OSError:
+                self._lock.seek(0)
+                if last:
+                    raise UserError(f"{self.path}: is being run by process {self._lock.readline().strip() or '?'} already") from None
+                time.sleep(0.2)  # somebody who looks whether it is held holds it for a moment
+        self.note("")
+
+    def note(self, waits: str) -> None:
+        """Notes for readers what a search that this process runs waits for; nothing where it does not wait.
+
+        It lies in the lock, of which a block is written at once, for the disc may have no room later on.
+        """
+        content = f"{os.getpid()}\n{waits}\n".encode()[:NOTE]
+        with contextlib.suppress(OSError):  # a disc that cannot be written at all
+            os.pwrite(self._lock.fileno(), content.ljust(NOTE), 0)
+
+    def waits(self) -> str:
+        """What the process waits for that runs it now; empty where it does not wait, or where there is none."""
+        if not self.held():
+            return ""
+        return (self.path / "lock").read_text(errors="replace").partition("\n")[2].strip()
+
+    def held(self) -> bool:
+        """Whether a process runs it now."""
+        try:
+            with (self.path / "lock").open("a+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return False
+        except PermissionError:
+            return False
+        except OSError:
+            return True
+
+    def read_baseline(self) -> dict[str, float] | None:
+        """Scores of the untrained encoder, once they were measured.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = self.path / "untrained.json"
+        if not path.is_file():
+            return None
+        try:
+            scores = json.loads(path.read_text())
+            numbers = [value for name, value in scores.items() if name not in ("trial", "slot")]
+        except (ValueError, AttributeError):
+            numbers = [None]
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise UserError(f"{path}: is damaged; put the whole file back, or remove it and it is measured again by 'tuner resume'")
+        return scores
+
+    def write_baseline(self, metrics: dict[str, float]) -> None:
+        write_atomically(self.path / "untrained.json", json.dumps(metrics))
+
+    def note_hardware(self, nodes: list[dict[str, float]]) -> None:
+        """Adds what the nodes of the cluster had, and when, to the manifest."""
+        self.manifest.setdefault("sessions", []).append({"started": time.time(), "nodes": nodes})
+        write_atomically(self.path / "manifest.json", json.dumps(self.manifest, indent=2))
+
+
+def unused(folder: Path, name: str) -> Path:
+    """The first of name, name-2, name-3, ... that is not in `folder`, or is a run in which nothing was asked and that nobody holds."""
+    candidates = [folder / name, *(folder / f"{name}-{n}" for n in range(2, 10_000))]
+    return next(path for path in candidates if not path.exists() or _gives_way(path))
+
+
+def _gives_way(path: Path) -> bool:
+    try:
+        run = Run(path)
+    except UserError:
+        return False
+    return run.untouched and not run.held()
+
+
+@contextlib.contextmanager
+def beginning(run: Run, launched: bool) -> Iterator[None]:
+    """What a launch or a resume does once it holds its run. If it fails before anything was asked, it can be launched again.
+
+    An error of the user then discards a run that was just `launched`. After a failure it stays with its logs, until a launch replaces it.
+    """
+    try:
+        yield
+    except UserError:
+        if launched:
+            run.discard()
+        raise
+    except TrialFailure as failure:
+        if not run.untouched:
+            raise
+        with contextlib.suppress(OSError):  # on a full disc; it is said all the same
+            run.note_failure(str(failure).splitlines()[0])
+        again = f"{run.path} holds no result yet: put it right and launch it again, which replaces that run"
+        raise TrialFailure(f"{failure}\n  {again}") from None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Readers see the old text or the new one, never a part; on a full disc they see the old one, and nothing else is left there.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None  # errors of a write do not name the file
+
+
+def _manifest(kind: Kind, seed: int) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "format": formats.FORMAT,
+        "created": time.time(),
+        "seed": seed,
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "hardware": {"machine": platform.platform(), "processor": platform.processor() or platform.machine(), "cpus": os.cpu_count()},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of this program's checkout; None where it was installed without one."""
+    try:
+        answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
