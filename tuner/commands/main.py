@@ -134,12 +134,12 @@ def _opened(run: Any, wanted: Any) -> Any:
 
 
 def _search(run: Any, study: Any) -> int:
-    from tuner.fleet import search
+    from tuner.fleet import bridge
     from tuner.plan import points
     from tuner.report import closing, export
     from tuner.report import view as report
 
-    search.run_search(run, study)
+    bridge.run_search(run, study)
     if study.spec.table:
         report.console().print(points.table_of(report.overview(run, study)))
     if not study.best(1):

@@ -100,7 +100,7 @@ def time_left(heard: Sequence[Mapping[str, float]], epochs: int) -> float:
 
 
 def _train(run: runs.Run, wanted: spec.SearchSpec) -> None:
-    from tuner.fleet import search
+    from tuner.fleet import single
     from tuner.report.tensorboard import TrialWriter
 
     metric = wanted.objective.metric
@@ -121,7 +121,7 @@ def _train(run: runs.Run, wanted: spec.SearchSpec) -> None:
         with bars:
             bars.say("starting Ray and its workers")
             bars.tell("starting", 0)
-            search.one_slot(run, wanted.address, wanted.resources, KEY, wanted.trial, hear, bars)
+            single.one_slot(run, wanted.address, wanted.resources, KEY, wanted.trial, hear, bars)
     except TrialFailure as failure:
         raise TrialFailure(f"{failure}\n  log: {run.trial_log(KEY, str(failure))}") from None
     finally:

@@ -8,7 +8,7 @@ import pytest
 from ray.tune import TuneError
 
 from trainables.config.errors import BrokenOff
-from tuner.fleet import search
+from tuner.fleet import cluster
 from tuner.runs import run as runs
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -39,6 +39,6 @@ def wrapped(error: Exception) -> Exception:
 )
 def test_the_reason_of_an_error(tmp_path: Path, error: Exception, words: str) -> None:
     run = runs.Run.create(tmp_path / "run", "search", {}, 0)
-    said = search._reason(error, run)
+    said = cluster._reason(error, run)
     assert words in said
     assert len(said.splitlines()) == 1

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from trainables.config import trial as c
 from trainables.config.errors import TrialFailure
 from trainables.data import pulse
-from tuner.fleet import search
+from tuner.fleet import cluster
 from tuner.fleet.slots import Conversation, Slots
 from tuner.plan.spec import Resources
 from tuner.runs import run as runs
@@ -62,7 +62,7 @@ def slots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Slots, Pat
     folder = tmp_path_factory.mktemp("run") / "run"
     run = runs.Run.create(folder, "search", {}, 0)
     with (
-        search.cluster("local", run),
+        cluster.cluster("local", run),
         Slots(1, Resources(workers=2, patience="10s"), run.ray_folder, eventful_fit) as made,
     ):
         yield made, folder

@@ -8,7 +8,7 @@ import pytest
 from ray.tune.search import Searcher
 
 from tests.tuner.conftest import SMALL
-from tuner.fleet import search
+from tuner.fleet import bridge
 from tuner.fleet.switchboard import Switchboard
 from tuner.plan import space, spec
 from tuner.runs.run import Run
@@ -39,22 +39,22 @@ def study(tmp_path: Path) -> tuple[Study, Run]:
 
 def test_no_more_trials_than_there_are_workers_for(study: tuple[Study, Run]) -> None:
     slots = PlayedSlots(3, up=2)
-    searcher = search.StudySearcher(*study, slots, 3)  # type: ignore[arg-type]
+    searcher = bridge.StudySearcher(*study, slots, 3)  # type: ignore[arg-type]
     assert [searcher.suggest(f"t{number}") is None for number in range(4)] == [False, False, True, True]
     asyncio.run(slots.board.attach(2))
     assert searcher.suggest("t4")["key"] == "0002"
 
 
 def test_one_trial_waits_where_no_workers_are_up(study: tuple[Study, Run]) -> None:
-    searcher = search.StudySearcher(*study, PlayedSlots(2, up=0), 2)  # type: ignore[arg-type]
+    searcher = bridge.StudySearcher(*study, PlayedSlots(2, up=0), 2)  # type: ignore[arg-type]
     assert searcher.suggest("t0")["key"] == "0000"
     assert searcher.suggest("t1") is None
 
 
 def test_a_trial_whose_tune_actor_died_is_begun_again_and_the_search_goes_on(study: tuple[Study, Run]) -> None:
     """Two such deaths used to count as slots that were given up, and ended a search with one slot."""
-    searcher = search.StudySearcher(*study, PlayedSlots(1, up=1), 1)  # type: ignore[arg-type]
-    for number in range(search.ACTOR_RETRIES):
+    searcher = bridge.StudySearcher(*study, PlayedSlots(1, up=1), 1)  # type: ignore[arg-type]
+    for number in range(bridge.ACTOR_RETRIES):
         assert searcher.suggest(f"t{number}")["key"] == "0000"
         searcher.on_trial_complete(f"t{number}", None, error=True)
     assert searcher.suggest("again")["key"] == "0000"
@@ -64,7 +64,7 @@ def test_a_trial_whose_tune_actor_died_is_begun_again_and_the_search_goes_on(stu
 
 
 def test_a_search_without_any_slot_left_ends_with_the_reason(study: tuple[Study, Run]) -> None:
-    searcher = search.StudySearcher(*study, PlayedSlots(2, up=2), 2)  # type: ignore[arg-type]
+    searcher = bridge.StudySearcher(*study, PlayedSlots(2, up=2), 2)  # type: ignore[arg-type]
     searcher.suggest("t0")
     searcher.on_trial_complete("t0", {"lost": "slot 0: no GPU"})
     assert searcher.suggest("t1") == Searcher.FINISHED

@@ -1,42 +1,31 @@
 """Builds, runs and resumes the Tune run of a search. The journal is the truth: a resume starts Tune anew over it."""
 
-import contextlib
 import functools
-import io
 import logging
-import os
-import signal
 import sys
-import threading
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import ray
 from optuna.trial import TrialState
 from ray import tune
 from ray.tune.search import Searcher
 from rich.console import Console
 
-from trainables.config import trial as c
-from trainables.config.errors import BrokenOff, TrialFailure, UserError
-from trainables.running.surroundings import fault
-from tuner.fleet import slots
-from tuner.fleet.slots import Conversation, Slots
+from trainables.config.errors import TrialFailure, UserError
+from tuner.fleet.cluster import cluster
+from tuner.fleet.single import measure_baseline, tell_wait
+from tuner.fleet.slots import Slots
 from tuner.fleet.trial import SlotTrial
 from tuner.fleet.watch import Watch
-from tuner.plan import jobs
-from tuner.plan.spec import Resources, SearchSpec, spec_key
-from tuner.report.bars import Bars
 from tuner.report.progress import Progress
 from tuner.report.tensorboard import TensorBoard
 from tuner.report.view import failed_alike, resume_hint
-from tuner.runs.run import BASELINE, Run
+from tuner.runs.run import Run
 from tuner.search import stopping
-from tuner.search.allocation import concurrent_trials, local_cpus
+from tuner.search.allocation import concurrent_trials
 from tuner.search.study import Proposal, Study
 
 log = logging.getLogger(__name__)
@@ -185,8 +174,8 @@ def run_search(run: Run, study: Study) -> None:
             Progress(run, study, room, console) as progress,
             Watch(groups.board, resume_hint(run)),
         ):
-            groups.on_wait, groups.on_positions = functools.partial(_wait, run, progress.waits), progress.follow
-            _measure_baseline(run, spec, groups, progress)
+            groups.on_wait, groups.on_positions = functools.partial(tell_wait, run, progress.waits), progress.follow
+            measure_baseline(run, spec, groups, progress)
             _tune(run, study, groups, room, progress)
 
 
@@ -221,182 +210,3 @@ def _tune(run: Run, study: Study, groups: Slots, room: int, progress: Progress) 
         raise searcher.fault
     if unfinished := [t.number for t in study.trials() if t.state == TrialState.RUNNING]:
         raise RuntimeError(f"trials {', '.join(map(str, unfinished))} cannot be run: {searcher.broken_off}")
-
-
-def _measure_baseline(run: Run, spec: SearchSpec, groups: Slots, progress: Progress) -> None:
-    """Scores the untrained encoder, once a run: what every trial has to beat."""
-    unknown = run.read_baseline() is None
-    progress.say("starting workers" + (", then the untrained encoder is scored" if unknown else ""))
-    if unknown:
-        config = c.changed(spec.trial.plain(), {"train.epochs": 0})
-        try:
-            run.write_baseline(converse(groups, run, BASELINE, config)[-1])
-        except TrialFailure as failure:
-            where, reason = run.trial_log(BASELINE, str(failure)), spec_key(str(failure).removeprefix("UserError: "))
-            raise TrialFailure(f"the untrained encoder cannot be scored: {reason}\n  log: {where}") from None
-
-
-def converse(groups: Slots, run: Run, key: str, config: c.TrialConfig, hear: Any = None) -> list[dict[str, Any]]:
-    """Runs one trial on a slot, without Tune; returns its metric history.
-
-    Args:
-        groups: the slots.
-        run: for the trial's folder.
-        key: of the trial.
-        config: of the trial.
-        hear: called with each epoch's metrics.
-
-    Raises:
-        TrialFailure: the trial ended with an error.
-    """
-    work = {"key": key, "config": config.plain(), "folder": str(run.trial_folder(key))}
-    talk, history = Conversation(groups.board, key, work), []
-    try:
-        while (metrics := talk.take()) is not None:
-            history.append(metrics)
-            if hear is not None:
-                hear(metrics)
-            if metrics["epoch"] >= config.train.epochs:
-                break
-    finally:
-        talk.release()
-    return history
-
-
-@contextlib.contextmanager
-def cluster(address: str, run: Run) -> Iterator[list[dict[str, float]]]:
-    """A Ray session at an address, for the life of the block; yields the resources of each node.
-
-    Raises:
-        UserError: no cluster is there.
-    """
-    handed_on = {name: os.environ[name] for name in ("TEACHER_TUNER_CACHE",) if name in os.environ}
-    variables = {name: value for name, value in (slots.VARIABLES | handed_on).items() if name not in jobs.variables()}
-    os.environ.update(slots.VARIABLES)
-    os.environ.update(
-        {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0"}
-    )
-    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial may fail before it has any metric
-    os.environ.update(
-        {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-    )
-    local: dict[str, Any] = {"num_cpus": local_cpus(), "include_dashboard": False} if address == "local" else {}
-    _end_like_interrupted()
-    with quiet(run.driver_log):
-        try:
-            try:
-                ray.init(
-                    address=address,
-                    log_to_driver=False,
-                    configure_logging=False,
-                    runtime_env={"env_vars": variables},
-                    **local,
-                )
-            except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
-                raise UserError(
-                    f"address = '{address}': no Ray cluster could be joined ({str(error).splitlines()[0]})"
-                ) from None
-            _end_like_interrupted()  # Ray has put a handler of its own there, which aborts
-            nodes = [_hardware(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-            run.note_hardware(nodes)
-            yield nodes
-        except (
-            KeyboardInterrupt
-        ):  # without a shutdown, which would wait for workers in the middle of an epoch; Ray goes with its driver
-            raise KeyboardInterrupt(f"interrupted; {resume_hint(run)}") from None
-        except (UserError, TrialFailure):
-            ray.shutdown()
-            raise
-        except BrokenOff as end:  # without a shutdown, as above: Ray may be what is gone
-            raise BrokenOff(f"{end}; {resume_hint(run)}") from end
-        except Exception as error:
-            log.exception("the driver broke off")
-            ray.shutdown()
-            raise BrokenOff(f"{_reason(error, run)}; {resume_hint(run)}") from error
-        else:
-            ray.shutdown()
-        finally:
-            run.clear()
-
-
-def _reason(error: Exception, run: Run) -> str:
-    """Why a driver broke off. Tune wraps the errors of its callbacks."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, BrokenOff):
-            return str(seen)
-        seen = seen.__cause__ or seen.__context__
-    if surroundings := fault(error, run.path):
-        return surroundings
-    return (
-        f"broken off by {type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1]} (log: {run.driver_log})"
-    )
-
-
-def _wait(run: Run, say: Callable[[str], None], why: str) -> None:
-    """Tells the terminal and readers of the run what a search waits for, or, where `why` is empty, that it goes on."""
-    run.note(f"waiting: {why}" if why else "")
-    say(why)
-
-
-def _end_like_interrupted() -> None:
-    """A job that is asked to end says how to go on, as after ^C."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
-def _hardware(resources: dict[str, float]) -> dict[str, float]:
-    return {
-        name: amount
-        for name, amount in resources.items()
-        if name in ("CPU", "GPU", "memory") or name.startswith("accelerator_type")
-    }
-
-
-class Sink(io.TextIOBase):
-    """A log that loses what there is no room for on its disc, rather than break what it is the log of.
-
-    Args:
-        path: of the file, which is appended to.
-    """
-
-    def __init__(self, path: Path):
-        self.file = path.open("ab", buffering=0)
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
-            self.file.write(text.encode(errors="replace"))
-        return len(text)
-
-    def fileno(self) -> int:
-        return self.file.fileno()
-
-
-@contextlib.contextmanager
-def quiet(path: Path) -> Iterator[None]:
-    """Whatever is logged or printed goes to a file; the terminal belongs to those who hold its console."""
-    sink = Sink(path)  # stays open, for Ray logs until the process ends
-    handler = logging.StreamHandler(sink)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    for name in ("ray", "ray.tune", "ray.train", "tuner", "trainables"):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.INFO)
-    # it warns that Tune has no results of its own, which nobody reads: the journal has them
-    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
-    with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
-        yield
-
-
-def one_slot(
-    run: Run, address: str, wanted: Resources, key: str, config: c.TrialConfig, hear: Any, bars: Bars
-) -> list[dict[str, Any]]:
-    """A full run: one trial on one slot, with its own Ray session; `bars` are for the terminal."""
-    with cluster(address, run) as nodes:
-        concurrent_trials(nodes, wanted, 1)
-        with Slots(1, wanted, run.ray_folder) as groups, Watch(groups.board, resume_hint(run)):
-            groups.on_wait = functools.partial(
-                _wait, run, lambda why: bars.say(f"waiting: {why}" if why else "going on")
-            )
-            groups.on_positions = lambda positions: bars.tell(*positions[key]) if key in positions else None
-            return converse(groups, run, key, config, hear)

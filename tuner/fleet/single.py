@@ -1,0 +1,77 @@
+"""One trial on one slot, without Tune: the untrained encoder of a search, and a full run."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from trainables.config import trial as c
+from trainables.config.errors import TrialFailure
+from tuner.fleet.cluster import cluster
+from tuner.fleet.slots import Conversation, Slots
+from tuner.fleet.watch import Watch
+from tuner.plan.spec import Resources, SearchSpec, spec_key
+from tuner.report.bars import Bars
+from tuner.report.progress import Progress
+from tuner.report.view import resume_hint
+from tuner.runs.run import BASELINE, Run
+from tuner.search.allocation import concurrent_trials
+
+
+def converse(groups: Slots, run: Run, key: str, config: c.TrialConfig, hear: Any = None) -> list[dict[str, Any]]:
+    """Runs one trial on a slot, without Tune; returns its metric history.
+
+    Args:
+        groups: the slots.
+        run: for the trial's folder.
+        key: of the trial.
+        config: of the trial.
+        hear: called with each epoch's metrics.
+
+    Raises:
+        TrialFailure: the trial ended with an error.
+    """
+    work = {"key": key, "config": config.plain(), "folder": str(run.trial_folder(key))}
+    talk, history = Conversation(groups.board, key, work), []
+    try:
+        while (metrics := talk.take()) is not None:
+            history.append(metrics)
+            if hear is not None:
+                hear(metrics)
+            if metrics["epoch"] >= config.train.epochs:
+                break
+    finally:
+        talk.release()
+    return history
+
+
+def measure_baseline(run: Run, spec: SearchSpec, groups: Slots, progress: Progress) -> None:
+    """Scores the untrained encoder, once a run: what every trial has to beat."""
+    unknown = run.read_baseline() is None
+    progress.say("starting workers" + (", then the untrained encoder is scored" if unknown else ""))
+    if unknown:
+        config = c.changed(spec.trial.plain(), {"train.epochs": 0})
+        try:
+            run.write_baseline(converse(groups, run, BASELINE, config)[-1])
+        except TrialFailure as failure:
+            where, reason = run.trial_log(BASELINE, str(failure)), spec_key(str(failure).removeprefix("UserError: "))
+            raise TrialFailure(f"the untrained encoder cannot be scored: {reason}\n  log: {where}") from None
+
+
+def one_slot(
+    run: Run, address: str, wanted: Resources, key: str, config: c.TrialConfig, hear: Any, bars: Bars
+) -> list[dict[str, Any]]:
+    """A full run: one trial on one slot, with its own Ray session; `bars` are for the terminal."""
+    with cluster(address, run) as nodes:
+        concurrent_trials(nodes, wanted, 1)
+        with Slots(1, wanted, run.ray_folder) as groups, Watch(groups.board, resume_hint(run)):
+            groups.on_wait = functools.partial(
+                tell_wait, run, lambda why: bars.say(f"waiting: {why}" if why else "going on")
+            )
+            groups.on_positions = lambda positions: bars.tell(*positions[key]) if key in positions else None
+            return converse(groups, run, key, config, hear)
+
+
+def tell_wait(run: Run, say: Callable[[str], None], why: str) -> None:
+    """Tells the terminal and readers of the run what a search waits for, or, where `why` is empty, that it goes on."""
+    run.note(f"waiting: {why}" if why else "")
+    say(why)
