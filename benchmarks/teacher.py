@@ -17,8 +17,9 @@ import torch
 
 from trainables.config import trial as c
 from trainables.data import augment, keyed
-from trainables.learning.learner import Batch, Learner
-from trainables.learning.methods.base import Piece
+from trainables.data.feed import Batch
+from trainables.data.pieces import Piece
+from trainables.learning.learner import Learner
 from trainables.networks.group import Group, default_device
 
 ENCODERS: dict[str, tuple[dict[str, Any], int]] = {

@@ -10,11 +10,12 @@ import torch
 import yaml
 
 import search_spaces
+from tests.trainables.feeds import feed_of
 from trainables.config import trial as c
 from trainables.data import images as data
+from trainables.data.feed import labelled_images
 from trainables.learning.learner import Learner
 from trainables.networks.group import Group
-from trainables.running import fit as train
 from tuner.commands import main as cli
 from tuner.plan import points, spec
 
@@ -167,7 +168,7 @@ def test_every_row_makes_a_step(path: Path, stepped: dict[str, float]) -> None:
             images, bank = data.splits(config.data, "train", "bank")
             learner = Learner(config, images.channels, len(images), Group(), bank.classes)
             order = images.order(config.seed, 0, "order")
-            loss = learner.step(train.batches(learner, images, order, 0, 0, train.labelled_images(config, bank)))
+            loss = learner.step(feed_of(learner, images, labelled_images(config, bank)).batches(order, 0, 0))
             stepped[key] = loss.item()
         assert torch.tensor(stepped[key]).isfinite(), label
 
@@ -179,7 +180,7 @@ def test_the_random_encoder_does_not_move() -> None:
     learner = Learner(config, images.channels, len(images), Group(), bank.classes)
     before = {name: parameter.clone() for name, parameter in learner.student.named_parameters()}
     for at in range(2):
-        learner.step(train.batches(learner, images, images.order(config.seed, 0, "order"), at, 0))
+        learner.step(feed_of(learner, images).batches(images.order(config.seed, 0, "order"), at, 0))
     moved = {
         name: (parameter - before[name]).abs().max().item() for name, parameter in learner.student.named_parameters()
     }

@@ -1,10 +1,10 @@
 """Learner: student, teacher, method, optimiser and schedules, as one thing that makes a step and has a state."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,25 +12,17 @@ from torch import Tensor, nn
 
 from trainables.config import equivalence, schedules
 from trainables.config import trial as c
+from trainables.data.feed import Batch
+from trainables.data.pieces import Sight
 from trainables.learning import optim
 from trainables.learning.loss_curve import LossCurve
-from trainables.learning.methods.base import Pass, Piece, Sight
+from trainables.learning.methods.base import Pass
 from trainables.learning.teacher import Teacher
 from trainables.networks.encoders import Student, StudentOutput, build_parts, feature_width, mlp
 from trainables.networks.group import Group
 from trainables.networks.norm import KINDS, Shards, begin, commit, norms_of
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
-
-
-class Batch(NamedTuple):
-    """Pictures of some shards: [samples, C, H, W] of each piece that the method looks at, ordered by shard.
-
-    labels: int64 [samples] of each stream; -1 where there is none.
-    """
-
-    pictures: Mapping[Piece, Tensor]
-    labels: Mapping[str, Tensor]
 
 
 class Learner:

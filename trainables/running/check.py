@@ -14,9 +14,9 @@ from trainables.config import settings
 from trainables.config import trial as c
 from trainables.config.errors import UserError
 from trainables.data import images as data
+from trainables.data.feed import Feed, labelled_images
 from trainables.learning.learner import Learner
 from trainables.networks.group import Group
-from trainables.running.fit import batches, labelled_images
 
 TOLERANCE = {"fp32": 1e-4, "fp64": 1e-9}
 
@@ -53,12 +53,14 @@ def _worker(rank: int, configs: Sequence[c.TrialConfig], workers: int, steps: in
 def _losses(config: c.TrialConfig, group: Group, steps: int) -> torch.Tensor:
     """Sum of the losses of this worker's shards, in each step."""
     train, bank = data.splits(config.data, "train", "bank")
-    learner, labelled = Learner(config, train.channels, len(train), group, bank.classes), labelled_images(config, bank)
+    learner = Learner(config, train.channels, len(train), group, bank.classes)
+    labelled = labelled_images(config, bank)
+    feed = Feed(learner.config, train, labelled, learner.passes(), group.device, learner.dtype)
     losses = torch.zeros(steps, dtype=torch.float64)
     for step in range(steps):
         epoch, at = divmod(step, learner.run.per_epoch)
         order = train.order(config.seed, epoch, "order")
-        losses[step] = learner.step(batches(learner, train, order, at, epoch, labelled))
+        losses[step] = learner.step(feed.batches(order, at, epoch))
     return losses
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import dataclasses
 import functools
 import logging
 import math
@@ -10,7 +9,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,12 +22,12 @@ from trainables.config import equivalence, formats, settings
 from trainables.config import trial as c
 from trainables.config.errors import TrialFailure, UserError
 from trainables.config.evaluation import require_fit, with_recipe
-from trainables.data import augment, progress
 from trainables.data import images as data
+from trainables.data import progress
+from trainables.data.feed import Feed, labelled_images, with_known_labels
 from trainables.evaluation.subject import Subject, measure
 from trainables.learning import monitors
-from trainables.learning.learner import Batch, Learner
-from trainables.learning.methods.base import Piece
+from trainables.learning.learner import Learner
 from trainables.networks import group
 from trainables.networks.group import Group
 from trainables.running import checkpoint, views_picture
@@ -91,14 +90,15 @@ def _fit(
         history.append({"epoch": 0.0, "step": 0.0, **score(learner, bank, validation)})
         _save(learner, history, folder)
         _tell(history[-1], report, workers)
+    feed = Feed(learner.config, train, labelled, learner.passes(), workers.device, learner.dtype)
     clock = _Clock()
     while going and learner.step_index < learner.run.total:
         epoch, position = divmod(learner.step_index, learner.run.per_epoch)
         order = train.order(config.seed, epoch, "order")
-        train.expect(*coming(learner, order, position))
+        train.expect(*feed.coming(order, position))
         clock.start(learner.step_index)
         for at in range(position, learner.run.per_epoch):
-            learner.step(batches(learner, train, order, at, epoch, labelled))
+            learner.step(feed.batches(order, at, epoch))
             progress.tell(f"steps of epoch {epoch + 1}", at + 1, learner.run.per_epoch)
             every = config.train.checkpoint_steps
             if every and learner.step_index % every == 0 and at + 1 < learner.run.per_epoch:
@@ -198,58 +198,6 @@ class _Clock:
     def images_per_second(self, step: int, batch_size: int) -> float:
         """Of training alone, since `start`."""
         return (step - self.step) * batch_size / (time.time() - self.since)
-
-
-def coming(learner: Learner, order: torch.Tensor, position: int) -> tuple[torch.Tensor, int]:
-    """What this worker's batches of an epoch will ask for from a position on, and how much of it is to be decoded ahead: two batches."""
-    mine, size, run = learner.shards.mine, learner.shards.size, learner.run
-    own = order[: run.per_epoch * learner.config.train.batch_size].view(run.per_epoch, -1)[
-        position:, mine.start * size : mine.stop * size
-    ]
-    return own.flatten(), 2 * own.shape[1]
-
-
-def batches(
-    learner: Learner, train: data.Images, order: torch.Tensor, at: int, epoch: int, labelled: data.Images | None = None
-) -> Iterator[Batch]:
-    """The pictures of batch `at` of an epoch, for each of this worker's passes.
-
-    `labelled` images come besides, where the method asks for them: a stream of its own, whose place is a function of the step.
-    """
-    config, method, size = learner.config, learner.method, learner.shards.size
-    start, own = at * config.train.batch_size, method.labelled_in(size)
-    for shards in learner.passes():
-        samples = order[start + shards.start * size : start + shards.stop * size]
-        images = train.batch(samples, learner.group.device, learner.dtype)
-        views = augment.views(images, samples, method.views, config.views, config.seed, epoch)
-        pictures = {Piece("images", view): x for view, x in enumerate(views)}
-        labels = {"images": train.labels[samples].to(learner.group.device)}
-        if labelled is None:
-            yield Batch(pictures, labels)
-            continue
-        first = learner.step_index * own * learner.shards.total
-        chosen, rounds = data.cycled(
-            len(labelled), range(first + shards.start * own, first + shards.stop * own), config.seed, "labelled"
-        )
-        images = labelled.batch(chosen, learner.group.device, learner.dtype)
-        keys = chosen + rounds * len(labelled)  # an image that comes back within a step comes in another view
-        views = augment.views(images, keys, method.LABELLED_VIEWS, config.views, config.seed, "labelled")
-        pictures |= {Piece("labelled", view): x for view, x in enumerate(views)}
-        yield Batch(pictures, labels | {"labelled": labelled.labels[chosen].to(learner.group.device)})
-
-
-def with_known_labels(config: c.TrialConfig, train: data.Images) -> data.Images:
-    """The same images, without the labels that `data.labels` does not have: an online probe does not see them."""
-    if config.data.labels.everything or not config.online_probe.lr or (train.labels < 0).all():
-        return train
-    known, labels = data.labelled(train, config.data.labels), torch.full_like(train.labels, -1)
-    labels[known] = train.labels[known]
-    return dataclasses.replace(train, labels=labels)
-
-
-def labelled_images(config: c.TrialConfig, bank: data.Images) -> data.Images | None:
-    """Those of a set that have labels, where the method learns from labels."""
-    return bank.part(data.labelled(bank, config.data.labels)) if config.method.LABELLED_VIEWS else None
 
 
 def _require_finite(loss: float, epoch: int) -> None:

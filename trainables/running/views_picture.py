@@ -11,7 +11,7 @@ from torch import Tensor
 from trainables.config import trial as c
 from trainables.data import augment
 from trainables.data import images as data
-from trainables.learning.methods.base import Piece
+from trainables.data.pieces import Piece
 
 NAME = "views.png"
 ROWS = 5  # images

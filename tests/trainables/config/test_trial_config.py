@@ -9,11 +9,11 @@ import torch
 import yaml
 from pydantic import ValidationError
 
+from tests.trainables.feeds import feed_of
 from trainables.config import equivalence, schedules, settings
 from trainables.config import trial as c
 from trainables.config.errors import UserError
 from trainables.config.teacher import BACKBONE, PROJECTOR, Momentum
-from trainables.running import fit as train
 
 
 def refusal(nested: object) -> str:
@@ -406,7 +406,7 @@ def test_invariant_09_a_learner_runs_at_the_scaled_rates(tiny, digits, learner_o
     """Fails when the teacher is built from the configuration before it was scaled."""
     learner = learner_of(tiny({"train.base_batch": 32, "optim.lr.base": 0.4, "teacher.momentum.base": 0.8}))
     assert learner.teacher.momentum(0, learner.run) == pytest.approx(0.9)
-    learner.step(train.batches(learner, digits, torch.arange(64), 0, 0))
+    learner.step(feed_of(learner, digits).batches(torch.arange(64), 0, 0))
     assert learner.close_epoch()["lr"] == pytest.approx(0.2) and learner.optimizer.param_groups[0][
         "lr"
     ] == pytest.approx(0.2)

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from tests.trainables.feeds import feed_of
 from tests.trainables.pictures import numbered, write_folders, write_parquet, write_parquets
 from tests.trainables.running.test_fit_resume import Killed, assert_same_end, go_on, kill_at
 from trainables.config import trial as c
@@ -295,9 +296,9 @@ def test_a_trial_is_the_same_on_two_workers(trial_of, together, name):
             (images,) = data.splits(config.data, "train")
             for epoch in range(2):
                 order = images.order(config.seed, epoch, "order")
-                images.expect(*train.coming(learner, order, 0))
+                images.expect(*feed_of(learner, images).coming(order, 0))
                 for at in range(learner.run.per_epoch):
-                    learner.step(train.batches(learner, images, order, at, epoch))
+                    learner.step(feed_of(learner, images).batches(order, at, epoch))
                 bank = Subject(learner.student.parts, config, images, images, learner.group).bank()
             images.close()
             return learner.state_dict()[0], bank
@@ -340,7 +341,7 @@ def test_a_worker_expects_what_its_batches_ask_for(trial_of, sets):
     for size in (1, 2, 3):
         for rank in range(size):
             learner = Learner(config, 3, len(images), Group(rank, size))
-            expected, ahead = train.coming(learner, order, 1)
+            expected, ahead = feed_of(learner, images).coming(order, 1)
             asked = [
                 images.rows[order[at * 12 : at * 12 + 12]].split(4)[shard]
                 for at in range(1, 4)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.trainables.feeds import feed_of
 from trainables.config import schedules
 from trainables.config import trial as c
 from trainables.data import augment
@@ -13,7 +14,6 @@ from trainables.learning.learner import Learner
 from trainables.networks.group import Group
 from trainables.networks.norm import begin, norms_of
 from trainables.running import checkpoint
-from trainables.running import fit as train
 
 
 def learner_of(config: c.TrialConfig, images: int = 64) -> Learner:
@@ -26,7 +26,7 @@ def take_steps(learner: Learner, digits, first: int, last: int) -> list[float]:
     for step in range(first, last):
         epoch, at = divmod(step, learner.run.per_epoch)
         order = torch.arange(len(digits)).roll(step)
-        losses.append(learner.step(train.batches(learner, digits, order, at, epoch)).item() / learner.shards.total)
+        losses.append(learner.step(feed_of(learner, digits).batches(order, at, epoch)).item() / learner.shards.total)
     return losses
 
 

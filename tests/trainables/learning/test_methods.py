@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
+from tests.trainables.feeds import feed_of
 from trainables.config import trial as c
 from trainables.config.errors import UserError
 from trainables.data import keyed
+from trainables.data.feed import labelled_images
 from trainables.data.images import Images
 from trainables.learning.learner import Learner
 from trainables.learning.methods.simclr import SimCLR
 from trainables.networks.group import Group
-from trainables.running import fit as train
 
 SMALL: dict[str, dict[str, Any]] = {  # what makes a method fit tiny networks and batches
     "byol": {"method.predictor_hidden": 32},
@@ -52,7 +53,7 @@ def take_steps(learner: Learner, images: Images, first: int, last: int) -> list[
     for step in range(first, last):
         epoch, at = divmod(step, learner.run.per_epoch)
         order = keyed.permutation(len(images), learner.config.seed, epoch, "order")
-        batches = train.batches(learner, images, order, at, epoch, train.labelled_images(learner.config, images))
+        batches = feed_of(learner, images, labelled_images(learner.config, images)).batches(order, at, epoch)
         losses.append(learner.step(batches).item() / learner.shards.total)
     return losses
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.trainables.feeds import feed_of
 from trainables.config import trial as c
 from trainables.data import augment
 from trainables.data import images as data
@@ -14,7 +15,6 @@ from trainables.learning import monitors
 from trainables.learning.learner import Learner
 from trainables.networks.encoders import run_parts
 from trainables.networks.group import Group
-from trainables.running import fit as train
 
 ALL = list(monitors.KINDS)
 
@@ -42,7 +42,7 @@ def watched(tiny):
 
 def epoch(learner: Learner, digits: data.Images, index: int = 0) -> None:
     for at in range(learner.run.per_epoch):
-        learner.step(train.batches(learner, digits, torch.arange(64), at, index))
+        learner.step(feed_of(learner, digits).batches(torch.arange(64), at, index))
 
 
 def test_the_monitors_of_a_trial_are_those_that_it_names(tiny, digits, validation, learner_of):

@@ -3,12 +3,14 @@
 import pytest
 import torch
 
+from tests.trainables.feeds import feed_of
 from tests.trainables.learning.test_methods import take_steps
 from trainables.config import equivalence, schedules
 from trainables.config import trial as c
 from trainables.config.errors import UserError
 from trainables.data import augment
 from trainables.data import images as data
+from trainables.data.feed import with_known_labels
 from trainables.learning.learner import Learner
 from trainables.networks.group import Group
 from trainables.running import fit as train
@@ -45,7 +47,7 @@ def test_its_step_is_that_of_plain_cross_entropy(tiny, digits):
     for step in range(2):
         features.clear()
         at = step * 16
-        learner.step(train.batches(learner, digits, torch.arange(64), step, 0))
+        learner.step(feed_of(learner, digits).batches(torch.arange(64), step, 0))
         x = torch.cat(features)  # of both views, shard by shard
         labels = torch.cat([digits.labels[at : at + 8].repeat(2), digits.labels[at + 8 : at + 16].repeat(2)])
         p = (x @ weight.T + bias).softmax(-1) - torch.nn.functional.one_hot(labels, 10)
@@ -67,12 +69,12 @@ def test_pictures_without_a_label_add_nothing(tiny, digits):
 
 def test_it_learns_only_labels_that_the_trial_has(tiny, digits):
     config = tiny({"online_probe.lr": 0.1, "data.labels.per_class": 1})
-    shown = train.with_known_labels(config, digits)
+    shown = with_known_labels(config, digits)
     known = data.labelled(digits, config.data.labels)
     assert torch.equal((shown.labels >= 0).nonzero()[:, 0], known) and torch.equal(
         shown.labels[known], digits.labels[known]
     )
-    assert train.with_known_labels(tiny({"online_probe.lr": 0.1}), digits) is digits
+    assert with_known_labels(tiny({"online_probe.lr": 0.1}), digits) is digits
 
 
 def test_it_is_a_part_of_the_state_and_goes_on(tiny, digits):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.trainables.feeds import feed_of
 from tests.trainables.passes import given
 from trainables.config import trial as c
 from trainables.config.schedules import Length
@@ -16,7 +17,6 @@ from trainables.learning.teacher import Teacher
 from trainables.networks.encoders import Student, build_parts, mlp, run_parts
 from trainables.networks.group import Group
 from trainables.networks.norm import Norm, Shards, begin, commit, norms_of
-from trainables.running import fit as train
 
 SHARDS = Shards(4, 1, range(1))
 RUN = Length(10, 5)
@@ -67,7 +67,7 @@ def learner_of(tiny, placement: object, digits: Images, **values: object) -> Lea
 
 
 def take_step(learner: Learner, digits: Images, at: int = 0) -> None:
-    learner.step(train.batches(learner, digits, torch.arange(len(digits)), at, 0))
+    learner.step(feed_of(learner, digits).batches(torch.arange(len(digits)), at, 0))
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from tests.trainables.feeds import feed_of
 from tests.trainables.teachers import TOTAL, buffers, disturb, parameters, same, student_parts, teacher_of
 from trainables.config import trial as c
 from trainables.config.teacher import Momentum
 from trainables.learning.teacher import Teacher
 from trainables.networks.encoders import run_parts
 from trainables.networks.norm import norms_of
-from trainables.running import fit as train
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_invariant_07_the_first_update_does_nothing_before_the_forward_and_somet
     students = [parameters(learner.student.parts)]
     expected = students[0]
     for step in range(3):
-        learner.step(train.batches(learner, digits, torch.arange(64), step, 0))
+        learner.step(feed_of(learner, digits).batches(torch.arange(64), step, 0))
         students.append(parameters(learner.student.parts))
         beta, enters = learner.teacher.momentum(step, learner.run), students[step if update == "before" else step + 1]
         expected = {name: beta * tensor + (1 - beta) * enters[name] for name, tensor in expected.items()}
@@ -171,7 +171,7 @@ def test_emans_statistics_enter_with_the_weights(tiny, digits, learner_of, updat
     learner = learner_of(tiny({"teacher.update": update, "teacher.norm.kind": "eman", "train.precision": "fp64"}))
     students, expected = [buffers(learner.student.parts)], buffers(learner.teacher.parts)
     for step in range(3):
-        learner.step(train.batches(learner, digits, torch.arange(64), step, 0))
+        learner.step(feed_of(learner, digits).batches(torch.arange(64), step, 0))
         students.append(buffers(learner.student.parts))
         beta, enters = learner.teacher.momentum(step, learner.run), students[step if update == "before" else step + 1]
         expected = {name: beta * tensor + (1 - beta) * enters[name] for name, tensor in expected.items()}

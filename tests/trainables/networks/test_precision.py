@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
+from tests.trainables.feeds import feed_of
 from trainables.data.images import Images
 from trainables.learning.learner import DTYPES, Learner
 from trainables.networks.group import Group
-from trainables.running import fit as train
 
 HEAD = {"hidden": 32, "out": 16, "norm": "none"}
 STATEFUL: dict[str, dict[str, Any]] = {
@@ -53,7 +53,7 @@ def losses(learner: Learner, images: Images) -> torch.Tensor:
     for step in range(8):
         epoch, at = divmod(step, learner.run.per_epoch)
         order = images.order(learner.config.seed, epoch, "order")
-        found.append(learner.step(train.batches(learner, images, order, at, epoch)))
+        found.append(learner.step(feed_of(learner, images).batches(order, at, epoch)))
     return torch.stack(found)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.trainables.feeds import feed_of
 from tests.trainables.teachers import disturb, teacher_of
 from trainables.config import trial as c
 from trainables.data import keyed
@@ -11,7 +12,6 @@ from trainables.learning.learner import Learner
 from trainables.networks.encoders import build_parts, run_parts
 from trainables.networks.group import Group
 from trainables.networks.norm import Norm, Shards, SyncNorm, batch_statistics, begin, commit, convert, merge, norms_of
-from trainables.running import fit as train
 
 SIZE, TOTAL_SHARDS, CHANNELS = 4, 3, 4
 SHAPES = {"1d": (), "2d": (5, 3)}
@@ -208,7 +208,7 @@ def test_whole_batch_norms_give_the_same_trial_on_one_worker_and_on_two(tiny, di
 
         def act(learner: Learner) -> tuple[Tensor, dict[str, Tensor]]:
             order = torch.arange(64)
-            losses = torch.stack([learner.step(train.batches(learner, digits, order, at, 0)) for at in range(3)])
+            losses = torch.stack([learner.step(feed_of(learner, digits).batches(order, at, 0)) for at in range(3)])
             return learner.group.sum(losses), learner.state_dict()[0]
 
         states[workers] = together([lambda learner=learner: act(learner) for learner in learners])

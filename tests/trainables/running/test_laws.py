@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.trainables.feeds import feed_of
 from trainables.config import trial as c
 from trainables.data import keyed
 from trainables.data.images import Images
@@ -65,7 +66,7 @@ def take_steps(learner: Learner, images: Images, first: int, last: int) -> None:
     for step in range(first, last):
         epoch, at = divmod(step, learner.run.per_epoch)
         order = keyed.permutation(len(images), learner.config.seed, epoch, "order")
-        learner.step(train.batches(learner, images, order, at, epoch))
+        learner.step(feed_of(learner, images).batches(order, at, epoch))
 
 
 def go_on(folder: Path) -> None:

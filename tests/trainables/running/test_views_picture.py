@@ -8,12 +8,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tests.trainables.feeds import feed_of
 from tests.trainables.pictures import write_folders
 from tests.trainables.running.test_fit_resume import go_on, timeless
 from trainables.data import augment
 from trainables.data import images as data
+from trainables.data.feed import labelled_images
+from trainables.data.pieces import Piece
 from trainables.learning.learner import Learner
-from trainables.learning.methods.base import Piece
 from trainables.running import fit as train
 from trainables.running import views_picture
 from trainables.running.views_picture import COLUMN, GAP, LINE, ROWS, SIDE
@@ -37,9 +39,9 @@ def test_the_picture_has_the_views_of_the_first_step(tiny, tmp_path: Path, metho
     more = {"method.images_per_label": 4} if method == "fixmatch" else {"method.queue": 32} if method == "ressl" else {}
     config = tiny({"method.name": method, **more})
     images, bank = data.splits(config.data, "train", "bank")
-    labelled = train.labelled_images(config, bank)
+    labelled = labelled_images(config, bank)
     learner = Learner(config, 1, len(images), classes=10, group=train.Group())
-    batch = next(train.batches(learner, images, images.order(config.seed, 0, "order"), 0, 0, labelled))
+    batch = next(feed_of(learner, images, labelled).batches(images.order(config.seed, 0, "order"), 0, 0))
     picture = views_picture.draw(config, images, labelled)
     kinds, others = config.method.views, config.method.LABELLED_VIEWS
     assert picture.width == COLUMN * (1 + len(kinds) + (1 + len(others) if others else 0))
@@ -57,7 +59,7 @@ def captions(config, number: int) -> list[str]:
     images, bank = data.splits(config.data, "train", "bank")
     order = images.order(config.seed, 0, "order")[:2]
     stream = "labelled" if number else "images"
-    source = train.labelled_images(config, bank) if number else images
+    source = labelled_images(config, bank) if number else images
     return [
         " | ".join(caption) for caption, _ in views_picture._columns(config, source, order[: len(source)], stream, 0)
     ]

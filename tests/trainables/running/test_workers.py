@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from tests.trainables.feeds import feed_of
 from trainables.config import trial as c
 from trainables.config.errors import UserError
 from trainables.data.images import Images
@@ -71,7 +72,7 @@ def per_worker(tiny, granularity: str = "layer") -> c.TrialConfig:
 
 def steps(learner: Learner, digits: Images, first: int, last: int) -> None:
     for step in range(first, last):
-        learner.step(train.batches(learner, digits, torch.arange(64).roll(step), step % learner.run.per_epoch, 0))
+        learner.step(feed_of(learner, digits).batches(torch.arange(64).roll(step), step % learner.run.per_epoch, 0))
 
 
 @pytest.mark.parametrize("granularity", ["layer", "channel", "neuron"])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from trainables.config import schedules
 from trainables.config.schedules import Length
 from trainables.config.sections import Count, Factor, Positive, Schedule, Section
+from trainables.data.pieces import Piece, Sight
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,14 +21,6 @@ if TYPE_CHECKING:
 
 State = dict[str, "Tensor"]
 ViewKind = Literal["full", "weak", "strong", "local"]
-Sight = tuple["Piece", ...]
-
-
-class Piece(NamedTuple):
-    """A view of the pictures of a stream: of all training "images", or of those that are "labelled"."""
-
-    stream: Literal["images", "labelled"]
-    view: int
 
 
 class Pass(NamedTuple):

@@ -9,7 +9,8 @@ from pydantic import Field
 from trainables.config import schedules
 from trainables.config.schedules import Length
 from trainables.config.sections import Duration, Share
-from trainables.learning.methods.base import Method, Pass, Sight, State, Temperature, ViewKind, sights
+from trainables.data.pieces import Sight
+from trainables.learning.methods.base import Method, Pass, State, Temperature, ViewKind, sights
 
 if TYPE_CHECKING:
     from torch import Tensor

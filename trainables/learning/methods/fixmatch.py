@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from trainables.config.sections import Count, NonNegative
-from trainables.learning.methods.base import LabelledMethod, Pass, Piece, Sight, ViewKind
+from trainables.data.pieces import Piece, Sight
+from trainables.learning.methods.base import LabelledMethod, Pass, ViewKind
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from trainables.config import schedules
 from trainables.config.sections import Count, Duration, NonNegative
-from trainables.learning.methods.base import LabelledMethod, Pass, Piece, Sight, ViewKind
+from trainables.data.pieces import Piece, Sight
+from trainables.learning.methods.base import LabelledMethod, Pass, ViewKind
 
 if TYPE_CHECKING:
     from torch import Tensor

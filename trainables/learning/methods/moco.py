@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from trainables.learning.methods.base import Pass, QueueMethod, Sight, Temperature, sights
+from trainables.data.pieces import Sight
+from trainables.learning.methods.base import Pass, QueueMethod, Temperature, sights
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from trainables.learning.methods.base import Pass, QueueMethod, Sight, Temperature, ViewKind, sights
+from trainables.data.pieces import Sight
+from trainables.learning.methods.base import Pass, QueueMethod, Temperature, ViewKind, sights
 
 if TYPE_CHECKING:
     from torch import Tensor
