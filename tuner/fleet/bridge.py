@@ -1,139 +1,185 @@
-"""Builds, runs and resumes the Tune run of a search. The journal is the truth: a resume starts Tune anew over it."""
+"""The bridge between Ray Tune and the core of a search. It translates: the core decides, and Tune's state is thrown away."""
 
 import functools
 import logging
 import sys
 import time
 import uuid
-from collections import Counter, deque
-from collections.abc import Callable
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
 
-from optuna.trial import TrialState
-from ray import tune
+import ray.tune as tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
-from rich.console import Console
 
-from trainables.config.errors import TrialFailure, UserError
+from trainables.config.errors import TrialFailure
+from trainables.running.messages import EpochReport
+from tuner.fleet.claims import Position
 from tuner.fleet.cluster import cluster
 from tuner.fleet.single import measure_baseline, tell_wait
 from tuner.fleet.slots import Slots
 from tuner.fleet.trial import SlotTrial
 from tuner.fleet.watch import Watch
-from tuner.report.progress import Progress
-from tuner.report.tensorboard import TensorBoard
-from tuner.report.view import failed_alike, resume_hint
+from tuner.runs.hints import failed_alike, resume_hint
 from tuner.runs.run import Run
-from tuner.search import stopping
+from tuner.search import core
 from tuner.search.allocation import concurrent_trials
+from tuner.search.core import Core
+from tuner.search.listener import Listener
 from tuner.search.study import Proposal, Study
 
 log = logging.getLogger(__name__)
 ACTOR_RESTARTS = 3  # of the light trainable; its workers are not touched by its death
 ACTOR_RETRIES = 2  # how often a trial whose actor has had these restarts is begun once more
+HEAD = {"node:__internal_head__": 0.001}  # the driver's node, where trainables run: everybody talks with it
 
 
-class StudySearcher(Searcher):
-    """The bridge between Tune and the study. First the trials that an earlier session left, then new ones; no more at once than slots.
+@dataclass
+class _Segment:
+    """A segment of a trial that Tune runs as one of its own trials.
+
+    Attributes:
+        proposal: the trial.
+        first_step_at: time of its first step that was heard of.
+        report: of its last epoch.
+        paused: whether the core has paused the trial.
+    """
+
+    proposal: Proposal
+    first_step_at: float | None = None
+    report: EpochReport | None = None
+    paused: bool = False
+
+
+class Bridge:
+    """Carries out what the core decides, by what Tune offers, and tells the core and the listeners what happens.
+
+    Tune asks its searcher for trials and its scheduler whether one goes on; both only hand the question on to here.
 
     Args:
-        study: asks and tells.
+        search: the core.
         run: for the trials' folders.
         groups: the slots.
         room: how many trials may run at once.
+        listeners: are told of what happens.
     """
 
-    def __init__(self, study: Study, run: Run, groups: Slots, room: int):
-        super().__init__(metric=study.spec.objective.metric, mode=study.spec.objective.mode)
-        self.study, self.run, self.groups, self.room = study, run, groups, room
-        self.left_over = deque(study.interrupted())
-        self.running: dict[str, Proposal] = {}  # by Ray's id
-        self.first_steps: dict[str, float] = {}
-        self.begun: set[str] = set()
+    def __init__(self, search: Core, run: Run, groups: Slots, room: int, listeners: Sequence[Listener] = ()):
+        self.core, self.run, self.groups, self.room, self.listeners = search, run, groups, room, listeners
+        self.segments: dict[str, _Segment] = {}  # by Ray's id
         self.session = uuid.uuid4().hex
         self.actors_lost: Counter[str] = Counter()  # by trial: how often Tune gave up its actor
         self.broken_off = ""  # why nothing more can be run
-        self.fault: UserError | TrialFailure | None = None  # for which nothing more is proposed
         self.say: Callable[[str], None] = lambda text: None  # to the terminal
 
-    def suggest(self, trial_id: str) -> Any:
-        if self.broken_off or self.fault:
-            return Searcher.FINISHED
-        # as many trials as there are workers for; one always, with which Tune waits where there are none
-        if len(self.running) >= max(1, min(self.room, len(self.groups.state().up))):
-            return None
-        try:
-            proposal = self.left_over.popleft() if self.left_over else self.study.ask()
-        except UserError as fault:
-            self._propose_no_more(fault)
-            return Searcher.FINISHED
-        if proposal is None:
-            return Searcher.FINISHED
-        self.running[trial_id] = proposal
-        if self.groups.state().up:
+    def next(self, trial_id: str) -> dict[str, Any] | None:
+        """What Tune starts next under an id: the configuration of a `SlotTrial`; {} where nothing follows any more."""
+        if self.broken_off:
+            return {}
+        up = len(self.groups.state().up)
+        decision = self.core.hear(core.WorkWanted(up, self.room))
+        if isinstance(decision, core.Start):
+            return self._start(trial_id, decision, up > 0)
+        return {} if isinstance(decision, core.Finish) else None
+
+    def _start(self, trial_id: str, start: core.Start, has_workers: bool) -> dict[str, Any]:
+        proposal = start.proposal
+        self.segments[trial_id] = _Segment(proposal)
+        if has_workers:
             self._begin(proposal.key)
-        folder = str(self.run.trial_folder(proposal.key))
+        for listener in self.listeners:
+            listener.trial_began(proposal)
         return {
             "board": self.groups.name,
             "claim": trial_id,
             "key": proposal.key,
-            "point": proposal.point,
             "trial": proposal.config.plain(),
-            "folder": folder,
+            "folder": str(self.run.trial_folder(proposal.key)),
             "epochs": proposal.config.train.epochs,
-            "metric": self.study.spec.objective.metric,
+            "metric": self.core.study.spec.objective.metric,
         }
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self._hear(self.running[trial_id].key, metrics_of(result))
+    def hear(self, trial_id: str, report: EpochReport | None) -> str:
+        """Tells the core of an epoch, unless it was the last one heard; returns what Tune's scheduler answers."""
+        segment = self.segments[trial_id]
+        if report is None or (segment.report is not None and report.epoch <= segment.report.epoch):
+            return TrialScheduler.CONTINUE
+        segment.report = report
+        segment.first_step_at = segment.first_step_at or report.metrics["time/first_step_at"]
+        self._begin(report.key)
+        decision = self.core.hear(core.EpochEnded(report.key, report.metrics))
+        for listener in self.listeners:
+            listener.epoch_heard(segment.proposal, report.metrics)
+        segment.paused = isinstance(decision, core.Pause)
+        return TrialScheduler.CONTINUE if isinstance(decision, core.Continue) else TrialScheduler.STOP
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        proposal = self.running.pop(trial_id, None)
-        if proposal is None:
+    def end(self, trial_id: str, result: Mapping[str, Any], actor_died: bool) -> None:
+        """A segment is over: its trial has ended or was paused, or its slot or its actor is gone."""
+        segment = self.segments.get(trial_id)
+        if segment is None:
             return
         self.groups.release(trial_id)
-        if lost := (result or {}).get("lost"):  # no slot is left
+        key = segment.proposal.key
+        if lost := result.get("lost"):  # no slot is left
             self.broken_off = lost
-            return
-        if error:  # no fault of the trial either: its actor trains nothing
-            self.actors_lost[proposal.key] += 1
-            log.warning("trial %s: its Tune actor died %d times", proposal.key, ACTOR_RESTARTS + 1)
-            self.left_over.appendleft(proposal)
-            if self.actors_lost[proposal.key] > ACTOR_RETRIES:
-                self.broken_off = (
-                    f"the Tune actors of trial {proposal.key} died again and again; has the head node enough memory?"
-                )
-            return
-        metrics = metrics_of(result or {})
-        self._hear(proposal.key, metrics)
-        failure = (result or {}).get("error")
-        details = {
-            "session": self.session,
-            "slot": metrics.get("slot"),
-            "first_step_at": self.first_steps.pop(proposal.key, None),
-            "last_metric_at": metrics.get("time/measured_at"),
-        }
-        self.study.tell(proposal.key, metrics, failure, details)
-        if failure is not None and (trials := self.study.failed_alike()):
-            self._propose_no_more(TrialFailure(failed_alike(self.run, trials)))
-
-    def _propose_no_more(self, fault: UserError | TrialFailure) -> None:
-        """Ends the search by a fault of what its trials share, when those that run have come to their end."""
-        if self.fault is None:
-            self.fault = fault
-            self.say("trials share a fault: no more trials are proposed, and those that run go on to their end")
+        elif actor_died:
+            self._lose(key)
+        else:
+            self.hear(trial_id, result.get("report"))
+            if not segment.paused:
+                self._end(segment, result.get("error"))
+        del self.segments[trial_id]
 
     def _begin(self, key: str) -> None:
         """Notes that workers have a trial; one that waits for them is queued."""
-        if key not in self.begun:
-            self.begun.add(key)
-            self.study.begin(key, time.time())
+        self.core.hear(core.SegmentBegan(key, time.time()))
 
-    def _hear(self, key: str, metrics: dict[str, Any]) -> None:
-        if metrics:
-            self._begin(key)
-            self.first_steps.setdefault(key, metrics["time/first_step_at"])
-            self.study.observe(key, metrics)
+    def _lose(self, key: str) -> None:
+        """Has a trial begun again: it is at no fault, for its actor trains nothing."""
+        self.actors_lost[key] += 1
+        log.warning("trial %s: its Tune actor died %d times", key, ACTOR_RESTARTS + 1)
+        self.core.hear(core.SegmentLost(key, "its Tune actor died"))
+        if self.actors_lost[key] > ACTOR_RETRIES:
+            why = "died again and again; has the head node enough memory?"
+            self.broken_off = f"the Tune actors of trial {key} {why}"
+
+    def _end(self, segment: _Segment, error: str | None) -> None:
+        report, key = segment.report, segment.proposal.key
+        metrics = {} if report is None else report.metrics
+        details = {
+            "session": self.session,
+            "slot": None if report is None else report.slot,
+            "first_step_at": segment.first_step_at,
+            "last_metric_at": metrics.get("time/measured_at"),
+        }
+        halted = self.core.halted
+        self.core.hear(core.TrialEnded(key, metrics, error, details))
+        for listener in self.listeners:
+            listener.trial_ended(segment.proposal, error)
+        if self.core.halted and not halted:
+            self._say_halted()
+
+    def _say_halted(self) -> None:
+        self.say("trials share a fault: no more trials are proposed, and those that run go on to their end")
+
+
+class CoreSearcher(Searcher):
+    """Tune's searcher: hands its questions to the bridge."""
+
+    def __init__(self, bridge: Bridge):
+        objective = bridge.core.study.spec.objective
+        super().__init__(metric=objective.metric, mode=objective.mode)
+        self.bridge = bridge
+
+    def suggest(self, trial_id: str) -> Any:
+        config = self.bridge.next(trial_id)
+        return Searcher.FINISHED if config == {} else config
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self.bridge.end(trial_id, result or {}, error)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: what there is to know is in the journal."""
@@ -146,67 +192,98 @@ class StudySearcher(Searcher):
         return {}
 
 
-def metrics_of(result: dict[str, Any]) -> dict[str, Any]:
-    """The trial's own metrics in a result of Tune, which flattens some of its results."""
-    if "metrics" in result:
-        return dict(result["metrics"])
-    return {key.removeprefix("metrics/"): value for key, value in result.items() if key.startswith("metrics/")}
+class CoreScheduler(FIFOScheduler):
+    """Tune's scheduler: the core judges, trials start in the order in which they were asked."""
+
+    def __init__(self, bridge: Bridge):
+        super().__init__()
+        self.bridge = bridge
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        return self.bridge.hear(trial.trial_id, result.get("report"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As the searcher's."""
+        return {}
 
 
-def run_search(run: Run, study: Study) -> None:
+class Screen(Listener, Protocol):
+    """The terminal while a search runs, as a context."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def say(self, note: str) -> None:
+        """What is going on before the first trial."""
+
+    def waits(self, why: str) -> None:
+        """What the search waits for; empty where it goes on."""
+
+    def ends(self, why: str) -> None:
+        """Why no more trials are proposed."""
+
+    def follow(self, positions: Mapping[str, Position]) -> None:
+        """Where the trials are within their epochs."""
+
+
+def run_search(
+    run: Run, study: Study, screen: Callable[[int], Screen], boards: Sequence[Callable[[], Listener]] = ()
+) -> None:
     """Runs what is left of a search.
 
+    Args:
+        run: of the search.
+        study: of the run.
+        screen: makes the terminal's view, from how many trials run at once.
+        boards: make what else is told, once the untrained encoder has been scored.
+
     Raises:
-        UserError: the cluster has no room for a trial.
+        UserError: the cluster has no room for a trial, or the space is at fault.
+        TrialFailure: the untrained encoder cannot be scored, or trials failed alike.
     """
     spec = study.spec
-    ended = [trial for trial in study.trials() if trial.state.is_finished()]
-    left = spec.trials - len(ended)
+    left = spec.trials - sum(trial.state.is_finished() for trial in study.trials())
     if left <= 0:
         return
     study.pass_over_failures()
-    console = Console(file=sys.stdout)
-    console.print(_first_words(spec.address), highlight=False, markup=False)
     with cluster(spec.address, run) as nodes:
         room = concurrent_trials(nodes, spec.resources, left)
         with (
             Slots(room, spec.resources, run.ray_folder) as groups,
-            Progress(run, study, room, console) as progress,
+            screen(room) as shown,
             Watch(groups.board, resume_hint(run)),
         ):
-            groups.on_wait, groups.on_positions = functools.partial(tell_wait, run, progress.waits), progress.follow
-            measure_baseline(run, spec, groups, progress)
-            _tune(run, study, groups, room, progress)
+            groups.on_wait, groups.on_positions = functools.partial(tell_wait, run, shown.waits), shown.follow
+            measure_baseline(run, spec, groups, shown.say)
+            bridge = Bridge(Core(study), run, groups, room, [*(board() for board in boards), shown])
+            bridge.say = shown.ends
+            _tune(bridge)
 
 
-def _first_words(address: str) -> str:
-    """What is being done while Ray is still silent."""
-    return "starting Ray on this machine" if address == "local" else f"joining the Ray cluster at {address}"
-
-
-def _tune(run: Run, study: Study, groups: Slots, room: int, progress: Progress) -> None:
-    searcher = StudySearcher(study, run, groups, room)
-    searcher.say = progress.ends
-    ended = [trial for trial in study.trials() if trial.state.is_finished()]
+def _tune(bridge: Bridge) -> None:
+    """Runs Tune until the core finishes."""
+    search = bridge.core
     tuner = tune.Tuner(
-        tune.with_resources(SlotTrial, {"node:__internal_head__": 0.001}),
+        tune.with_resources(SlotTrial, HEAD),
         tune_config=tune.TuneConfig(
-            num_samples=-1,
-            search_alg=searcher,
-            scheduler=stopping.scheduler(study.spec, ended),
-            reuse_actors=True,
+            num_samples=-1, search_alg=CoreSearcher(bridge), scheduler=CoreScheduler(bridge), reuse_actors=True
         ),
         run_config=tune.RunConfig(
             name=f"tune-{uuid.uuid4().hex[:8]}",
-            storage_path=str(run.ray_folder),
-            callbacks=[TensorBoard(run, study), progress],
+            storage_path=str(bridge.run.ray_folder),
             failure_config=tune.FailureConfig(max_failures=ACTOR_RESTARTS),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
         ),
     )
     tuner.fit()
-    if searcher.fault:
-        raise searcher.fault
-    if unfinished := [t.number for t in study.trials() if t.state == TrialState.RUNNING]:
-        raise RuntimeError(f"trials {', '.join(map(str, unfinished))} cannot be run: {searcher.broken_off}")
+    for listener in bridge.listeners:
+        listener.search_ended()
+    if search.fault:
+        raise search.fault
+    if search.alike:
+        raise TrialFailure(failed_alike(bridge.run, [search.study.trial(key) for key in search.alike]))
+    if search.unfinished:
+        keys = ", ".join(str(int(key)) for key in search.unfinished)
+        raise RuntimeError(f"trials {keys} cannot be run: {bridge.broken_off}")

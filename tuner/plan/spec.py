@@ -5,7 +5,7 @@ import pkgutil
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ModelWrapValidatorHandler, field_validator, model_validator
 
@@ -59,6 +59,20 @@ def _metric(name: str) -> str:
     return name
 
 
+def _names(folder: str) -> tuple[str, ...]:
+    """Names of the stoppers or samplers: of the files in a folder of tuner/search, found without importing them."""
+    path = Path(__file__).parents[1] / "search" / folder
+    return tuple(sorted(module.name for module in pkgutil.iter_modules([str(path)]) if module.name != "base"))
+
+
+if TYPE_CHECKING:
+    StopperName = str
+    SamplerName = str
+else:
+    StopperName = Literal[_names("stoppers")]
+    SamplerName = Literal[_names("samplers")]
+
+
 class Objective(c.Section):
     """What a search optimises."""
 
@@ -80,7 +94,7 @@ class Stopping(c.Section):
 
     SHORT: ClassVar[str] = "kind"
 
-    kind: Literal["asha", "none"] = "asha"
+    kind: StopperName = "asha"
     """Who stops trials early; none runs every trial to its end."""
     grace_epochs: Epochs = 2
     """Epochs that no trial is stopped before."""
@@ -93,7 +107,7 @@ class Sampler(c.Section):
 
     SHORT: ClassVar[str] = "kind"
 
-    kind: Literal["tpe", "random"] = "tpe"
+    kind: SamplerName = "tpe"
     """Who proposes."""
     startup_trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)] = 8
     """Trials that have to end before TPE does more than draw at random."""

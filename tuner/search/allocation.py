@@ -51,6 +51,16 @@ def concurrent_trials(nodes: Sequence[Node], wanted: Resources, trials: int) -> 
     return min(room, trials, wanted.concurrent_trials or trials)
 
 
+def trials_at_once(room: int, up: int) -> int:
+    """How many trials run at once: as many as have workers; one in any case, which waits where no workers are up.
+
+    Args:
+        room: the most that fit and that were asked for.
+        up: slots whose workers are up.
+    """
+    return max(1, min(room, up))
+
+
 def local_cpus() -> int:
     """CPUs that this process may use, and so a local Ray."""
     return len(os.sched_getaffinity(0))

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 from trainables.config.errors import UserError
 from tuner.plan import space as spaces
 from tuner.plan import spec as specs
-from tuner.search.stopping import scheduler
+from tuner.search.core import Continue, Core, EpochEnded, Stop, TrialEnded, WorkWanted
 from tuner.search.study import Study, key_of
 
 TEACHER = spaces.load("teacher")
@@ -130,26 +130,23 @@ def test_best_are_complete_trials_only(tmp_path: Path) -> None:
 
 
 def test_asha_is_rebuilt_from_the_journal(tmp_path: Path) -> None:
-    """A new trial is judged against the curves of trials that another session has told."""
+    """A new trial is judged against the curves of trials that another session has told, also without records."""
     spec = search(stopping={"grace_epochs": 1, "reduction": 2})
     study = Study(tmp_path / "journal", spec, TEACHER)
     for value in (0.5, 0.6, 0.7):
         key = study.ask().key
         study.observe(key, {"epoch": 1, "knn_top1": value})
         study.tell(key, {"epoch": 1, "knn_top1": value}, None, {})
-
-    class Trial:
-        trial_id = "new"
-
     decisions = {}
     for value in (0.1, 0.8):
-        asha = scheduler(spec, study.trials())
-        asha.on_trial_add(None, Trial)
-        decisions[value] = asha.on_trial_result(None, Trial, {"epoch": 1, "knn_top1": value})
-    assert decisions == {0.1: "STOP", 0.8: "CONTINUE"}
-    empty = scheduler(spec, [])
-    empty.on_trial_add(None, Trial)
-    assert empty.on_trial_result(None, Trial, {"epoch": 1, "knn_top1": 0.1}) == "CONTINUE"
+        core = Core(Study(tmp_path / "journal", spec, TEACHER))
+        start = core.hear(WorkWanted(1, 1))
+        decisions[value] = core.hear(EpochEnded(start.proposal.key, {"epoch": 1, "knn_top1": value}))
+        core.hear(TrialEnded(start.proposal.key, {}, "not told a score", {}))
+    assert [type(decision) for decision in decisions.values()] == [Stop, Continue]
+    empty = Core(Study(tmp_path / "empty", spec, TEACHER))
+    empty.hear(WorkWanted(1, 1))
+    assert empty.hear(EpochEnded("0000", {"epoch": 1, "knn_top1": 0.1})) == Continue("0000")
 
 
 def test_a_space_of_the_user(tmp_path: Path) -> None:
