@@ -27,6 +27,7 @@ test-long: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 type: $(READY)
 	$(BIN)/mypy
