@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables.config.schedules import Length
+from trainables.config.durations import Length
 from trainables.learning.methods.base import Pass
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.config import trial as c
-from trainables.config.schedules import Length
+from trainables.config.durations import Length
 from trainables.learning.teacher import Teacher
 from trainables.networks.encoders import build_parts
 from trainables.networks.norm import Shards

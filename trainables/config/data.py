@@ -1,5 +1,6 @@
 """The data of a trial: which images it has, which of them have labels, and how they are read. Needs no torch."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -33,10 +34,31 @@ def _usable(path: Path) -> Path:
 Location = Annotated[Path, AfterValidator(_usable)]
 
 
-class Labels(Section):
-    """Which training images have labels, for what learns from labels: all that have one, or those chosen in one of three ways.
+class DataSetFacts:
+    """What validation must know of a data set. `trainables.data.sets.base` adds how it is read.
 
-    Validation takes none of them.
+    Attributes:
+        NEEDS_ROOT: whether it is read from a folder.
+        FILES: whether it reads image files, which can be resized, streamed, and chosen by class.
+        UNLABELLED: how many unlabelled images it has besides train.
+        VIEWS: keys of the section `views` that suit its images.
+    """
+
+    NEEDS_ROOT: ClassVar[bool] = False
+    FILES: ClassVar[bool] = False
+    UNLABELLED: ClassVar[int] = 0
+    VIEWS: ClassVar[Mapping[str, Any]] = {}
+
+
+def facts(name: str) -> type[DataSetFacts]:
+    """Returns the facts of a data set that exists."""
+    return discovery.class_in("data.sets", name, DataSetFacts)
+
+
+class Labels(Section):
+    """Which training images have labels, for what learns from labels: all that have one, or some, chosen in one of three ways.
+
+    No validation image is among those that are chosen.
     """
 
     per_class: Count | None = None
@@ -107,7 +129,7 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _suits_the_reader(self) -> Self:
-        reader = discovery.load("data.sets", self.name)
+        reader = facts(self.name)
         if self.root is None and reader.NEEDS_ROOT:
             raise ValueError(f"data.root: '{self.name}' is read from a folder; give its path")
         if self.image_size is not None and not reader.FILES:

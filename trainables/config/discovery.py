@@ -1,4 +1,4 @@
-"""Methods, data sets and evaluation protocols are files of a package, found by their names: adding one is adding a file."""
+"""Methods, data sets and evaluation protocols are files of a package, found by their names: to add one, add a file."""
 
 import importlib
 import pkgutil
@@ -11,23 +11,23 @@ _ROOT = Path(__file__).parents[1]
 
 
 def names(package: str) -> list[str]:
-    """Names of the modules in `trainables.<package>` but for `base`, sorted, without importing them."""
+    """Returns the names of the modules in `trainables.<package>`, sorted, without `base`. Imports none of them."""
     folder = _ROOT.joinpath(*package.split("."))
     return sorted(module.name for module in pkgutil.iter_modules([str(folder)]) if module.name != "base")
 
 
 def classes(package: str, base: type[Kind]) -> dict[str, type[Kind]]:
-    """The class below `base` that each module of a package defines, by the module's name."""
-    found = {}
-    for name in names(package):
-        module = load(package, name)
-        own = (
-            thing for thing in vars(module).values() if isinstance(thing, type) and thing.__module__ == module.__name__
-        )
-        found[name] = next(kind for kind in own if issubclass(kind, base))
-    return found
+    """Returns the class below `base` that each module of `trainables.<package>` defines, by the module's name."""
+    return {name: class_in(package, name, base) for name in names(package)}
+
+
+def class_in(package: str, name: str, base: type[Kind]) -> type[Kind]:
+    """Returns the first class below `base` that the module `trainables.<package>.<name>` defines."""
+    module = load(package, name)
+    defined = [thing for thing in vars(module).values() if isinstance(thing, type)]
+    return next(kind for kind in defined if kind.__module__ == module.__name__ and issubclass(kind, base))
 
 
 def load(package: str, name: str) -> ModuleType:
-    """The module `trainables.<package>.<name>`; the name has been validated by `trainables.config.trial`."""
+    """Returns the module `trainables.<package>.<name>`, whose name has been validated."""
     return importlib.import_module(f"trainables.{package}.{name}")

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, create_model
 
 from trainables.config import discovery
+from trainables.config.base import ProtocolOptions, Trial
 from trainables.config.errors import UserError, nearest
 from trainables.config.sections import Count, Epochs, Section
-from trainables.evaluation.protocols.base import Protocol
 
-if TYPE_CHECKING:
-    from trainables.config.trial import TrialConfig
-
-PROTOCOLS = discovery.classes("evaluation.protocols", Protocol)
+PROTOCOLS = discovery.classes("evaluation.protocols", ProtocolOptions)
 METRICS = {metric: name for name, kind in PROTOCOLS.items() for metric in kind.METRICS}
 """The protocol that gives a metric."""
 
@@ -38,7 +35,7 @@ def with_recipe(nested: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
     return {**nested, "evaluation": evaluation}
 
 
-def require_fit(names: Iterable[str], trial: TrialConfig) -> None:
+def require_fit(names: Iterable[str], trial: Trial) -> None:
     """Raises UserError where a trial cannot be scored by one of some protocols."""
     for name in names:
         if reason := trial.evaluation.protocol(name).unfit(trial):
@@ -64,11 +61,11 @@ class Common(Section):
     ] = ("knn",)
     """What a trial is scored by: one of them, or a list."""
 
-    def protocol(self, name: str) -> Protocol:
+    def protocol(self, name: str) -> ProtocolOptions:
         """A protocol with its options."""
         return getattr(self, name) if PROTOCOLS[name].model_fields else PROTOCOLS[name]()
 
-    def unfit(self, trial: TrialConfig) -> str | None:
+    def unfit(self, trial: Trial) -> str | None:
         """Why the trial cannot be scored by what `protocols` lists; None where it can."""
         found = ((name, self.protocol(name).unfit(trial)) for name in self.protocols)
         return next((f"{name} {reason}" for name, reason in found if reason), None)

@@ -2,38 +2,12 @@
 
 import bisect
 import math
-import re
-from typing import TYPE_CHECKING, NamedTuple
 
-if TYPE_CHECKING:
-    from trainables.config.sections import Schedule
-
-DURATION = re.compile(r"(\d+(?:\.\d+)?(?:e-?\d+)?) ?(steps?|epochs?|%)")
+from trainables.config.durations import Length, steps_in
+from trainables.config.sections import Schedule
 
 
-class Length(NamedTuple):
-    """Length of a run: its optimiser steps, and those of an epoch."""
-
-    total: int
-    per_epoch: int
-
-
-def steps_in(duration: str, run: Length) -> int:
-    """A duration ("500 steps", "10 epochs", "5 %" of the run) in steps, rounded up.
-
-    Raises:
-        ValueError: the text is no duration.
-    """
-    found = DURATION.fullmatch(duration)
-    if found is None:
-        raise ValueError("must be a duration, such as '500 steps', '10 epochs' or '5 %' of the run")
-    amount, unit = float(found[1]), {"s": 1.0, "e": run.per_epoch, "%": run.total / 100}[found[2][0]]
-    return math.ceil(
-        round(amount * unit, 6)
-    )  # 0.3 epochs of 10 steps are 3 of them, whatever binary fractions make of it
-
-
-def at(schedule: "Schedule", step: int, run: Length) -> float:
+def at(schedule: Schedule, step: int, run: Length) -> float:
     """Value of a configured schedule at a 0-based step.
 
     A warm-up of W steps rises linearly: its step k has base (f + (1 - f) (k + 1) / W), with f the `warmup_factor`. So it starts at

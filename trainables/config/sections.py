@@ -5,7 +5,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from trainables.config import schedules
+from trainables.config import durations
+from trainables.config.durations import Length, steps_in
 
 LARGEST = 1e38  # of a number: float32 has hardly larger ones
 MOST = 10**9  # of what is counted, where nothing narrower is said
@@ -61,10 +62,10 @@ def _duration(given: Any) -> str:
     """Text of a duration; a plain number counts epochs."""
     plain = isinstance(given, int | float)
     text = f"{given:g} epochs" if plain and abs(given) <= MOST else str(given)[:LONGEST_DURATION]
-    found = schedules.DURATION.fullmatch(text)
+    found = durations.DURATION.fullmatch(text)
     if (plain and abs(given) > MOST) or (found and float(found[1]) > MOST):
         raise ValueError(f"must be at most {MOST:,} steps or epochs")
-    schedules.steps_in(text, schedules.Length(0, 0))
+    steps_in(text, Length(0, 0))
     return text
 
 
@@ -105,7 +106,7 @@ class Schedule(Section):
     @property
     def warms_up(self) -> bool:
         """Whether it begins with a warm-up."""
-        return schedules.steps_in(self.warmup, schedules.Length(100, 1)) > 0
+        return steps_in(self.warmup, Length(100, 1)) > 0
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> Self:

@@ -14,35 +14,33 @@ PARTS = BACKBONE + PROJECTOR
 PLACEMENTS = {"whole": PARTS, "backbone": BACKBONE, "projector": PROJECTOR, "none": ()}
 
 
-class Momentum(Schedule):
+class CosineShare(Schedule):
+    """A share that follows a cosine unless told otherwise. A plain number in its place is the value of every step."""
+
+    kind: Kind = "cosine"
+    factor: Factor = 0.1
+
+    @classmethod
+    def short(cls, value: Any) -> dict[str, Any]:
+        """Returns the keys of a constant schedule."""
+        return {"kind": "constant", "base": value}
+
+
+class Momentum(CosineShare):
     """The teacher's keep-rate: teacher <- momentum * teacher + (1 - momentum) * student."""
 
     KEEPS: ClassVar[bool] = True
 
-    kind: Kind = "cosine"
     base: Share = 0.99
     """Keep-rate after the warm-up; 0 copies the student in each step, 1 freezes the teacher."""
     final: Share = 1.0
-    factor: Factor = 0.1
-
-    @classmethod
-    def short(cls, value: Any) -> dict[str, Any]:
-        """A plain number is that momentum throughout."""
-        return {"kind": "constant", "base": value}
 
 
-class Alpha(Schedule):
+class Alpha(CosineShare):
     """Share of the current batch in Momentum BN's statistics (Momentum² Teacher, eq. 3 and 8)."""
 
-    kind: Kind = "cosine"
     base: Share = 1.0
     final: Share = 0.0
-    factor: Factor = 0.1
-
-    @classmethod
-    def short(cls, value: Any) -> dict[str, Any]:
-        """A plain number is that share throughout."""
-        return {"kind": "constant", "base": value}
 
 
 class TeacherNorm(Section):

@@ -2,142 +2,36 @@
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from trainables.config import discovery, presets, schedules
-from trainables.config import evaluation as evaluation_config
-from trainables.config.data import DATA_SETS, Data
+from trainables.config import discovery, recipes
+from trainables.config.base import MethodOptions
+from trainables.config.data import DATA_SETS, Data, facts
 from trainables.config.data import Labels as Labels
+from trainables.config.durations import Length, steps_in
 from trainables.config.encoder import WIDE as WIDE
 from trainables.config.encoder import Encoder, Views
 from trainables.config.encoder import Head as Head
 from trainables.config.encoder import RandAugment as RandAugment
 from trainables.config.errors import UserError, shown, shown_name
 from trainables.config.evaluation import Evaluation
-from trainables.config.sections import (
-    MOST,
-    MOST_EPOCHS,
-    Count,
-    LearningRate,
-    NonNegative,
-    Positive,
-    Schedule,
-    Section,
-    Seed,
-    Share,
-)
+from trainables.config.sections import LearningRate as LearningRate
+from trainables.config.sections import Section, Seed
 from trainables.config.settings import flat, merged, validated, with_values
 from trainables.config.teacher import PARTS as PARTS
 from trainables.config.teacher import Teacher
-from trainables.data import check as data_check
-from trainables.learning.methods.base import Method
+from trainables.config.training import OnlineProbe, Optim, Train
 
-METHODS = discovery.classes("learning.methods", Method)
+METHODS = discovery.classes("learning.methods", MethodOptions)
 if TYPE_CHECKING:
-    AnyMethod = Method
+    AnyMethod = MethodOptions
 else:
     chosen = tuple(Annotated[kind, Tag(name)] for name, kind in METHODS.items())
     AnyMethod = Annotated[Union[chosen], Discriminator(lambda section: _name(section, "byol"))]  # noqa: UP007
 
-
-class WeightDecay(Schedule):
-    """L2 decay of the student's parameters."""
-
-    base: NonNegative = 1e-4
-    final: NonNegative = 0.0
-
-
-class Optim(Section):
-    """Optimiser. LARS leaves norm parameters and biases unscaled and undecayed."""
-
-    SHORT: ClassVar[str] = "name"
-
-    name: Literal["sgd", "lars"] = "sgd"
-    """The optimiser."""
-    lr: LearningRate = LearningRate()
-    momentum: Share = 0.9
-    """Of the optimiser, not of the teacher."""
-    weight_decay: WeightDecay = WeightDecay()
-    trust: Positive = 1e-3
-    """LARS's coefficient: what the length of a weight over that of its gradient is multiplied by."""
-    clip: bool = False
-    """Whether LARS moves no parameter faster than the plain gradient would."""
-    lr_in_buffer: bool = True
-    """Whether LARS's momentum sums steps, or gradients that the current rate multiplies; they differ while the rate changes.
-
-    Steps: You et al. 2017, and the released code of Momentum² Teacher and of EMAN. Gradients: solo-learn, and SGD always.
-    """
-    nesterov: bool = False
-    """Whether SGD's momentum is Nesterov's."""
-    constant_predictor: bool = False
-    """Whether the predictor's learning rate is lr.base throughout (SimSiam)."""
-
-    @model_validator(mode="after")
-    def _nesterov_has_momentum(self) -> Self:
-        if self.nesterov and (self.name != "sgd" or not self.momentum):
-            raise ValueError(
-                f"optim.nesterov = true: is SGD's, with a momentum above 0; optim.name = {self.name}, optim.momentum = {self.momentum}"
-            )
-        return self
-
-
-class OnlineProbe(Section):
-    """A linear classifier of the student's features, trained beside it without touching it, by its optimiser.
-
-    Its score is `online_top1`.
-    """
-
-    SHORT: ClassVar[str] = "lr"
-
-    lr: NonNegative = 0.0
-    """Its learning rate, which follows the schedule of optim.lr; 0: there is none."""
-
-
-class Train(Section):
-    """Length, batch and arithmetic. The batch is `num_shards` shards of `shard_size` samples that share batch-norm statistics.
-
-    With `exact` a worker runs its shards one after another and gradients are summed in float64: in fp32 the trial is then the same to
-    the last bit on any number of workers of one kind. Without, a worker runs all its shards in one pass, which is faster where shards
-    are small; so it does where shards look at each other (norms `sync` and `shuffle`, SimCLR's batch).
-
-    With `base_batch` the equivalence rule applies: learning rate and teacher momentum are those of a batch of that size, and follow the
-    batch (trainables.config.equivalence).
-    """
-
-    epochs: Annotated[int, Field(ge=0, le=MOST_EPOCHS)] = 10
-    """Length of a trial."""
-    batch_size: Count = 64
-    """Samples of a step on all workers; whole shards."""
-    base_batch: Count | None = None
-    """The batch that learning rate and momentum are written for; they follow batch_size by the equivalence rule."""
-    shard_size: Annotated[int, Field(ge=2, le=MOST)] = 32
-    """Samples that share batch-norm statistics."""
-    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
-    """Arithmetic of the networks."""
-    exact: bool = True
-    """Whether shards go one by one and gradients are summed in float64, so that the number of workers changes no bit."""
-    channels_last: bool = True
-    """Whether images lie in memory with their channels last, which is faster."""
-    checkpoint_steps: Count | None = None
-    """Steps between checkpoints within an epoch; there is one after each epoch in any case."""
-    keep_checkpoints: Count = 2
-    """How many checkpoints are kept."""
-
-    @property
-    def num_shards(self) -> int:
-        return self.batch_size // self.shard_size
-
-    @model_validator(mode="after")
-    def _whole_shards(self) -> Self:
-        if self.batch_size % self.shard_size:
-            fits = max(1, round(self.batch_size / self.shard_size)) * self.shard_size
-            rule = f"must be a multiple of train.shard_size = {self.shard_size}, such as {fits}"
-            raise ValueError(f"train.batch_size = {self.batch_size}: {rule}")
-        return self
-
-
+_KEY_WITH_VALUE = re.compile(r"(?<![\w.])(?:trial\.)?([a-z_]+(?:\.[a-z_0-9]+)+) = ")
 Monitor = Literal["distance", "statistics", "embedding", "gradients", "drift", "filters"]
 Monitors = Annotated[tuple[Monitor, ...], AfterValidator(lambda names: tuple(dict.fromkeys(names)))]  # each once
 
@@ -145,7 +39,7 @@ Monitors = Annotated[tuple[Monitor, ...], AfterValidator(lambda names: tuple(dic
 class TrialConfig(Section):
     """Everything that a trial is a function of, besides its data. A `preset` fills in a paper's recipe for the method."""
 
-    preset: Annotated[str, AfterValidator(presets.known), Field(json_schema_extra={"enum": presets.names()})] | None = (
+    preset: Annotated[str, AfterValidator(recipes.known), Field(json_schema_extra={"enum": recipes.names()})] | None = (
         None
     )
     """A paper's recipe for the method; what is set beside it counts above it."""
@@ -175,19 +69,19 @@ class TrialConfig(Section):
             own = METHODS[method](name=method)
             under = with_values({"method": own.model_dump(mode="json")}, own.DEFAULTS, cls)
         if data in DATA_SETS:
-            under["views"] = {**under.get("views", {}), **discovery.load("data.sets", data).VIEWS}
+            under["views"] = {**under.get("views", {}), **facts(data).VIEWS}
         return merged(merged(under, _recipe(given, method), cls), given, cls)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.preset and self.method.name not in (own := presets.methods(self.preset)):
+        if self.preset and self.method.name not in (own := recipes.methods(self.preset)):
             raise ValueError(
                 f"preset.{self.preset}: has no recipe for method.name = {self.method.name}; it has {', '.join(own)}"
             )
         self.method.check(self)
-        epochs = schedules.Length(self.train.epochs, 1)
+        epochs = Length(self.train.epochs, 1)
         for key, warmup in self.warmups().items():  # those in steps wait until the data are known
-            if self.train.epochs and "step" not in warmup and schedules.steps_in(warmup, epochs) > self.train.epochs:
+            if self.train.epochs and "step" not in warmup and steps_in(warmup, epochs) > self.train.epochs:
                 raise ValueError(f"{key} = {warmup}: must not exceed train.epochs = {self.train.epochs}")
         placed = (*self.teacher.placement, *self.teacher.momenta)
         if (
@@ -250,39 +144,6 @@ class TrialConfig(Section):
         """The configuration as nested plain values, ready for YAML and JSON; `parse` gives it back."""
         return self.model_dump(mode="json")
 
-    def check_data(self) -> None:
-        """Raises `UserError` where the data is missing, at fault or too little, as far as a look of seconds shows (`data_check`)."""
-        self.check_length(self.training_images())
-
-    def training_images(self) -> int:
-        """How many there are. Raises `UserError` where the data is missing, at fault, or less than is asked for (`data_check`)."""
-        judges = (evaluation_config.PROTOCOLS[name] for name in self.evaluation.protocols)
-        return data_check.training_images(
-            self.data, bool(self.method.LABELLED_VIEWS) or any(judge.LABELS for judge in judges)
-        )
-
-    def check_length(self, images: int) -> None:
-        """Raises `UserError` where so many training images are less than one batch, or their epochs shorter than a warm-up."""
-        self.require_batch(images)
-        length(self, images)
-
-    def require_batch(self, images: int) -> None:
-        """Raises `UserError` where so many training images are less than one batch."""
-        train = self.train
-        if images < train.batch_size:
-            fits = images // train.shard_size * train.shard_size
-            advice = (
-                f"{fits} fits"
-                if fits
-                else f"with train.shard_size = {train.shard_size} no batch fits, so set a smaller one too"
-            )
-            raise UserError(
-                _told(
-                    f"train.batch_size = {train.batch_size}: there are only {images} training images; {advice}",
-                    self.plain(),
-                )
-            )
-
 
 def _name(section: Any, default: str) -> str:
     """The name that a section is given, as nested values, as a model or as a name alone."""
@@ -295,30 +156,32 @@ def _name(section: Any, default: str) -> str:
 def _recipe(given: Mapping[str, Any], method: str) -> dict[str, Any]:
     """What the preset says of the method, for a run of the length that is given; nothing where there is no preset."""
     recipe: dict[str, Any] = {}
-    for layer in presets.recipe(given.get("preset"), method) if method in METHODS else []:
+    for layer in recipes.recipe(given.get("preset"), method) if method in METHODS else []:
         recipe = merged(recipe, layer, TrialConfig)
     paper, train = recipe.get("train", {}).get("epochs"), given.get("train")
     epochs = train.get("epochs") if isinstance(train, Mapping) else None
-    return presets.shortened(recipe, paper) if paper and isinstance(epochs, int) and epochs < paper else recipe
+    return recipes.shortened(recipe, paper) if paper and isinstance(epochs, int) and epochs < paper else recipe
 
 
-def told(error: UserError, given: Any) -> str:
-    """The lines of an error, with the keys that a trial has from its preset or its method, and not from the user.
+def told(error: UserError, given: Any) -> UserError:
+    """Returns an error whose lines say which keys a preset or the method sets, and not the user.
 
     Args:
-        error: whose lines name keys.
+        error: each of its lines names keys, as "key = value".
         given: nested values of the trial, as the user gave them.
     """
-    return "\n".join(_told(line, given) for line in str(error).splitlines())
-
-
-def _told(line: str, given: Any) -> str:
     if not isinstance(given, Mapping) or (method := _name(given.get("method"), "byol")) not in METHODS:
-        return line
+        return error
     recipe, own = _recipe(given, method), with_values({}, METHODS[method].DEFAULTS, TrialConfig)
     sources = {f"method {method}": flat(own), f"preset {shown_name(given.get('preset'))}": flat(recipe)}
-    resolved, origins = flat(merged(merged(own, recipe, TrialConfig), given, TrialConfig)), {}
-    for key in re.findall(r"(?<![\w.])(?:trial\.)?([a-z_]+(?:\.[a-z_0-9]+)+) = ", line):
+    resolved = flat(merged(merged(own, recipe, TrialConfig), given, TrialConfig))
+    return UserError("\n".join(_with_origins(line, sources, resolved) for line in str(error).splitlines()))
+
+
+def _with_origins(line: str, sources: Mapping[str, Mapping[str, Any]], resolved: Mapping[str, Any]) -> str:
+    """Returns a line with the sources of its keys, where a source sets the value that the trial has."""
+    origins = {}
+    for key in _KEY_WITH_VALUE.findall(line):
         for source, values in sources.items():
             if key in values and resolved.get(key) == values[key]:
                 origins[key] = f"{source} sets {key} = {shown(values[key])}"
@@ -334,7 +197,7 @@ def parse(given: Mapping[str, Any]) -> TrialConfig:
     try:
         return validated(TrialConfig, given)
     except UserError as error:
-        raise UserError(told(error, given)) from None
+        raise told(error, given) from None
 
 
 def changed(nested: Mapping[str, Any], values: Mapping[str, Any]) -> TrialConfig:
@@ -346,17 +209,16 @@ def changed(nested: Mapping[str, Any], values: Mapping[str, Any]) -> TrialConfig
     return parse(with_values(nested, values, TrialConfig))
 
 
-def length(config: TrialConfig, images: int) -> schedules.Length:
+def length(config: TrialConfig, images: int) -> Length:
     """Length of the run for a train split of `images` images. The last partial batch of an epoch is dropped.
 
     Raises:
         UserError: a warm-up is longer.
     """
     per_epoch = images // config.train.batch_size
-    run = schedules.Length(per_epoch * config.train.epochs, per_epoch)
+    run = Length(per_epoch * config.train.epochs, per_epoch)
     for key, warmup in config.warmups().items():
-        if run.total and schedules.steps_in(warmup, run) > run.total:
-            raise UserError(
-                _told(f"{key} = {warmup}: must not exceed the run, which has {run.total} steps", config.plain())
-            )
+        if run.total and steps_in(warmup, run) > run.total:
+            rule = f"must not exceed the run, which has {run.total} steps"
+            raise told(UserError(f"{key} = {warmup}: {rule}"), config.plain())
     return run

@@ -10,19 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables.config import trial as c
+from trainables.config.base import ViewKind
+from trainables.config.encoder import Views
 from trainables.data import keyed
 from trainables.data.randaugment import grey, randaugment
-from trainables.learning.methods.base import ViewKind
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # from RGB to luma and two axes of chroma (YIQ): a turn of the chroma plane is a change of hue
 YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
 
 
-def views(
-    images: Tensor, samples: Tensor, kinds: Sequence[ViewKind], config: "c.Views", *key: int | str
-) -> list[Tensor]:
+def views(images: Tensor, samples: Tensor, kinds: Sequence[ViewKind], config: Views, *key: int | str) -> list[Tensor]:
     """Augmented views, standardised, of images [N, C, H, W] in [0, 1]: each [N, C, H, W], local ones smaller.
 
     Args:
@@ -36,7 +34,7 @@ def views(
     return [view(images, samples, number, kind, config, *key) for number, kind in enumerate(kinds)]
 
 
-def view(images: Tensor, samples: Tensor, number: int, kind: ViewKind, config: "c.Views", *key: int | str) -> Tensor:
+def view(images: Tensor, samples: Tensor, number: int, kind: ViewKind, config: Views, *key: int | str) -> Tensor:
     """One of `views`, by its number among them."""
     if kind == "local":
         config = config.model_copy(update={"crop_scale": config.local_scale, "solarise": (0.0, 0.0)})
@@ -69,7 +67,7 @@ def constants(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _view(
-    images: Tensor, samples: Tensor, view: int, config: "c.Views", size: int | None, key: tuple[int | str, ...]
+    images: Tensor, samples: Tensor, view: int, config: Views, size: int | None, key: tuple[int | str, ...]
 ) -> Tensor:
     draws = keyed.uniform(samples.to(images.device), 16, *key, f"view {view}", dtype=images.dtype).unbind(1)
     x = _resample(images, draws[:6], config, size)
@@ -94,7 +92,7 @@ def _chosen(draw: Tensor, p: float) -> Tensor:
     return (draw < p)[:, None, None, None]
 
 
-def _resample(images: Tensor, draws: tuple[Tensor, ...], config: "c.Views", size: int | None) -> Tensor:
+def _resample(images: Tensor, draws: tuple[Tensor, ...], config: Views, size: int | None) -> Tensor:
     """Random resized crop, shift, turn and flip as one affine map, bilinear; squares of `size` pixels, or as large as the images."""
     area, ratio, across, down, angle, flip = draws
     height, width = images.shape[-2:]
@@ -113,7 +111,7 @@ def _resample(images: Tensor, draws: tuple[Tensor, ...], config: "c.Views", size
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
-def _jitter(x: Tensor, draws: tuple[Tensor, ...], config: "c.Views") -> Tensor:
+def _jitter(x: Tensor, draws: tuple[Tensor, ...], config: Views) -> Tensor:
     """Brightness, contrast, saturation and hue, in this order; hue is turned in the chroma plane of YIQ."""
     strengths = (config.brightness, config.contrast, config.saturation)
     bright, contrast, saturation = (

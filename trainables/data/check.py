@@ -4,15 +4,15 @@ A mistake in the data is then found in seconds, on the machine that launches, an
 """
 
 import time
-from functools import partial
 
 import numpy as np
 
-from trainables.config import discovery
+from trainables.config import trial as c
 from trainables.config.data import Data, split_sizes
 from trainables.config.errors import UserError
+from trainables.config.evaluation import PROTOCOLS
 from trainables.data import carving, files
-from trainables.data.sets.base import Encoded
+from trainables.data.sets.base import DecodedSet, Encoded, EncodedSet, data_set
 
 DECODE_EVERY = 16  # images of a bunch; of the others only the sizes are read
 SECONDS = 1.5  # after which no further bunch of images is looked at
@@ -21,36 +21,56 @@ LARGEST_LABEL = (
 )
 
 
-def training_images(data: Data, needs_classes: bool) -> int:
-    """How many images the student learns from, once the data has been looked at.
+def check_data(config: c.TrialConfig) -> None:
+    """Raises `UserError` where the data is missing, at fault or too little, as far as a look of seconds shows."""
+    check_length(config, training_images(config))
 
-    Args:
-        data: of the trial.
-        needs_classes: whether something is scored by labels, or learns from them.
+
+def training_images(config: c.TrialConfig) -> int:
+    """Returns how many images the student learns from, once the data has been looked at.
 
     Raises:
         UserError: the folder is missing, its layout or its labels do not fit, an image of the sample cannot be decoded or has another
-            size, or there is less than is asked for. The message begins with the key.
+            size, or there are fewer images than asked for. The message begins with the key.
     """
-    with files.naming_root(data.root):
-        return _training_images(data, needs_classes)
+    protocols = (PROTOCOLS[name] for name in config.evaluation.protocols)
+    needs_classes = bool(config.method.LABELLED_VIEWS) or any(protocol.LABELS for protocol in protocols)
+    with files.naming_root(config.data.root):
+        return _training_images(config.data, needs_classes)
+
+
+def check_length(config: c.TrialConfig, images: int) -> None:
+    """Raises `UserError` where `images` training images are less than one batch, or the run is shorter than a warm-up."""
+    require_batch(config, images)
+    c.length(config, images)
+
+
+def require_batch(config: c.TrialConfig, images: int) -> None:
+    """Raises `UserError` where `images` training images are less than one batch."""
+    train = config.train
+    if images >= train.batch_size:
+        return
+    fits = images // train.shard_size * train.shard_size
+    smaller = f"with train.shard_size = {train.shard_size} no batch fits, so set a smaller one too"
+    rule = f"there are only {images} training images; {f'{fits} fits' if fits else smaller}"
+    raise c.told(UserError(f"train.batch_size = {train.batch_size}: {rule}"), config.plain())
 
 
 def _training_images(data: Data, needs_classes: bool) -> int:
-    reader = discovery.load("data.sets", data.name)
+    reader = data_set(data)
     if data.labels.file is not None:
         files.lines(data.labels.file, "data.labels.file")
-    if not reader.FILES:
-        count = reader.check(data)
-        train_images, held_out = split_sizes(data, count, reader.UNLABELLED)
-        _check_labels_unseen(
-            data, count, train_images if data.train_split == "train" else count - held_out, reader.CLASSES
-        )
+    if isinstance(reader, EncodedSet):
+        encoded = reader.encoded("train")
+        train_images, held_out = split_sizes(data, len(encoded.labels), reader.UNLABELLED)
+        _check_labels(data, encoded.labels, train_images, held_out, needs_classes)
+        _check_images(data, encoded)
         return train_images
-    found = reader.encoded(data, "train")
-    train_images, held_out = split_sizes(data, len(found.labels), reader.UNLABELLED)
-    _check_labels(data, found.labels, train_images, held_out, needs_classes)
-    _check_images(data, found)
+    assert isinstance(reader, DecodedSet)
+    count = reader.check()
+    train_images, held_out = split_sizes(data, count, reader.UNLABELLED)
+    bank = train_images if data.train_split == "train" else count - held_out
+    _check_labels_unseen(data, count, bank, reader.CLASSES)
     return train_images
 
 
@@ -90,9 +110,10 @@ def _check_labels_unseen(data: Data, count: int, bank: int, classes: int) -> Non
 
 def _named(data: Data) -> np.ndarray | None:
     """Rows of the stored train split that `data.labels.file` names."""
-    reader = discovery.load("data.sets", data.name)
-    names = partial(reader.names, data) if hasattr(reader, "names") else None
-    return None if data.labels.file is None else carving.listed(data.labels.file, names)
+    reader = data_set(data)
+    return (
+        None if data.labels.file is None else carving.listed(data.labels.file, reader.names if reader.NAMED else None)
+    )
 
 
 def _check_images(data: Data, found: Encoded) -> None:

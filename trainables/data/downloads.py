@@ -1,75 +1,107 @@
-"""Data sets that torchvision downloads and stores: opened alike, read as arrays."""
+"""Data sets that torchvision downloads and unpacks: what they have in common."""
 
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 
-from trainables.config import trial as c
 from trainables.config.errors import UserError
 from trainables.data import files, pulse
-from trainables.data.sets.base import Chunks
+from trainables.data.sets.base import Chunks, DecodedSet
 
 ROWS = 1024
 
 
-def check(data: "c.Data", folder: str, least: Mapping[str, int]) -> None:
-    """What torchvision unpacks must be there, unless it may be downloaded.
+Part = tuple[np.ndarray, Sequence[int] | np.ndarray]
+"""Images uint8 [n, H, W, 3] or [n, 3, H, W], and their labels, as torchvision holds them."""
 
-    Args:
-        data: of the trial.
-        folder: below the root.
-        least: the files in it, and the bytes that each has at least.
 
-    Raises:
-        UserError: the folder or a file is missing, or a file is not whole.
+class TorchvisionSet(DecodedSet):
+    """A data set that torchvision keeps in a folder below `data.root`.
+
+    Attributes:
+        TRAIN_IMAGES: how many train images are stored.
+        FOLDER: the folder below the root.
+        LEAST: the files in it, and how many bytes each has at least.
     """
-    unpacked = _unpacked(data, folder)
-    if unpacked is None or data.download:
-        return
-    for name, size in least.items():
-        file = unpacked / name
-        has = file.stat().st_size if file.is_file() else None
-        if has is None or has < size:
-            state = "is missing" if has is None else f"is not whole ({has} bytes of at least {size})"
-            raise UserError(f"data.root = '{data.root}': {folder}/{name} {state}; set data.download=true to fetch it")
+
+    NEEDS_ROOT: ClassVar[bool] = True
+    TRAIN_IMAGES: ClassVar[int]
+    FOLDER: ClassVar[str]
+    LEAST: ClassVar[Mapping[str, int]]
+
+    @abstractmethod
+    def parts(self, split: str) -> Iterator[Part]:
+        """Opens the data sets of torchvision that make up a split, one after another."""
+
+    def check(self) -> int:
+        unpacked = self._unpacked()
+        if unpacked is None or self.data.download:
+            return self.TRAIN_IMAGES
+        for name, size in self.LEAST.items():
+            file = unpacked / name
+            has = file.stat().st_size if file.is_file() else None
+            if has is None or has < size:
+                state = "is missing" if has is None else f"is not whole ({has} bytes of at least {size})"
+                where = f"data.root = '{self.data.root}': {self.FOLDER}/{name}"
+                raise UserError(f"{where} {state}; set data.download=true to fetch it")
+        return self.TRAIN_IMAGES
+
+    def source(self, split: str) -> str | None:
+        """Returns the fingerprint of the unpacked files; None before a download."""
+        unpacked = self._unpacked()
+        if unpacked is None:
+            return None
+        return files.fingerprint(sorted(file for file in unpacked.rglob("*") if file.is_file()))
+
+    def read(self, split: str) -> Chunks:
+        """Yields chunks of a split.
+
+        Raises:
+            UserError: torchvision finds the files incomplete, or cannot download them.
+        """
+        parts = self.parts(split)
+        while (part := self._next(parts)) is not None:
+            images, labels = np.asarray(part[0], dtype=np.uint8), part[1]
+            images = images if images.shape[-1] == 3 else images.transpose(0, 2, 3, 1)
+            for start in range(0, len(images), ROWS):  # STL-10's 2.8 GB are transposed piece by piece
+                yield images[start : start + ROWS], np.asarray(labels[start : start + ROWS], dtype=np.int64)
+
+    def _next(self, parts: Iterator[Part]) -> Part | None:
+        try:
+            with pulse.unmeasured():
+                return next(parts, None)
+        except (RuntimeError, OSError) as error:
+            raise UserError(f"data.root = '{self.data.root}': {str(error).splitlines()[0]}") from None
+
+    def _unpacked(self) -> Path | None:
+        """The folder that torchvision unpacks to; None before a download."""
+        unpacked = (self.data.root or Path()) / self.FOLDER
+        if unpacked.is_dir():
+            return unpacked
+        if self.data.download:
+            return None
+        root = files.existing_root(self.data.root)
+        holds = f"holds no folder '{self.FOLDER}', but {files.contents(root)}"
+        raise UserError(f"data.root = '{root}': {holds}; set data.download=true to fetch it")
 
 
-def source(data: "c.Data", folder: str) -> str | None:
-    """Fingerprint of the unpacked files; None before a download."""
-    unpacked = _unpacked(data, folder)
-    return (
-        None if unpacked is None else files.fingerprint(sorted(file for file in unpacked.rglob("*") if file.is_file()))
-    )
+class CIFAR(TorchvisionSet):
+    """Images of 32 x 32: 50,000 for training and 10,000 for testing.
 
-
-def _unpacked(data: "c.Data", folder: str) -> Path | None:
-    """The folder that torchvision unpacks to; None before a download."""
-    unpacked = (data.root or Path()) / folder
-    if unpacked.is_dir():
-        return unpacked
-    if data.download:
-        return None
-    root = files.existing_root(data.root)
-    raise UserError(
-        f"data.root = '{root}': holds no folder '{folder}', but {files.contents(root)}; set data.download=true to fetch it"
-    )
-
-
-def read(data: "c.Data", open_set: Callable[..., Any], **split: object) -> Chunks:
-    """The images of a split as [n, H, W, C] and their labels.
-
-    Raises:
-        UserError: torchvision finds the files incomplete, or cannot download them.
+    Attributes:
+        TORCHVISION: the name of the class in torchvision.
     """
-    try:
-        with pulse.unmeasured():
-            opened = open_set(root=data.root, download=data.download, **split)
-    except (RuntimeError, OSError) as error:
-        raise UserError(f"data.root = '{data.root}': {str(error).splitlines()[0]}") from None
-    labels = opened.labels if hasattr(opened, "labels") else opened.targets
-    images = np.asarray(opened.data, dtype=np.uint8)
-    images = images if images.shape[-1] == 3 else images.transpose(0, 2, 3, 1)
-    for start in range(0, len(images), ROWS):  # STL-10's 2.8 GB are turned around piece by piece
-        yield images[start : start + ROWS], np.asarray(labels[start : start + ROWS], dtype=np.int64)
+
+    TRAIN_IMAGES: ClassVar[int] = 50_000
+    TORCHVISION: ClassVar[str]
+
+    def parts(self, split: str) -> Iterator[Part]:
+        from torchvision import datasets
+
+        opened = getattr(datasets, self.TORCHVISION)(
+            self.data.root, train=split == "train", download=self.data.download
+        )
+        yield opened.data, opened.targets

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import IO
 
@@ -18,12 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.config import discovery
-from trainables.config import trial as c
-from trainables.config.data import split_sizes
+from trainables.config.data import Data, Labels, split_sizes
 from trainables.config.errors import UserError
 from trainables.data import carving, files, keyed, progress, pulse
-from trainables.data.sets.base import Chunks
+from trainables.data.sets.base import Chunks, EncodedSet, data_set
 from trainables.data.stream import Stream
 
 ON_DEVICE = 2 * 2**30  # a split of up to so many bytes lives on the GPU
@@ -99,19 +97,18 @@ class Images:
         return self.rows if self.at is None else self.at
 
 
-def class_names(data: "c.Data", classes: int) -> list[str]:
+def class_names(data: Data, classes: int) -> list[str]:
     """Names of the classes, in the order of the labels; their numbers where the data set has no names, or not as many."""
-    reader = discovery.load("data.sets", data.name)
-    names = list(reader.class_names(data)) if hasattr(reader, "class_names") else []
+    names = list(data_set(data).class_names())
     return names if len(names) == classes else list(map(str, range(classes)))
 
 
-def load(data: "c.Data", split: str) -> Images:
+def load(data: Data, split: str) -> Images:
     """One of `splits`."""
     return splits(data, split)[0]
 
 
-def splits(data: "c.Data", *names: str) -> list[Images]:
+def splits(data: Data, *names: str) -> list[Images]:
     """Splits by name; each stored split is opened once.
 
     "train" is what the student learns from: `train_images` of the `train_split`, less validation. "bank" is what evaluations learn from:
@@ -127,7 +124,7 @@ def splits(data: "c.Data", *names: str) -> list[Images]:
 
 
 class _Splits:
-    def __init__(self, data: "c.Data"):
+    def __init__(self, data: Data):
         self._data = data
 
     @cached_property
@@ -184,7 +181,7 @@ class _Splits:
         return torch.from_numpy(held), torch.from_numpy(others)
 
 
-def labelled(images: Images, wanted: c.Labels) -> Tensor:
+def labelled(images: Images, wanted: Labels) -> Tensor:
     """The images of a split that a trial has labels of: sorted indices int64 [n] in it. A function of the split and the seed alone.
 
     Raises:
@@ -231,18 +228,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("TEACHER_TUNER_CACHE") or default)
 
 
-def _stored(data: "c.Data", split: str) -> Images:
+def _stored(data: Data, split: str) -> Images:
     """All images of a stored split: "train", "test", "unlabelled" or "both"."""
     with files.naming_root(data.root):
         return _opened(data, split)
 
 
-def _opened(data: "c.Data", split: str) -> Images:
-    reader = discovery.load("data.sets", data.name)
-    names = partial(reader.names, data) if split == "train" and hasattr(reader, "names") else None
+def _opened(data: Data, split: str) -> Images:
+    reader = data_set(data)
+    names = reader.names if reader.NAMED and split == "train" else None
     if data.streamed:
-        assert data.image_size is not None
-        encoded = reader.encoded(data, split)
+        assert isinstance(reader, EncodedSet) and data.image_size is not None
+        encoded = reader.encoded(split)
         if not len(encoded.labels):
             raise UserError("data.root: its files hold no images")
         stream = Stream(encoded, data.image_size, data.loaders, data.window)
@@ -251,12 +248,12 @@ def _opened(data: "c.Data", split: str) -> Images:
         data.download and data.root is not None
     ):  # by one worker, while the others wait; then there is a fingerprint to be cached under
         with pulse.unmeasured(), _locked(data.root / ".teacher-tuner.lock"):
-            if reader.source(data, split) is None or not (data.root / MARK).exists():
-                list(reader.read(data, split))
+            if reader.source(split) is None or not (data.root / MARK).exists():
+                list(reader.read(split))
                 (data.root / MARK).touch()
-    source = reader.source(data, split)
+    source = reader.source(split)
     if source is None:
-        chunks = list(reader.read(data, split))
+        chunks = list(reader.read(split))
         return _decoded(
             np.concatenate([images for images, _ in chunks]), np.concatenate([labels for _, labels in chunks]), names
         )
@@ -264,7 +261,7 @@ def _opened(data: "c.Data", split: str) -> Images:
     folder = cache_folder() / key
     with _locked(folder.with_suffix(".lock")) as moved:
         if not folder.is_dir():
-            _decode_to(folder, reader.read(data, split), moved)
+            _decode_to(folder, reader.read(split), moved)
     shape = json.loads((folder / "shape.json").read_text())
     pixels = np.memmap(folder / "images.u8", np.uint8, "c", shape=tuple(shape))
     return _decoded(pixels, np.fromfile(folder / "labels.i64", np.int64), names)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as pictures
 
-from trainables.config import trial as c
+from trainables.config.encoder import RandAugment
 from trainables.data import keyed
 
 OUTSIDE = 0.5
@@ -19,7 +19,7 @@ LEVELS = 10  # of an operation's range; drawn are 1, 2, ... below the magnitude
 GREY = (0.299, 0.587, 0.114)
 
 
-def randaugment(images: Tensor, samples: Tensor, config: "c.RandAugment", *key: int | str) -> Tensor:
+def randaugment(images: Tensor, samples: Tensor, config: RandAugment, *key: int | str) -> Tensor:
     """`config.ops` operations after one another, then a grey square.
 
     Args:

@@ -1,7 +1,6 @@
 """What an evaluation looks at: a network, the images that it learns from and those that it is scored on; and their features."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, TypeVar
@@ -12,9 +11,10 @@ from torch import Tensor, nn
 from trainables.config import trial as c
 from trainables.data import augment, progress
 from trainables.data import images as data
-from trainables.evaluation.protocols.base import Output, Scores
+from trainables.evaluation.scores import Output, Scores
 from trainables.networks.encoders import backbone_of, run_parts
 from trainables.networks.group import Group
+from trainables.networks.modes import in_evaluation_mode
 
 Made = TypeVar("Made")
 View = Callable[[Tensor, Tensor], Tensor]
@@ -27,19 +27,6 @@ class Features:
 
     x: Tensor
     labels: Tensor
-
-
-@contextmanager
-def in_evaluation_mode(*modules: nn.Module) -> Iterator[None]:
-    """Each part of the modules gets back the mode that it had."""
-    modes = [(part, part.training) for module in modules for part in module.modules()]
-    for module in modules:
-        module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
 
 
 @torch.no_grad()
@@ -158,11 +145,3 @@ class Subject:
         """Views that are only cropped and flipped, as the trial's `views` say, but for another `crop_scale`; keyed by `key` and image."""
         config = self.config.views.model_copy(update={} if crop_scale is None else {"crop_scale": crop_scale})
         return lambda images, samples: augment.view(images, samples, 0, "weak", config, self.config.seed, *key)
-
-
-def measure(subject: Subject, protocols: Iterable[str]) -> Scores:
-    """The scores of several protocols. Collective."""
-    found: Scores = {}
-    for name in protocols:
-        found |= subject.config.evaluation.protocol(name).measure(subject)
-    return found

@@ -16,7 +16,7 @@ from trainables.data.feed import Batch
 from trainables.data.pieces import Sight
 from trainables.learning import optim
 from trainables.learning.loss_curve import LossCurve
-from trainables.learning.methods.base import Pass
+from trainables.learning.methods.base import Method, Pass
 from trainables.learning.teacher import Teacher
 from trainables.networks.encoders import Student, StudentOutput, build_parts, feature_width, mlp
 from trainables.networks.group import Group
@@ -45,6 +45,7 @@ class Learner:
         self.run = c.length(config, images)
         num_shards = config.train.num_shards
         self.shards = Shards(config.train.shard_size, num_shards, group.share(num_shards), group)
+        assert isinstance(config.method, Method)
         self.method = config.method
         state = self.method.initial_state(config.encoder.projector.width, config.seed)
         self.method_state = {

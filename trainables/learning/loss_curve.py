@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainables.config.schedules import Length
+from trainables.config.durations import Length
 from trainables.networks.group import Group
 
 POINTS = 20  # of an epoch, at most

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from trainables.data import augment
 from trainables.data.images import Images
-from trainables.evaluation.subject import in_evaluation_mode
 from trainables.learning import geometry
 from trainables.networks.encoders import run_parts
+from trainables.networks.modes import in_evaluation_mode
 from trainables.networks.norm import EPS
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from trainables.config import schedules
 from trainables.config import trial as c
-from trainables.config.schedules import Length
+from trainables.config.durations import Length, steps_in
 from trainables.data import keyed
 from trainables.learning import smoothing
 from trainables.networks.encoders import run_parts
@@ -105,7 +105,7 @@ class Teacher(nn.Module):
         own: list[Tensor] = []
         students: list[Tensor] = []
         moves: list[float] = []
-        warm = step < schedules.steps_in(self.config.norm.warm_start, run)
+        warm = step < steps_in(self.config.norm.warm_start, run)
         for name, norm, source in self.norm_pairs:
             if isinstance(norm, EmanNorm):  # with the mean keep-rate of the parameters; masks do not touch statistics
                 own += [norm.running_mean, norm.running_var]

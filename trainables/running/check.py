@@ -14,6 +14,7 @@ from trainables.config import settings
 from trainables.config import trial as c
 from trainables.config.errors import UserError
 from trainables.data import images as data
+from trainables.data.check import check_data
 from trainables.data.feed import Feed, labelled_images
 from trainables.learning.learner import Learner
 from trainables.networks.group import Group
@@ -77,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
             settings.read_yaml(given.config), settings.read_settings(given.set), c.TrialConfig
         )
         base = c.parse(nested)
-        base.check_data()
+        check_data(base)
         if max(given.workers) > base.train.num_shards:
             raise UserError(
                 f"--workers {max(given.workers)}: more than the {base.train.num_shards} shards of the batch"

@@ -88,7 +88,7 @@ def read(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise Damaged(f"{path}: damaged, or no checkpoint ({error})") from None
     if not metadata.keys() >= {"sha256", "values"}:

@@ -24,8 +24,10 @@ from trainables.config.errors import TrialFailure, UserError
 from trainables.config.evaluation import require_fit, with_recipe
 from trainables.data import images as data
 from trainables.data import progress
+from trainables.data.check import check_data, require_batch
 from trainables.data.feed import Feed, labelled_images, with_known_labels
-from trainables.evaluation.subject import Subject, measure
+from trainables.evaluation.measure import measure
+from trainables.evaluation.subject import Subject
 from trainables.learning import monitors
 from trainables.learning.learner import Learner
 from trainables.networks import group
@@ -76,7 +78,7 @@ def _fit(
     bank: data.Images,
     validation: data.Images,
 ) -> list[Metrics]:
-    config.require_batch(len(train))
+    require_batch(config, len(train))
     learner = Learner(config, train.channels, len(train), workers, bank.classes)
     labelled = labelled_images(config, bank)
     train = with_known_labels(config, train)
@@ -293,7 +295,7 @@ def main(arguments: list[str] | None = None) -> int:
     workers = None
     try:
         config = c.changed(settings.read_yaml(given.config), settings.read_settings(given.set))
-        config.check_data()
+        check_data(config)
         workers = group.from_torchrun()
         if workers.size > config.train.num_shards:
             raise UserError(f"{workers.size} workers: more than the {config.train.num_shards} shards of the batch")

@@ -12,6 +12,7 @@ from trainables.config import trial as c
 from trainables.data import augment
 from trainables.data import images as data
 from trainables.data.pieces import Piece
+from trainables.learning.methods.base import Method
 
 NAME = "views.png"
 ROWS = 5  # images
@@ -83,6 +84,7 @@ def _columns(
 
 def _lookers(config: c.TrialConfig) -> list[tuple[str, Sequence[Sequence[Piece]]]]:
     """Student and teacher with their sights; a teacher without an averaged part is the student itself."""
+    assert isinstance(config.method, Method)
     teacher = [("teacher", config.method.teacher_sights)] if config.teacher.placement else []
     return [("student", config.method.student_sights), *teacher]
 

@@ -12,6 +12,7 @@ from trainables.config.errors import UserError
 from trainables.config.evaluation import PROTOCOLS, known, require_fit, with_recipe
 from trainables.config.settings import read_settings
 from trainables.data import progress
+from trainables.data.check import check_data
 from trainables.evaluation.protocols.corruptions import difference
 from trainables.running.checkpoint_header import config_in
 from tuner.commands.train import KEY
@@ -106,7 +107,7 @@ def _check_early(path: Path, protocols: tuple[str, ...], changes: Mapping[str, A
     if nested is not None:
         config = c.changed(with_recipe(nested, changes), changes)
         require_fit(protocols, config)
-        config.check_data()
+        check_data(config)
 
 
 def _read(path: Path) -> Any:

@@ -12,6 +12,7 @@ from rich.text import Text
 from trainables.config import trial as c
 from trainables.config.errors import UserError
 from trainables.config.evaluation import METRICS
+from trainables.data.check import check_length, training_images
 from tuner.plan import jobs
 from tuner.plan.space import Space, configured
 from tuner.plan.spec import SearchSpec, check_workers
@@ -78,8 +79,8 @@ def check_data(spec: SearchSpec) -> None:
         try:
             jobs.require_data_kept(config.data)
             if config.data not in counts:
-                counts[config.data] = config.training_images()
-            config.check_length(counts[config.data])
+                counts[config.data] = training_images(config)
+            check_length(config, counts[config.data])
         except UserError as error:
             raise UserError(f"point '{label}': {error}") from None
 

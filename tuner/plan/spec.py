@@ -16,6 +16,7 @@ from trainables.config.errors import UserError, nearest, shown
 from trainables.config.evaluation import PROTOCOLS
 from trainables.config.sections import Epochs
 from trainables.config.settings import dotted_keys, flat, read_settings, read_yaml, validated, with_values
+from trainables.data.check import check_data
 from tuner.plan import jobs
 from tuner.plan.table import combined, completed, set_by_hand
 
@@ -401,7 +402,7 @@ def settled(spec: SearchSpec) -> SearchSpec:
     root = spec.trial.data.root
     try:
         jobs.require_data_kept(spec.trial.data)
-        spec.trial.check_data()
+        check_data(spec.trial)
     except UserError as error:
         raise UserError(spec_key(str(error))) from None
     return (

@@ -52,7 +52,9 @@ class Run:
     def __init__(self, path: Path):
         self.path = path.absolute()
         if not (self.path / "manifest.json").is_file():
-            raise UserError(f"{path}: {'no run directory (it has no manifest.json)' if path.exists() else 'no such run directory'}")
+            raise UserError(
+                f"{path}: {'no run directory (it has no manifest.json)' if path.exists() else 'no such run directory'}"
+            )
         try:
             self.manifest: dict[str, Any] = json.loads((self.path / "manifest.json").read_text())
             self.kind: Kind = self.manifest["kind"]
@@ -117,9 +119,13 @@ class Run:
         try:
             run = cls(path)
         except UserError:
-            raise UserError(f"{path}: already exists, and is no run that can be read; choose another with --run") from None
+            raise UserError(
+                f"{path}: already exists, and is no run that can be read; choose another with --run"
+            ) from None
         if not run.untouched:
-            raise UserError(f"{path}: already exists; continue it with 'tuner resume {path}', or choose another with --run")
+            raise UserError(
+                f"{path}: already exists; continue it with 'tuner resume {path}', or choose another with --run"
+            )
         run.hold()
         return run
 
@@ -253,7 +259,9 @@ class Run:
             except OSError:
                 self._lock.seek(0)
                 if last:
-                    raise UserError(f"{self.path}: is being run by process {self._lock.readline().strip() or '?'} already") from None
+                    raise UserError(
+                        f"{self.path}: is being run by process {self._lock.readline().strip() or '?'} already"
+                    ) from None
                 time.sleep(0.2)  # somebody who looks whether it is held holds it for a moment
         self.note("")
 
@@ -298,7 +306,9 @@ class Run:
         except (ValueError, AttributeError):
             numbers = [None]
         if not all(isinstance(number, int | float) for number in numbers):
-            raise UserError(f"{path}: is damaged; put the whole file back, or remove it and it is measured again by 'tuner resume'")
+            raise UserError(
+                f"{path}: is damaged; put the whole file back, or remove it and it is measured again by 'tuner resume'"
+            )
         return scores
 
     def write_baseline(self, metrics: dict[str, float]) -> None:
@@ -368,7 +378,11 @@ def _manifest(kind: Kind, seed: int) -> dict[str, Any]:
         "seed": seed,
         "commit": _commit(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        "hardware": {"machine": platform.platform(), "processor": platform.processor() or platform.machine(), "cpus": os.cpu_count()},
+        "hardware": {
+            "machine": platform.platform(),
+            "processor": platform.processor() or platform.machine(),
+            "cpus": os.cpu_count(),
+        },
     }
 
 
@@ -382,7 +396,9 @@ def _version(package: str) -> str | None:
 def _commit() -> str | None:
     """The commit of this program's checkout; None where it was installed without one."""
     try:
-        answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5)
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() or None

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from trainables.config import presets
+from trainables.config import recipes
 from trainables.config import trial as c
 from trainables.config.errors import UserError
 from trainables.config.settings import flat
+from trainables.data.check import check_data
 
 SGD = {"optim.name": "sgd", "optim.momentum": 0.9}
 LARS = {
@@ -340,7 +341,7 @@ def test_a_recipe_is_the_paper_s(name: str, method: str) -> None:
 
 
 def test_every_recipe_is_here() -> None:
-    assert {(name, method) for name in presets.names() for method in presets.methods(name)} == set(RECIPES)
+    assert {(name, method) for name in recipes.names() for method in recipes.methods(name)} == set(RECIPES)
 
 
 def test_a_preset_that_is_like_another_offers_its_own_methods() -> None:
@@ -410,7 +411,7 @@ def test_a_fault_of_what_a_preset_sets_says_so(nested: dict[str, Any], said: str
 def test_a_batch_of_a_preset_that_the_data_are_too_few_for_says_so() -> None:
     trial = c.parse({"preset": "momentum2", "data": {"name": "digits", "train_images": 100}})
     with pytest.raises(UserError) as caught:
-        trial.check_data()
+        check_data(trial)
     assert str(caught.value) == (
         "train.batch_size = 256: there are only 100 training images; 96 fits "
         "(preset momentum2 sets train.batch_size = 256; set it yourself to change it)"
@@ -420,4 +421,4 @@ def test_a_batch_of_a_preset_that_the_data_are_too_few_for_says_so() -> None:
 def test_the_readme_lists_all_presets() -> None:
     readme = (Path(__file__).parents[3] / "README.md").read_text()
     listed = readme[readme.index("`trial.preset` fills in") :].split("\n\n")[0]
-    assert {name for name in re.findall(r"`(\w+)`", listed) if name in presets.names()} == set(presets.names())
+    assert {name for name in re.findall(r"`(\w+)`", listed) if name in recipes.names()} == set(recipes.names())

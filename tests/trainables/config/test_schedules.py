@@ -7,6 +7,7 @@ import pytest
 
 from trainables.config import schedules
 from trainables.config import trial as c
+from trainables.config.durations import Length, steps_in
 from trainables.config.teacher import Alpha, Momentum
 
 
@@ -37,7 +38,7 @@ def test_invariant_06_an_exponential_schedule_has_the_geometric_mean_in_its_midd
 
 def test_invariant_06_the_teachers_momentum_through_its_configuration():
     """Fails when the schedule ends an epoch early."""
-    teacher, run = c.Teacher(), schedules.Length(400, 40)
+    teacher, run = c.Teacher(), Length(400, 40)
     values = [schedules.at(teacher.momentum, step, run) for step in (0, 200, 400)]
     assert values == pytest.approx([0.99, 0.995, 1.0], abs=1e-12)
 
@@ -76,7 +77,7 @@ def test_warm_up_rises_in_equal_steps_and_hands_over(kind):
     base, total, warmup = 0.4, 30, 8
     final = 0.01 if kind == "exponential" else 0.0
     schedule = c.LearningRate(kind=kind, base=base, final=final, warmup=f"{warmup} steps")
-    values = [schedules.at(schedule, step, schedules.Length(total, 10)) for step in range(total)]
+    values = [schedules.at(schedule, step, Length(total, 10)) for step in range(total)]
     assert values[:warmup] == pytest.approx([base * (step + 1) / warmup for step in range(warmup)])
     assert values[warmup:] == pytest.approx(
         [schedules.value(kind, base, final, step, total - warmup) for step in range(total - warmup)]
@@ -89,7 +90,7 @@ def test_a_warm_up_starts_one_step_above_its_factor_and_has_its_base_twice(facto
     """As the docstring of `at` has it: one step ahead of a recipe that starts at factor times base, and has `base` after W steps."""
     base, steps = 0.4, 5
     schedule = c.LearningRate(base=base, warmup=f"{steps} steps", warmup_factor=factor)
-    values = [schedules.at(schedule, step, schedules.Length(50, 10)) for step in range(steps + 2)]
+    values = [schedules.at(schedule, step, Length(50, 10)) for step in range(steps + 2)]
     assert values[0] == pytest.approx(base * (factor + (1 - factor) / steps), rel=1e-12)
     recipe = [base * (factor + (1 - factor) * step / steps) for step in range(steps + 1)]
     assert values[:steps] == pytest.approx(recipe[1:], rel=1e-12)
@@ -97,7 +98,7 @@ def test_a_warm_up_starts_one_step_above_its_factor_and_has_its_base_twice(facto
 
 
 def test_without_warm_up_the_first_step_has_the_base():
-    assert schedules.at(c.LearningRate(base=0.4), 0, schedules.Length(10, 5)) == 0.4
+    assert schedules.at(c.LearningRate(base=0.4), 0, Length(10, 5)) == 0.4
 
 
 def test_learning_rate_of_a_configuration():
@@ -130,12 +131,12 @@ def test_learning_rate_of_a_configuration():
 )
 def test_durations_in_steps_rounded_up(duration, steps):
     """Of a run of 100 epochs of 7 steps."""
-    assert schedules.steps_in(duration, schedules.Length(700, 7)) == steps
+    assert steps_in(duration, Length(700, 7)) == steps
 
 
 @pytest.mark.parametrize("tenths", range(1, 30))
 def test_binary_fractions_do_not_round_a_duration_up(tenths):
-    assert schedules.steps_in(f"{tenths / 10:g} epochs", schedules.Length(300, 10)) == tenths
+    assert steps_in(f"{tenths / 10:g} epochs", Length(300, 10)) == tenths
 
 
 @pytest.mark.parametrize(
@@ -143,20 +144,20 @@ def test_binary_fractions_do_not_round_a_duration_up(tenths):
 )
 def test_what_is_no_duration(duration):
     with pytest.raises(ValueError, match="must be a duration"):
-        schedules.steps_in(duration, schedules.Length(700, 7))
+        steps_in(duration, Length(700, 7))
 
 
 @pytest.mark.parametrize("milestones", [("3 epochs", "60 %"), ("60 %", "15 steps")])
 def test_a_step_schedule_is_multiplied_at_each_milestone(milestones):
     """Whatever their order and unit; a milestone is the first step of the new value."""
     schedule = c.LearningRate(kind="step", base=0.4, factor=0.5, milestones=milestones)
-    found = [schedules.at(schedule, step, schedules.Length(50, 5)) for step in range(50)]
+    found = [schedules.at(schedule, step, Length(50, 5)) for step in range(50)]
     assert found == [0.4] * 15 + [0.2] * 15 + [0.1] * 20
 
 
 def test_milestones_count_from_the_beginning_and_a_warm_up_begins_at_its_factor():
     schedule = c.LearningRate(kind="step", base=0.4, milestones=("2 epochs",), warmup="4 steps", warmup_factor=0.2)
-    found = [schedules.at(schedule, step, schedules.Length(20, 5)) for step in range(20)]
+    found = [schedules.at(schedule, step, Length(20, 5)) for step in range(20)]
     rising = [0.4 * (0.2 + 0.8 * (step + 1) / 4) for step in range(4)]
     assert found == pytest.approx(rising + [0.4] * 6 + [0.04] * 10)
 

@@ -10,10 +10,12 @@ import yaml
 from pydantic import ValidationError
 
 from tests.trainables.feeds import feed_of
-from trainables.config import equivalence, schedules, settings
+from trainables.config import equivalence, settings
 from trainables.config import trial as c
+from trainables.config.durations import steps_in
 from trainables.config.errors import UserError
 from trainables.config.teacher import BACKBONE, PROJECTOR, Momentum
+from trainables.data.check import check_data
 
 
 def refusal(nested: object) -> str:
@@ -114,12 +116,12 @@ def test_a_data_folder_is_needed_there_and_filled(name, tmp_path: Path):
     rules = {"missing": "no such folder", "file": "must be a folder", "empty": "empty", "other": "holds no"}
     for folder, rule in rules.items():
         with pytest.raises(UserError, match=rule) as caught:
-            c.parse({"data": {"name": name, "root": str(tmp_path / folder)}}).check_data()
+            check_data(c.parse({"data": {"name": name, "root": str(tmp_path / folder)}}))
         assert str(tmp_path / folder) in str(caught.value)
 
 
 def test_digits_need_no_folder():
-    c.parse({}).check_data()
+    check_data(c.parse({}))
 
 
 def test_views_suit_the_data_set_and_the_user_has_the_last_word():
@@ -442,7 +444,7 @@ def test_equivalence_rule_keeps_whole_shards():
 
 def test_steps_drop_the_last_partial_batch_and_round_the_warm_up_up():
     config = c.parse({"train": {"epochs": 3, "batch_size": 64}, "optim": {"lr": {"warmup": 0.3}}})
-    assert c.length(config, 200) == (9, 3) and schedules.steps_in(config.optim.lr.warmup, c.length(config, 200)) == 1
+    assert c.length(config, 200) == (9, 3) and steps_in(config.optim.lr.warmup, c.length(config, 200)) == 1
     assert c.length(config, 63) == (0, 0)
 
 
@@ -457,10 +459,10 @@ def test_a_warm_up_in_steps_is_not_longer_than_the_run(key):
         )
         config = c.changed({"data": {"train_images": 1280}}, value)
         if fits:
-            config.check_data()
+            check_data(config)
         else:
             with pytest.raises(UserError, match=f"{key} = 201 steps: must not exceed the run, which has 200 steps"):
-                config.check_data()
+                check_data(config)
 
 
 def test_features_before_a_feature_norm_need_one():

@@ -12,12 +12,16 @@ import pyarrow.parquet
 import pytest
 
 from tests.trainables.pictures import encoded, numbered, picture, write_folders, write_parquet, write_parquets
-from trainables.config import discovery
 from trainables.config import trial as c
+from trainables.config.data import facts
 from trainables.config.errors import UserError
 from trainables.data import check as data_check
 from trainables.data import files
 from trainables.data import images as data
+from trainables.data.check import check_data
+from trainables.data.downloads import TorchvisionSet
+from trainables.data.sets.base import Encoded, EncodedSet, data_set
+from trainables.data.sets.imagefolder import ImageFiles
 
 SMALL: dict[str, Any] = {"train": {"batch_size": 4, "shard_size": 2}}
 
@@ -28,8 +32,15 @@ def trial(name: str, root: Path, **values: Any) -> c.TrialConfig:
 
 def refusal(name: str, root: Path, **values: Any) -> str:
     with pytest.raises(UserError) as caught:
-        trial(name, root, **values).check_data()
+        check_data(trial(name, root, **values))
     return str(caught.value)
+
+
+def encoded_of(data: c.Data) -> Encoded:
+    """The train images of a data set of files."""
+    reader = data_set(data)
+    assert isinstance(reader, EncodedSet)
+    return reader.encoded("train")
 
 
 def folders(root: Path, count: int = 40) -> Path:
@@ -42,12 +53,12 @@ def folders(root: Path, count: int = 40) -> Path:
 
 
 def test_sound_data_pass(tmp_path: Path):
-    trial("imagefolder", folders(tmp_path / "folders")).check_data()
+    check_data(trial("imagefolder", folders(tmp_path / "folders")))
     write_folders(tmp_path / "sized", 40)
-    trial("imagefolder", tmp_path / "sized", image_size=6).check_data()
+    check_data(trial("imagefolder", tmp_path / "sized", image_size=6))
     write_parquets(tmp_path / "parquet", [23, 17], 5)
     for streamed in (False, True):
-        trial("parquet", tmp_path / "parquet", image_size=6, streamed=streamed, labels={"per_class": 3}).check_data()
+        check_data(trial("parquet", tmp_path / "parquet", image_size=6, streamed=streamed, labels={"per_class": 3}))
 
 
 @pytest.mark.parametrize("place", [0, 17, 39])
@@ -59,7 +70,7 @@ def test_one_image_of_another_size(tmp_path: Path, place: int):
         f"data.image_size: must be given, such as 6, for the images of '{tmp_path}' differ in size: "
     )
     assert f"12x9 ({path})" in said and "6x6 (" in said
-    trial("imagefolder", tmp_path, image_size=6).check_data()
+    check_data(trial("imagefolder", tmp_path, image_size=6))
 
 
 @pytest.mark.parametrize("place", [0, 17, 39])
@@ -105,9 +116,9 @@ def test_folders_in_another_layout(tmp_path: Path):
         said.startswith(f"data.root = '{tmp_path / 'a'}': train/n09 holds no images (.bmp, .jpeg")
         and "data.classes" in said
     )
-    trial("imagefolder", tmp_path / "a", classes=["n01", "n02"]).check_data()
+    check_data(trial("imagefolder", tmp_path / "a", classes=["n01", "n02"]))
     (tmp_path / "a" / "train" / "n09").rename(tmp_path / "a" / "train" / ".cache")
-    trial("imagefolder", tmp_path / "a").check_data()
+    check_data(trial("imagefolder", tmp_path / "a"))
     assert "holds no train-*.parquet; it holds test/, train/" in refusal("parquet", tmp_path / "a")
     assert "holds no folder 'cifar-10-batches-py', but test/, train/; set data.download=true" in refusal(
         "cifar10", tmp_path / "a"
@@ -157,9 +168,9 @@ def test_labels_that_are_no_classes(tmp_path: Path):
     assert refusal("parquet", root) == (
         f"data.root = '{root}': a train image has label 1700000000; classes are numbered from 0, and there are only 40 images"
     )
-    trial(
-        "parquet", labelled_parquet(tmp_path, [i % 4 + 900 for i in range(40)])
-    ).check_data()  # a few classes of ImageNet
+    check_data(
+        trial("parquet", labelled_parquet(tmp_path, [i % 4 + 900 for i in range(40)]))
+    )  # a few classes of ImageNet
     assert "data.validation_images = 4: only 3 labelled train images are there" in refusal(
         "parquet", labelled_parquet(tmp_path, [0, 1, 2] + [None] * 37)
     )
@@ -173,9 +184,9 @@ def test_one_class_is_enough_only_where_nothing_is_scored_by_it(tmp_path: Path):
     )
     config = trial("parquet", root)
     alone = {"evaluation.protocols": ["label_free"]}
-    c.changed(config.plain(), alone).check_data()
+    check_data(c.changed(config.plain(), alone))
     with pytest.raises(UserError, match="one class"):
-        c.changed(config.plain(), {**alone, "method": {"name": "mean_teacher", "images_per_label": 1}}).check_data()
+        check_data(c.changed(config.plain(), {**alone, "method": {"name": "mean_teacher", "images_per_label": 1}}))
     folders(tmp_path / "folders")
     assert refusal("imagefolder", tmp_path / "folders", classes=["n01"]).startswith(
         "data.classes = [n01]: all train images are of one class"
@@ -196,7 +207,7 @@ def test_labels_of_some_are_refused_where_a_trial_would_refuse_them(tmp_path: Pa
                 name, tmp_path / name, labels={"per_class": count}, validation_images=8, train_images=train_images
             )
             images = data.load(given.data, "bank")
-            answers.append([refused(given.check_data), refused(data.labelled, images, given.data.labels)])
+            answers.append([refused(check_data, given), refused(data.labelled, images, given.data.labels)])
     assert all(early == late for early, late in answers)
     assert [True, True] in answers and [False, False] in answers
 
@@ -225,34 +236,35 @@ def test_files_of_labels(tmp_path: Path):
             == f"data.labels.file = '{file}': {said}"
         )
     file.write_text("n00/000.png\n001.png\n")
-    trial("imagefolder", tmp_path / "set", labels={"file": str(file)}).check_data()
+    check_data(trial("imagefolder", tmp_path / "set", labels={"file": str(file)}))
     file.write_text("\n".join(map(str, range(30))))
     said = refusal("imagefolder", tmp_path / "set", labels={"file": str(file)}, train_images=25)
     assert said == f"data.labels.file = '{file}': 5 of 30 are no labelled training images"
     for line, said in (("1438", "there is no image 1438, the train split has 1438"), ("cat", "'cat' must be an index")):
         file.write_text(line)
         with pytest.raises(UserError, match=f"^data.labels.file = '{file}': {said}"):
-            c.parse({"data": {"labels": {"file": str(file)}}}).check_data()
+            check_data(c.parse({"data": {"labels": {"file": str(file)}}}))
 
 
 def test_more_labels_than_a_set_of_known_size_can_have():
     with pytest.raises(
         UserError, match=r"^data.labels.per_class = 130: 10 classes have only 1295 training images together$"
     ):
-        c.parse({"data": {"labels": {"per_class": 130}}}).check_data()
-    c.parse({"data": {"labels": {"per_class": 120}}}).check_data()
+        check_data(c.parse({"data": {"labels": {"per_class": 130}}}))
+    check_data(c.parse({"data": {"labels": {"per_class": 120}}}))
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "stl10"])
 def test_downloads_that_are_not_whole(tmp_path: Path, name: str):
-    reader = discovery.load("data.sets", name)
+    reader = facts(name)
+    assert issubclass(reader, TorchvisionSet)
     folder = tmp_path / reader.FOLDER
     folder.mkdir()
     for file, size in reader.LEAST.items():
         (folder / file).touch()
         with (folder / file).open("ab") as opened:
             opened.truncate(size)
-    trial(name, tmp_path).check_data()
+    check_data(trial(name, tmp_path))
     last, size = list(reader.LEAST.items())[-1]
     with (folder / last).open("ab") as opened:
         opened.truncate(size - 1)
@@ -263,7 +275,7 @@ def test_downloads_that_are_not_whole(tmp_path: Path, name: str):
     )
     (folder / last).unlink()
     assert f"{reader.FOLDER}/{last} is missing" in refusal(name, tmp_path)
-    trial(name, tmp_path, download=True).check_data()
+    check_data(trial(name, tmp_path, download=True))
 
 
 def test_a_sample_is_small_spread_and_of_every_size_of_set(tmp_path: Path):
@@ -281,7 +293,7 @@ def test_a_sample_is_small_spread_and_of_every_size_of_set(tmp_path: Path):
             group=30,
         )
         for name, root in (("imagefolder", tmp_path / "set"), ("parquet", tmp_path / "parquet")):
-            found = discovery.load("data.sets", name).encoded(c.Data(name=name, root=root, image_size=6), "train")
+            found = encoded_of(c.Data(name=name, root=root, image_size=6))
             places = [where for bunch in found.sample() for _, where in bunch]
             assert len(places) == len(set(places)) <= 576 and (count > 500 or len(places) == count)
             assert {found.read(0)[1], found.read(count - 1)[1]} <= set(places)
@@ -297,7 +309,7 @@ def test_a_large_row_group_is_not_read_as_a_whole(tmp_path: Path):
     image = pyarrow.array([{"bytes": one} for one in images], pyarrow.struct([("bytes", pyarrow.binary())]))
     table = pyarrow.table({"image": image, "label": [i % 4 for i in range(1000)]})
     pyarrow.parquet.write_table(table, tmp_path / "train-0.parquet", row_group_size=1000, write_batch_size=32)
-    found = discovery.load("data.sets", "parquet").encoded(c.Data(name="parquet", root=tmp_path, image_size=6), "train")
+    found = encoded_of(c.Data(name="parquet", root=tmp_path, image_size=6))
     before = read_so_far()
     (bunch,) = found.sample()
     assert [image for image, _ in bunch] == images[:48]
@@ -312,7 +324,7 @@ def read_so_far() -> int:
 def test_a_slow_disc_is_looked_at_for_a_short_time_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folders(tmp_path, 400)
     monkeypatch.setattr(data_check, "SECONDS", 0.2)
-    read, count = discovery.load("data.sets", "imagefolder").ImageFiles.read, 0
+    read, count = ImageFiles.read, 0
 
     def slowly(self: Any, row: int) -> tuple[bytes, str]:
         nonlocal count
@@ -320,8 +332,8 @@ def test_a_slow_disc_is_looked_at_for_a_short_time_only(tmp_path: Path, monkeypa
         time.sleep(0.01)
         return read(self, row)
 
-    monkeypatch.setattr(discovery.load("data.sets", "imagefolder").ImageFiles, "read", slowly)
-    trial("imagefolder", tmp_path).check_data()
+    monkeypatch.setattr(ImageFiles, "read", slowly)
+    check_data(trial("imagefolder", tmp_path))
     assert count <= 20 + 13  # and the bunch that was begun
 
 

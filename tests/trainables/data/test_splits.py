@@ -18,7 +18,8 @@ from trainables.config import trial as c
 from trainables.config.errors import UserError
 from trainables.data import files
 from trainables.data import images as data
-from trainables.data.sets import stl10 as stl10_files
+from trainables.data.check import check_data
+from trainables.data.sets.stl10 import STL10 as StoredSTL10
 from trainables.evaluation import subject
 from trainables.learning.learner import Learner
 from trainables.networks.group import Group
@@ -96,7 +97,7 @@ def test_both_are_the_train_images_less_validation_and_the_unlabelled_ones(stl10
 def test_more_unlabelled_images_than_there_are(stl10: Path, tmp_path: Path):
     whole = tmp_path / "whole" / "stl10_binary"
     whole.mkdir(parents=True)
-    for name, size in stl10_files.LEAST.items():  # files without content
+    for name, size in StoredSTL10.LEAST.items():  # files without content
         (whole / name).touch()
         os.truncate(whole / name, size)
     for split, there in (("unlabelled", 50), ("both", 74)):
@@ -104,10 +105,12 @@ def test_more_unlabelled_images_than_there_are(stl10: Path, tmp_path: Path):
             data.load(stl(stl10, train_split=split, train_images=75), "train")
         wanted = {"name": "stl10", "root": str(whole.parent), "train_split": split, "train_images": 104_501}
         with pytest.raises(UserError, match=f"data.train_images = 104501: data.train_split = {split} has 10"):
-            c.parse({"data": wanted}).check_data()
-    c.parse(
-        {"data": {"name": "stl10", "root": str(whole.parent), "train_split": "unlabelled", "train_images": 100_000}}
-    ).check_data()
+            check_data(c.parse({"data": wanted}))
+    check_data(
+        c.parse(
+            {"data": {"name": "stl10", "root": str(whole.parent), "train_split": "unlabelled", "train_images": 100_000}}
+        )
+    )
     with pytest.raises(UserError, match=r"validation_images = 30: the train split has 30 images for both"):
         data.load(stl(stl10, train_split="both", validation_images=30), "train")
 
@@ -284,7 +287,7 @@ def test_files_of_labels_that_do_not_fit(tmp_path: Path, digits):
         with pytest.raises(UserError, match="data.labels.file = .*: cannot be read"):
             data.labelled(digits, c.Labels(file=tmp_path / "list.txt"))
         with pytest.raises(UserError, match="^data.labels.file = .*: cannot be read"):
-            c.parse({"data": {"labels": {"file": str(tmp_path / "list.txt")}}}).check_data()
+            check_data(c.parse({"data": {"labels": {"file": str(tmp_path / "list.txt")}}}))
         (tmp_path / "list.txt").touch()
     write_folders(tmp_path / "set", 8)
     shutil.copy(tmp_path / "set/train/n00/n00_000.JPEG", tmp_path / "set/train/n01/n00_000.JPEG")
@@ -325,9 +328,9 @@ def test_classes_of_folders_are_chosen_and_renumbered(tmp_path: Path):
             "train": {"batch_size": 16, "shard_size": 2},
         }
     )
-    config.check_data()
+    check_data(config)
     with pytest.raises(UserError, match="train.batch_size = 18: there are only 16 training images"):
-        c.changed(config.plain(), {"train.batch_size": 18}).check_data()
+        check_data(c.changed(config.plain(), {"train.batch_size": 18}))
 
 
 def test_classes_of_parquet_are_chosen_by_label(tmp_path: Path):
@@ -377,7 +380,7 @@ def test_classes_that_are_not_there(tmp_path: Path):
                 }
             )
             with pytest.raises(UserError, match=said):
-                config.check_data()
+                check_data(config)
             with pytest.raises(UserError, match=said):
                 data.load(config.data, "train")
     for name, chosen, said in (

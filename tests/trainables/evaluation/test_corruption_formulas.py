@@ -11,17 +11,8 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from trainables.evaluation.corruptions import (
-    LEVELS,
-    SEVERITIES,
-    blur,
-    corrupt,
-    digital,
-    filters,
-    liquid,
-    noise,
-    weather,
-)
+from trainables.evaluation.corruptions import blur, digital, filters, liquid, noise, weather
+from trainables.evaluation.corruptions.catalogue import LEVELS, SEVERITIES, corrupt
 from trainables.evaluation.corruptions.draws import Draws
 
 TABLES = ("cifar", "imagenet")

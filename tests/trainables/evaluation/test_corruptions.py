@@ -9,8 +9,8 @@ from torch import Tensor
 from tests.trainables.pictures import photographs
 from trainables.config.errors import UserError
 from trainables.data.images import Images
-from trainables.evaluation import corruptions
-from trainables.evaluation.corruptions import ALL, HELD_OUT, LEVELS, SEVERITIES, __main__, corrupt
+from trainables.evaluation.corruptions import __main__, catalogue
+from trainables.evaluation.corruptions.catalogue import ALL, HELD_OUT, LEVELS, SEVERITIES, corrupt
 from trainables.evaluation.protocols import corruptions as robustness
 from trainables.networks.group import Group
 
@@ -189,7 +189,7 @@ def test_an_image_has_its_own_numbers_in_any_batch_type_and_order(natural, kind,
         assert torch.equal((255 * whole).round() / 255, whole)
         assert torch.equal(corrupt(images[chosen], samples[chosen], kind, 3, table, seed=2), whole[chosen])
         with monkeypatch.context() as patched:
-            patched.setitem(corruptions._AT_ONCE, "cpu", 1)
+            patched.setitem(catalogue._AT_ONCE, "cpu", 1)
             turned = images.contiguous(memory_format=torch.channels_last)
             assert torch.equal(corrupt(turned, samples, kind, 3, table, seed=2), whole)
         double = corrupt(images.double(), samples, kind, 3, table, seed=2)

@@ -13,10 +13,11 @@ from trainables.data import augment
 from trainables.data import images as data
 from trainables.data.images import Images
 from trainables.evaluation import subject
+from trainables.evaluation.measure import measure
 from trainables.evaluation.protocols import knn
 from trainables.evaluation.protocols.classifier import Classifier
 from trainables.evaluation.protocols.knn import KNN
-from trainables.evaluation.subject import Features, Subject, measure
+from trainables.evaluation.subject import Features, Subject
 from trainables.learning.learner import Learner
 from trainables.learning.methods.byol import BYOL
 from trainables.networks.encoders import backbone_of, build_parts, run_parts

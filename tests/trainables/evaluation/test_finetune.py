@@ -9,9 +9,10 @@ from torch import nn
 from trainables.config import trial as c
 from trainables.data import augment, keyed
 from trainables.data import images as data
+from trainables.evaluation.measure import measure
 from trainables.evaluation.protocols.finetune import RECIPES, Finetune
 from trainables.evaluation.protocols.linear import first_classifier
-from trainables.evaluation.subject import Subject, encode, measure
+from trainables.evaluation.subject import Subject, encode
 from trainables.learning.learner import Learner
 from trainables.networks.encoders import PlainNorm, backbone_of, plain, run_parts
 from trainables.networks.group import Group

@@ -9,8 +9,8 @@ from torch import Tensor
 from tests.trainables.passes import given
 from trainables.config import schedules
 from trainables.config import trial as c
+from trainables.config.durations import Length
 from trainables.config.errors import UserError
-from trainables.config.schedules import Length
 from trainables.data import images as data
 from trainables.learning.methods.base import Pass
 from trainables.learning.methods.fixmatch import FixMatch

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.trainables.running.test_fit_resume import Killed, go_on, kill_at
-from trainables.config.schedules import Length
+from trainables.config.durations import Length
 from trainables.learning.learner import Learner
 from trainables.learning.loss_curve import POINTS, LossCurve
 from trainables.networks.group import Group

@@ -9,7 +9,7 @@ from torch import Tensor
 from tests.trainables.passes import given, pairs
 from trainables.config import schedules
 from trainables.config import trial as c
-from trainables.config.schedules import Length
+from trainables.config.durations import Length
 from trainables.learning.methods.base import Temperature
 from trainables.learning.methods.dino import DINO
 from trainables.learning.methods.moco import MoCo

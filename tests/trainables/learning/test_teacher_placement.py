@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tests.trainables.feeds import feed_of
 from tests.trainables.passes import given
 from trainables.config import trial as c
-from trainables.config.schedules import Length
+from trainables.config.durations import Length
 from trainables.data.images import Images
 from trainables.learning.learner import Learner
 from trainables.learning.methods.byol import BYOL

@@ -10,10 +10,10 @@ import yaml
 
 from tests.tuner.commands.test_bad_input import complaint, no_ray  # noqa: F401  (nothing here may start Ray)
 from trainables.config.errors import UserError
+from tuner.plan import space as spaces
+from tuner.plan import spec
 from tuner.report import export
 from tuner.runs import run as runs
-from tuner.plan import spec
-from tuner.plan import space as spaces
 from tuner.search.study import Study
 
 SEARCH = {"trials": 4, "trial": {"train": {"batch_size": 64, "shard_size": 32, "epochs": 2}}}
@@ -59,7 +59,10 @@ def edit(run: runs.Run, change: Callable[[dict[str, Any]], Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda s: s["trial"]["optim"]["lr"].update(base=0.5), ["trial.optim.lr.base = 0.5: was 0.05 at the launch", "put it back"]),
+        (
+            lambda s: s["trial"]["optim"]["lr"].update(base=0.5),
+            ["trial.optim.lr.base = 0.5: was 0.05 at the launch", "put it back"],
+        ),
         (lambda s: s["trial"]["encoder"].update(width=8), ["trial.encoder.width = 8: was None at the launch"]),
         (lambda s: s["trial"]["method"].update(predictor_hidden=8), ["trial.method.predictor_hidden = 8: was"]),
         (lambda s: s["stopping"].update(kind="none"), ["stopping.kind = 'none': was 'asha' at the launch"]),
@@ -84,7 +87,10 @@ def test_each_key_that_was_edited_gets_a_line(tmp_path: Path) -> None:
         Study(run.journal, spec.parse(run.spec), spaces.load("teacher"))
     lines = str(error.value).splitlines()
     assert "seed = 9: was 0 at the launch; trials of both cannot be compared, so put it back" in lines
-    assert "trial.teacher.momenta.fc2.base = 0.5: was None at the launch; trials of both cannot be compared, so put it back" in lines
+    assert (
+        "trial.teacher.momenta.fc2.base = 0.5: was None at the launch; trials of both cannot be compared, so put it back"
+        in lines
+    )
 
 
 def test_what_a_resume_may_change_is_no_other_search(tmp_path: Path) -> None:
@@ -135,10 +141,22 @@ def test_a_run_of_before_the_launch_was_noted_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ['{"op_code": 77, "worker_id": "x"}', "[1, 2]", "3", '"text"', "null", '{"worker_id": "x"}', "what is this", '{"op_code": 5}']
+    "line",
+    [
+        '{"op_code": 77, "worker_id": "x"}',
+        "[1, 2]",
+        "3",
+        '"text"',
+        "null",
+        '{"worker_id": "x"}',
+        "what is this",
+        '{"op_code": 5}',
+    ],
 )
 @pytest.mark.parametrize("last", [True, False])
-def test_a_line_of_the_journal_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, last: bool) -> None:
+def test_a_line_of_the_journal_that_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, last: bool
+) -> None:
     run = searched(tmp_path)
     lines = run.journal.read_text().splitlines()
     number = len(lines) + 1 if last else 4
@@ -162,7 +180,10 @@ def test_a_line_of_the_journal_with_the_form_of_one(tmp_path: Path, capsys: pyte
     [
         (lambda journal: journal.unlink(), "is missing, and with it trial 0000, which has a folder"),
         (lambda journal: journal.write_text(""), "does not know trial 0000, which has a folder"),
-        (lambda journal: journal.write_text("".join(journal.open().readlines()[:3])), "does not know trial 0001, which has a folder"),
+        (
+            lambda journal: journal.write_text("".join(journal.open().readlines()[:3])),
+            "does not know trial 0001, which has a folder",
+        ),
     ],
 )
 def test_a_journal_that_knows_less_than_the_trials(
@@ -183,7 +204,9 @@ def test_a_reader_leaves_no_journal_behind(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "3", '{"knn_top1": "high"}', '{"knn_top1": null}'])
-def test_scores_of_the_untrained_encoder_that_are_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+def test_scores_of_the_untrained_encoder_that_are_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
     run = searched(tmp_path)
     (run.path / "untrained.json").write_text(text)
     line = refused(run, capsys, "status", "resume")

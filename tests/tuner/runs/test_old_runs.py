@@ -9,14 +9,12 @@ import pytest
 import yaml
 
 from tests.tuner.conftest import Tuner
-from trainables.running import checkpoint
 from trainables.config import formats
-from trainables.running import fit as train
 from trainables.config import trial as c
 from trainables.config.errors import UserError
-from tuner.plan import points
-from tuner.plan import space
-from tuner.plan import spec
+from trainables.running import checkpoint
+from trainables.running import fit as train
+from tuner.plan import points, space, spec
 from tuner.runs.run import Run
 from tuner.search.study import Proposal, Study
 
@@ -81,7 +79,10 @@ def test_a_trial_of_lars_does_not_go_on_with_its_rate_elsewhere_and_one_of_sgd_d
     configs = {}
     for name in ("lars", "sgd"):
         run, study = opened(copied(name, tmp_path))
-        configs[name] = (c.changed(study.interrupted()[0].config.plain(), {"optim.lr_in_buffer": True}), run.trial_folder("0001"))
+        configs[name] = (
+            c.changed(study.interrupted()[0].config.plain(), {"optim.lr_in_buffer": True}),
+            run.trial_folder("0001"),
+        )
     with pytest.raises(UserError, match=r"optim.lr_in_buffer = True: the checkpoints in .* are of a trial with False"):
         train.fit(*configs["lars"], lambda metrics: True)
     history = train.fit(*configs["sgd"], lambda metrics: False)  # no more than what it knew
@@ -95,7 +96,11 @@ def test_points_and_proposals_that_follow_get_the_old_value_too(name: str, tmp_p
     if name == "sgd":  # a table of two points
         assert asked is None
         return
-    assert isinstance(asked, Proposal) and asked.config.preset == "momentum2_cluster" and not asked.config.optim.lr_in_buffer
+    assert (
+        isinstance(asked, Proposal)
+        and asked.config.preset == "momentum2_cluster"
+        and not asked.config.optim.lr_in_buffer
+    )
     trials = study.trials()
     assert [trial.user_attrs.get("format", 1) for trial in trials] == [1, 1, formats.FORMAT]
     assert trials[-1].user_attrs["version"] == formats.version()
@@ -122,7 +127,11 @@ def test_a_run_of_an_earlier_version_says_what_changes_and_one_of_a_later_versio
 @every_run
 def test_a_search_that_was_killed_under_an_earlier_version_is_resumed_to_its_end(tuner: Tuner, name: str) -> None:
     run = copied(name, tuner.folder)
-    assert tuner.run("resume", name).splitlines()[0].startswith(f"{name}: begun by an earlier version (format 1, now {formats.FORMAT})")
+    assert (
+        tuner.run("resume", name)
+        .splitlines()[0]
+        .startswith(f"{name}: begun by an earlier version (format 1, now {formats.FORMAT})")
+    )
     state = tuner.state(name)
     assert {row["state"] for row in state["trials"]} == {"complete"}
     for key in json.loads((FIXTURES / name / "expected.json").read_text()):

@@ -1,43 +1,121 @@
-"""One file a data set. A file says whether it `NEEDS_ROOT`, whether it reads image `FILES`, how many `UNLABELLED` images it has besides
-train, which `VIEWS` suit it, and how it is read.
+"""Base classes of data sets. One file for each data set, with one class, found by the file's name. Needs no torch.
 
-Before anything starts `trainables.data.check` looks at the data, in a second or two. Of a data set with `FILES` it asks for `encoded`; of
-any other for `check(data)`, the number of stored train images, which raises `UserError` where files are missing or incomplete, and for
-its number of `CLASSES`. A split is "train" or "test", or with unlabelled images "unlabelled" or "both", train images first.
-`source(data, split)` is a text that changes when the stored images change, or None where reading is as quick as a cache.
-`read(data, split)` yields chunks (images uint8 [n, H, W, C], labels int64 [n]); a label below 0 is none.
-
-Image files are resized to `data.image_size`, chosen by `data.classes`, and may be streamed: `encoded(data, split)` is their `Encoded`,
-in the order of `read`. Where they have names, `names(data)` are those of the train images; `class_names(data)` are those of the classes,
-where they have any, in the order of the labels.
+Before anything starts, `trainables.data.check` looks at the data: it asks a `DecodedSet` to `check` itself and an `EncodedSet` for its labels
+and a sample of its images.
 """
 
-from collections.abc import Iterator
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Protocol
 
 import numpy as np
 
+from trainables.config.data import Data, DataSetFacts, facts
+
 Chunk = tuple[np.ndarray, np.ndarray]
+"""Images uint8 [n, H, W, C] and their labels int64 [n]; a label below 0 means that the image has none."""
 Chunks = Iterator[Chunk]
 
 
 class Encoded(Protocol):
-    """Images that stay encoded where they are. Threads read it at once."""
+    """Images that stay encoded where they are. Several threads read them at once.
 
-    labels: np.ndarray  # int64 [N]
-    starts: (
-        np.ndarray | None
-    )  # int64 [groups + 1]: first rows of the groups that are read together, and N; None: each by itself
+    Attributes:
+        labels: int64 [N].
+        starts: int64 [groups + 1], the first rows of the groups that are read together, then N. None: each image is read by itself.
+    """
+
+    @property
+    def labels(self) -> np.ndarray: ...
+    @property
+    def starts(self) -> np.ndarray | None: ...
 
     def read(self, row: int) -> tuple[bytes, str]:
-        """An image as it is stored, and its place, for messages.
+        """Returns an image as it is stored, and its place, for messages.
 
         Raises:
-            UserError: it cannot be read; the file is named.
+            UserError: the image cannot be read; the file is named.
         """
 
     def sample(self) -> Iterator[list[tuple[bytes, str]]]:
-        """A few of the images in bunches, spread over all; the first images and the last come first. See `read`."""
+        """Yields some of the images in bunches, spread over the set; the first images and the last come first. See `read`."""
 
     def close(self) -> None:
-        """Gives back what is held in memory; reading goes on afterwards."""
+        """Frees what is held in memory. Reading may go on afterwards."""
+
+
+class DataSet(DataSetFacts, ABC):
+    """A stored data set, read as a trial's section `data` says.
+
+    A split is "train" or "test". A data set with unlabelled images also has "unlabelled", and "both": train images, then unlabelled ones.
+
+    Args:
+        data: the section of the trial.
+
+    Attributes:
+        NAMED: whether its images have names.
+    """
+
+    NAMED: ClassVar[bool] = False
+
+    def __init__(self, data: Data):
+        self.data = data
+
+    @abstractmethod
+    def source(self, split: str) -> str | None:
+        """Returns a text that changes when the stored images change; None where reading is as quick as a cache."""
+
+    @abstractmethod
+    def read(self, split: str) -> Chunks:
+        """Yields all images of a split with their labels.
+
+        Raises:
+            UserError: files are missing or damaged.
+        """
+
+    def names(self) -> Sequence[str]:
+        """Returns the names of the train images, in the order of `read`. Only where images are NAMED."""
+        raise NotImplementedError
+
+    def class_names(self) -> Sequence[str]:
+        """Returns the names of the classes, in the order of the labels; nothing where classes have no names."""
+        return ()
+
+
+class DecodedSet(DataSet):
+    """A data set that stores arrays of pixels and is read as a whole.
+
+    Attributes:
+        CLASSES: how many classes it has.
+    """
+
+    CLASSES: ClassVar[int]
+
+    @abstractmethod
+    def check(self) -> int:
+        """Returns the number of stored train images, without reading them.
+
+        Raises:
+            UserError: files are missing or incomplete.
+        """
+
+
+class EncodedSet(DataSet):
+    """A data set of image files. They are resized to `data.image_size`, chosen by `data.classes`, and may be streamed."""
+
+    FILES: ClassVar[bool] = True
+
+    @abstractmethod
+    def encoded(self, split: str) -> Encoded:
+        """Returns the images of a split, still encoded, in the order of `read`.
+
+        Raises:
+            UserError: files are missing or damaged.
+        """
+
+
+def data_set(data: Data) -> DataSet:
+    """Returns the data set that the section `data` of a trial names."""
+    kind = facts(data.name)
+    assert issubclass(kind, DataSet)
+    return kind(data)

@@ -3,27 +3,23 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from trainables.config import trial as c
 from trainables.config.errors import UserError, nearest
 from trainables.data import files
-from trainables.data.sets.base import Chunks
+from trainables.data.sets.base import Chunks, EncodedSet
 
-FILES = True
-UNLABELLED = 0
-NEEDS_ROOT = True
-VIEWS: dict[str, object] = {}
 FOLDERS = {"train": ("train",), "test": ("test", "val", "validation")}
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 ROWS = 256
-BUNCHES = 32  # A sample consists of so many bunches.
-BUNCH = 16  # A bunch has so many images.
+BUNCHES = 32  # of a sample
+BUNCH = 16  # images of a bunch
 
 
 class ImageFiles:
-    """Images with a file each, read one by one: `Encoded`."""
+    """Images that each have a file, read one by one (`Encoded`)."""
 
     starts = None
 
@@ -46,75 +42,70 @@ class ImageFiles:
             yield [self.read(first + row) for row in sorted(files.spread(end - first, BUNCH))]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing, because nothing is held."""
 
 
-def source(data: "c.Data", split: str) -> str:
-    folder, found = _listed(data, split)
-    return "\n".join([files.fingerprint(folder / name for name in _joined(found)), *_classes(data)])
+class ImageFolder(EncodedSet):
+    """Images in class folders. Classes are numbered by the sorted names of the train folders."""
+
+    NEEDS_ROOT: ClassVar[bool] = True
+    NAMED: ClassVar[bool] = True
+
+    def source(self, split: str) -> str:
+        folder, classes = self._listed(split)
+        return "\n".join([files.fingerprint(folder / name for name in _joined(classes)), *self.class_names()])
+
+    def names(self) -> list[str]:
+        """Returns the names of the train images, such as "cat/1.jpg"."""
+        return _joined(self._listed("train")[1])
+
+    def class_names(self) -> list[str]:
+        return list(self._listed("train")[1])
+
+    def encoded(self, split: str) -> ImageFiles:
+        folder, classes = self._listed(split)
+        numbers = {name: index for index, name in enumerate(classes if split == "train" else self.class_names())}
+        if unknown := classes.keys() - numbers.keys():
+            has = f"{split} has classes that train lacks: {', '.join(sorted(unknown))}"
+            raise UserError(f"data.root = '{self.data.root}': {has}")
+        labels = np.asarray([numbers[name] for name in classes], dtype=np.int64)
+        return ImageFiles(folder, _joined(classes), np.repeat(labels, [len(images) for images in classes.values()]))
+
+    def read(self, split: str) -> Chunks:
+        encoded = self.encoded(split)
+        for start in range(0, len(encoded.labels), ROWS):
+            labels = encoded.labels[start : start + ROWS]
+            stored = map(encoded.read, range(start, start + len(labels)))
+            images = [files.decode(image, self.data.image_size, path) for image, path in stored]
+            yield files.stack(images, f"'{self.data.root}'"), labels
+
+    def _listed(self, split: str) -> tuple[Path, dict[str, list[str]]]:
+        """Returns the folder of a split, and the names of the images of each class; all sorted.
+
+        A class without images is left out.
+        """
+        root, wanted = files.existing_root(self.data.root), files.chosen_classes(self.data.classes)
+        for folder in (root / name for name in FOLDERS[split]):
+            try:
+                below = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()) if folder.is_dir() else []
+                chosen = [name for name in below if wanted is None or name in wanted]
+                classes = {name: images for name in chosen if (images := _images(folder / name))}
+            except OSError as error:
+                raise UserError(f"data.root = '{root}': {error.filename} cannot be read ({error.strerror})") from None
+            if split == "train" and wanted is None and classes:
+                _require_images(root, folder, [name for name in below if name not in classes])
+            if split == "train" and below and (missing := sorted((wanted or set()) - classes.keys())):
+                rule = f"no images {folder.name}/{missing[0]}/<image>{nearest(missing[0], below)}"
+                raise UserError(f"data.classes: {rule}")
+            if classes:
+                return folder, classes
+        place = folder if folder.is_dir() else root
+        rule = f"holds no images {FOLDERS[split][0]}/<class>/<image>; {place} holds {files.contents(place)}"
+        raise UserError(f"data.root = '{root}': {rule}")
 
 
-def names(data: "c.Data") -> list[str]:
-    """Of the train images, as they are stored: "cat/1.jpg"."""
-    return _joined(_listed(data, "train")[1])
-
-
-def class_names(data: "c.Data") -> list[str]:
-    return _classes(data)
-
-
-def encoded(data: "c.Data", split: str) -> ImageFiles:
-    """Classes are numbered by the sorted names of the train folders."""
-    folder, found = _listed(data, split)
-    classes = {name: index for index, name in enumerate(found if split == "train" else _classes(data))}
-    if unknown := found.keys() - classes.keys():
-        raise UserError(
-            f"data.root = '{data.root}': {split} has classes that train lacks: {', '.join(sorted(unknown))}"
-        )
-    numbers = np.asarray([classes[name] for name in found], dtype=np.int64)
-    return ImageFiles(folder, _joined(found), np.repeat(numbers, [len(own) for own in found.values()]))
-
-
-def read(data: "c.Data", split: str) -> Chunks:
-    found = encoded(data, split)
-    for start in range(0, len(found.labels), ROWS):
-        labels = found.labels[start : start + ROWS]
-        stored = map(found.read, range(start, start + len(labels)))
-        yield (
-            files.stack([files.decode(image, data.image_size, path) for image, path in stored], f"'{data.root}'"),
-            labels,
-        )
-
-
-def _classes(data: "c.Data") -> list[str]:
-    return list(_listed(data, "train")[1])
-
-
-def _joined(found: dict[str, list[str]]) -> list[str]:
-    return [f"{name}/{file}" for name, own in found.items() for file in own]
-
-
-def _listed(data: "c.Data", split: str) -> tuple[Path, dict[str, list[str]]]:
-    """The folder of a split, and in it for each class that has images, or that is wanted, the images' names; all sorted."""
-    root, wanted = files.existing_root(data.root), files.chosen_classes(data.classes)
-    for folder in (root / name for name in FOLDERS[split]):
-        try:
-            below = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()) if folder.is_dir() else []
-            found = {
-                name: own for name in below if (wanted is None or name in wanted) and (own := _images(folder / name))
-            }
-        except OSError as error:
-            raise UserError(f"data.root = '{root}': {error.filename} cannot be read ({error.strerror})") from None
-        if split == "train" and wanted is None and found:
-            _require_images(root, folder, [name for name in below if name not in found])
-        if split == "train" and below and (missing := sorted((wanted or set()) - found.keys())):
-            raise UserError(f"data.classes: no images {folder.name}/{missing[0]}/<image>{nearest(missing[0], below)}")
-        if found:
-            return folder, found
-    place = folder if folder.is_dir() else root
-    raise UserError(
-        f"data.root = '{root}': holds no images {FOLDERS[split][0]}/<class>/<image>; {place} holds {files.contents(place)}"
-    )
+def _joined(classes: dict[str, list[str]]) -> list[str]:
+    return [f"{name}/{image}" for name, images in classes.items() for image in images]
 
 
 def _require_images(root: Path, folder: Path, empty: list[str]) -> None:

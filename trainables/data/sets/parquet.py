@@ -10,24 +10,20 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from trainables.config import trial as c
+from trainables.config.data import Data
 from trainables.config.errors import UserError
 from trainables.data import files
-from trainables.data.sets.base import Chunks
+from trainables.data.sets.base import Chunks, EncodedSet
 
-FILES = True
-UNLABELLED = 0
-NEEDS_ROOT = True
-VIEWS: dict[str, object] = {}
 STEMS = {"train": ("train",), "test": ("test", "validation", "valid")}
 ROWS = 1024
-BUNCHES = 12  # A sample consists of so many bunches, each of one row group.
-BUNCH = 48  # A bunch has at most so many images.
-BUNCH_BYTES = 2**24  # No more bytes of a row group are read for a bunch.
+BUNCHES = 12  # of a sample, each from one row group
+BUNCH = 48  # images of a bunch, at most
+BUNCH_BYTES = 2**24  # of a row group that are read for a bunch, at most
 
 
 class RowGroups:
@@ -102,7 +98,7 @@ class Classes:
         UserError: a class is no number.
     """
 
-    def __init__(self, data: "c.Data"):
+    def __init__(self, data: Data):
         chosen = files.chosen_classes(data.classes)
         if odd := sorted(name for name in chosen or () if not name.isdecimal()):
             raise UserError(
@@ -122,47 +118,59 @@ class Classes:
             raise UserError(f"data.classes: no train image has label {self.kept[missing[0]]}")
 
 
-def source(data: "c.Data", split: str) -> str:
-    kept = files.chosen_classes(data.classes)
-    return "\n".join([files.fingerprint(_files(data, split)), *sorted(kept or ())])
+class Parquet(EncodedSet):
+    """Images in row groups, of which only the columns of images and labels are read."""
 
+    NEEDS_ROOT: ClassVar[bool] = True
 
-def class_names(data: "c.Data") -> list[str]:
-    """Those that Hugging Face writes into a file's metadata, of the classes that are kept."""
-    import pyarrow.parquet
+    def source(self, split: str) -> str:
+        kept = files.chosen_classes(self.data.classes)
+        return "\n".join([files.fingerprint(self._files(split)), *sorted(kept or ())])
 
-    path = _files(data, "train")[0]
-    with _readable(path), pyarrow.parquet.ParquetFile(path) as opened:
-        schema = opened.schema_arrow
-        _, label = _columns(schema, path)
-    try:
-        names = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][label]["names"]
-        kept = Classes(data).kept
-        return [str(names[index]) for index in (range(len(names)) if kept is None else kept)]
-    except (KeyError, TypeError, ValueError, IndexError):
-        return []
+    def class_names(self) -> list[str]:
+        """Returns the names that Hugging Face writes into a file's metadata, of the classes that are kept."""
+        import pyarrow.parquet
 
+        path = self._files("train")[0]
+        with _readable(path), pyarrow.parquet.ParquetFile(path) as opened:
+            schema = opened.schema_arrow
+            _, label = _columns(schema, path)
+        try:
+            names = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][label]["names"]
+            kept = Classes(self.data).kept
+            return [str(names[index]) for index in (range(len(names)) if kept is None else kept)]
+        except (KeyError, TypeError, ValueError, IndexError):
+            return []
 
-def encoded(data: "c.Data", split: str) -> RowGroups:
-    """Reads the labels alone."""
-    paths, classes = _files(data, split), Classes(data)
-    found = RowGroups(paths, classes, data.window)
-    if split == "train":
-        classes.require_all(found.labels)
-    return found
+    def encoded(self, split: str) -> RowGroups:
+        """Returns the images of a split, of which only the labels are read yet."""
+        paths, classes = self._files(split), Classes(self.data)
+        groups = RowGroups(paths, classes, self.data.window)
+        if split == "train":
+            classes.require_all(groups.labels)
+        return groups
 
+    def read(self, split: str) -> Chunks:
+        """Yields batches of rows, so that no file is in memory as a whole."""
+        paths, classes = self._files(split), Classes(self.data)
+        seen = [np.empty(0, np.int64)]
+        for path in paths:
+            with _readable(path):
+                for pictures, labels in _chunks(path, self.data.image_size, classes):
+                    seen.append(np.unique(labels))
+                    yield pictures, labels
+        if split == "train":
+            classes.require_all(np.concatenate(seen))
 
-def read(data: "c.Data", split: str) -> Chunks:
-    """Decoded in batches of rows, so that a file is never in memory as a whole."""
-    paths, classes = _files(data, split), Classes(data)
-    seen = [np.empty(0, np.int64)]
-    for path in paths:
-        with _readable(path):
-            for pictures, labels in _chunks(path, data.image_size, classes):
-                seen.append(np.unique(labels))
-                yield pictures, labels
-    if split == "train":
-        classes.require_all(np.concatenate(seen))
+    def _files(self, split: str) -> list[Path]:
+        root = files.existing_root(self.data.root)
+        for folder in (root, root / "data"):
+            for stem in STEMS[split]:
+                paths = sorted(folder.glob(f"{stem}*.parquet"))
+                if paths and (split == "train" or _labels(paths[0])[0].max(initial=-1) >= 0):
+                    return paths
+        wanted = f"{split}-*.parquet{' with labels' if split == 'test' else ''}"
+        raise UserError(f"data.root = '{root}': holds no {wanted}; it holds {files.contents(root)}")
 
 
 @contextmanager
@@ -238,17 +246,6 @@ def _labels(path: Path) -> tuple[np.ndarray, list[int]]:
 def _numbers(labels: Any) -> np.ndarray:
     """An Arrow array of labels as int64; -1 where there is none."""
     return np.asarray(labels.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
-
-
-def _files(data: "c.Data", split: str) -> list[Path]:
-    root = files.existing_root(data.root)
-    for folder in (root, root / "data"):
-        for stem in STEMS[split]:
-            found = sorted(folder.glob(f"{stem}*.parquet"))
-            if found and (split == "train" or _labels(found[0])[0].max(initial=-1) >= 0):
-                return found
-    wanted = f"{split}-*.parquet{' with labels' if split == 'test' else ''}"
-    raise UserError(f"data.root = '{root}': holds no {wanted}; it holds {files.contents(root)}")
 
 
 def _columns(schema: object, path: Path) -> tuple[str, str]:

@@ -1,45 +1,42 @@
 """STL-10 from torchvision: 5,000 train and 8,000 test images of 96 x 96 in 10 classes, and 100,000 without labels."""
 
-from trainables.config import trial as c
-from trainables.data import downloads
-from trainables.data.sets.base import Chunks
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
-FILES = False
-CLASSES = 10
-UNLABELLED = 100_000
-NEEDS_ROOT = True
-VIEWS: dict[str, object] = {"blur": [1.0, 0.1]}
-FOLDER = "stl10_binary"
-IMAGE = 3 * 96 * 96
-LEAST = {  # bytes
-    **{
-        f"{name}_X.bin": count * IMAGE for name, count in (("train", 5_000), ("test", 8_000), ("unlabeled", UNLABELLED))
-    },
-    **{f"{name}_y.bin": count for name, count in (("train", 5_000), ("test", 8_000))},
-}
-SPLITS = {
+from trainables.data.downloads import Part, TorchvisionSet
+
+IMAGE = 3 * 96 * 96  # bytes
+TRAIN, TEST, UNLABELLED = 5_000, 8_000, 100_000
+SPLITS = {  # in torchvision's names
     "train": ("train",),
     "test": ("test",),
     "unlabelled": ("unlabeled",),
     "both": ("train", "unlabeled"),
-}  # torchvision's names
+}
 
 
-def check(data: "c.Data") -> int:
-    downloads.check(data, FOLDER, LEAST)
-    return 5_000
+class STL10(TorchvisionSet):
+    """The only data set with unlabelled images."""
 
+    CLASSES: ClassVar[int] = 10
+    UNLABELLED: ClassVar[int] = UNLABELLED
+    VIEWS: ClassVar[Mapping[str, Any]] = {"blur": [1.0, 0.1]}
+    TRAIN_IMAGES: ClassVar[int] = TRAIN
+    FOLDER: ClassVar[str] = "stl10_binary"
+    LEAST: ClassVar[Mapping[str, int]] = {
+        "train_X.bin": TRAIN * IMAGE,
+        "test_X.bin": TEST * IMAGE,
+        "unlabeled_X.bin": UNLABELLED * IMAGE,
+        "train_y.bin": TRAIN,
+        "test_y.bin": TEST,
+    }
 
-def source(data: "c.Data", split: str) -> str | None:
-    return downloads.source(data, FOLDER)
+    def class_names(self) -> Sequence[str]:
+        return ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
 
+    def parts(self, split: str) -> Iterator[Part]:
+        from torchvision import datasets
 
-def class_names(data: "c.Data") -> list[str]:
-    return ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
-
-
-def read(data: "c.Data", split: str) -> Chunks:
-    from torchvision.datasets import STL10
-
-    for name in SPLITS[split]:
-        yield from downloads.read(data, STL10, split=name)
+        for name in SPLITS[split]:
+            opened = datasets.STL10(self.data.root, split=name, download=self.data.download)
+            yield opened.data, opened.labels

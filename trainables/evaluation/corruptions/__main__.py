@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trainables.config import settings
 from trainables.config.errors import UserError
-from trainables.evaluation import corruptions
+from trainables.evaluation.corruptions import catalogue
 
 SIDES = {"cifar": 32, "imagenet": 224}
 MARGIN, GAP, TILE = 120, 2, 96  # pixels: for the names, between images, and the least side of an image on the sheet
@@ -23,8 +23,7 @@ def sheet(image: Tensor, kinds: tuple[str, ...], levels: str, seed: int = 0) -> 
     """Tiles [kinds, 1 + severities, C, H, W] of an image [C, H, W] in [0, 1]: the original, then what becomes of it."""
     one, sample = image[None], torch.zeros(1, dtype=torch.int64)
     rows = [
-        [one, *(corruptions.corrupt(one, sample, kind, s, levels, seed) for s in corruptions.SEVERITIES)]
-        for kind in kinds
+        [one, *(catalogue.corrupt(one, sample, kind, s, levels, seed) for s in catalogue.SEVERITIES)] for kind in kinds
     ]
     return torch.stack([torch.cat(row) for row in rows])
 
@@ -87,8 +86,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--held-out", action="store_true", help="the four held-out types too")
     try:
         given = parser.parse_args(arguments)
-        kinds = corruptions.ALL + (corruptions.HELD_OUT if given.held_out else ())
-        corruptions.check(kinds[0], 1, given.levels)
+        kinds = catalogue.ALL + (catalogue.HELD_OUT if given.held_out else ())
+        catalogue.check(kinds[0], 1, given.levels)
         if given.sheet.suffix.lower() != ".png":
             raise UserError(f"{given.sheet}: must end in .png")
         picture = draw(sheet(read(given.image, given.side or SIDES[given.levels]), kinds, given.levels), kinds)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
-from trainables.evaluation.protocols.base import Protocol, Scores
+from trainables.config.base import Direction, Trial
+from trainables.evaluation.protocols.base import Protocol
+from trainables.evaluation.scores import Scores
 
 if TYPE_CHECKING:
-    from trainables.config.trial import TrialConfig
     from trainables.evaluation.subject import Subject
 
 
 class Classifier(Protocol):
     """Share of images for which the projector, which has an output for each class, is right."""
 
-    METRICS: ClassVar[dict[str, Literal["max", "min"]]] = {"classifier_top1": "max", "classifier_top5": "max"}
+    METRICS: ClassVar[dict[str, Direction]] = {"classifier_top1": "max", "classifier_top5": "max"}
 
-    def unfit(self, trial: TrialConfig) -> str | None:
+    def unfit(self, trial: Trial) -> str | None:
         return (
             None
             if trial.method.CLASSIFIES

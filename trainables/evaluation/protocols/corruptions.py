@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from trainables.config.base import Direction
 from trainables.config.errors import UserError, nearest
 from trainables.config.sections import Seed
-from trainables.evaluation.protocols.base import Protocol, Scores
+from trainables.evaluation.protocols.base import Protocol
+from trainables.evaluation.scores import Scores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,14 +36,14 @@ class Corruptions(Protocol):
     seed: Seed = 0
     """By which images are corrupted; not the trial's, so that checkpoints are compared on the same images."""
 
-    METRICS: ClassVar[dict[str, Literal["max", "min"]]] = {"corruptions/mean": "max", "clean_top1": "max"}
+    METRICS: ClassVar[dict[str, Direction]] = {"corruptions/mean": "max", "clean_top1": "max"}
     USES: ClassVar[tuple[str, ...]] = ("linear",)
 
     def measure(self, subject: Subject) -> Scores:
         from trainables.data import augment
         from trainables.evaluation.protocols.linear import frozen_probe
-        from trainables.evaluation.subject import in_evaluation_mode
         from trainables.networks.encoders import run_parts
+        from trainables.networks.modes import in_evaluation_mode
 
         classifies = subject.config.method.CLASSIFIES
         probe = None if classifies else frozen_probe(subject)
@@ -87,10 +89,10 @@ def evaluate(
     import torch
 
     from trainables.data import progress
-    from trainables.evaluation import corruptions
+    from trainables.evaluation.corruptions import catalogue
 
-    kinds = corruptions.ALL + (corruptions.HELD_OUT if held_out else ())
-    cells = [(kind, severity) for kind in kinds for severity in corruptions.SEVERITIES]
+    kinds = catalogue.ALL + (catalogue.HELD_OUT if held_out else ())
+    cells = [(kind, severity) for kind in kinds for severity in catalogue.SEVERITIES]
     right = torch.zeros(1 + len(cells), dtype=torch.int64, device=group.device)
     starts = range(0, len(images), batch_size)
     with torch.no_grad():
@@ -101,9 +103,9 @@ def evaluate(
             right[0] += _right(predict(x), labels)
             for cell, (kind, severity) in enumerate(cells, start=1):
                 progress.tell("corrupted batches", position * len(cells) + cell - 1, len(mine) * len(cells))
-                right[cell] += _right(predict(corruptions.corrupt(x, index, kind, severity, levels, seed)), labels)
+                right[cell] += _right(predict(catalogue.corrupt(x, index, kind, severity, levels, seed)), labels)
     clean, *shares = (group.sum(right).double() / len(images)).tolist()
-    return {"clean_top1": clean, **_table(dict(zip(cells, shares, strict=True)), corruptions.ALL)}
+    return {"clean_top1": clean, **_table(dict(zip(cells, shares, strict=True)), catalogue.ALL)}
 
 
 def difference(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from trainables.config import schedules
-from trainables.config.schedules import Length
+from trainables.config.base import Direction
+from trainables.config.durations import Length
 from trainables.config.sections import Count, Epochs, LearningRate, NonNegative, Positive, Share
-from trainables.evaluation.protocols.base import Protocol, Scores
+from trainables.evaluation.protocols.base import Protocol
 from trainables.evaluation.protocols.linear import CropScale, first_classifier
+from trainables.evaluation.scores import Scores
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -80,7 +82,7 @@ class Finetune(Protocol):
     every_epochs: Epochs = 10
     """How often finetune_best_top1 looks; it is chosen on the very split that it is measured on."""
 
-    METRICS: ClassVar[dict[str, Literal["max", "min"]]] = {
+    METRICS: ClassVar[dict[str, Direction]] = {
         "finetune_top1": "max",
         "finetune_top5": "max",
         "finetune_best_top1": "max",

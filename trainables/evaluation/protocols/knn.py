@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from trainables.config.base import Direction
 from trainables.config.sections import Count, Positive
-from trainables.evaluation.protocols.base import Output, Protocol, Scores
+from trainables.evaluation.protocols.base import Protocol
+from trainables.evaluation.scores import Output, Scores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +36,7 @@ class KNN(Protocol):
     output: Output = "features"
     """Whether features of the backbone or the projector's output are compared."""
 
-    METRICS: ClassVar[dict[str, Literal["max", "min"]]] = {"knn_top1": "max", "knn1_top1": "max"}
+    METRICS: ClassVar[dict[str, Direction]] = {"knn_top1": "max", "knn1_top1": "max"}
 
     def measure(self, subject: Subject) -> Scores:
         return self.score(subject.bank(self.output), subject.queries(self.output))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
+from trainables.config.base import Direction
 from trainables.config.sections import MOST
-from trainables.evaluation.protocols.base import Output, Protocol, Scores
+from trainables.evaluation.protocols.base import Protocol
+from trainables.evaluation.scores import Output, Scores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +34,7 @@ class LabelFree(Protocol):
     """Whether features of the backbone or the projector's output are measured."""
 
     LABELS: ClassVar[bool] = False
-    METRICS: ClassVar[dict[str, Literal["max", "min"]]] = {
+    METRICS: ClassVar[dict[str, Direction]] = {
         "rankme": "max",
         "lidar": "max",
         "alignment": "min",

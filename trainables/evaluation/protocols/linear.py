@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import AfterValidator, Field
 
 from trainables.config import schedules
-from trainables.config.schedules import Length
+from trainables.config.base import Direction
+from trainables.config.durations import Length
 from trainables.config.sections import Count, Epochs, LearningRate, NonNegative, Positive, Share
-from trainables.evaluation.protocols.base import Protocol, Scores
+from trainables.evaluation.protocols.base import Protocol
+from trainables.evaluation.scores import Scores
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -108,7 +110,7 @@ class Linear(Protocol):
     every_epochs: Epochs = 10
     """How often linear_best_top1 looks; it is chosen on the very split that it is measured on."""
 
-    METRICS: ClassVar[dict[str, Literal["max", "min"]]] = {
+    METRICS: ClassVar[dict[str, Direction]] = {
         "linear_top1": "max",
         "linear_top5": "max",
         "linear_best_top1": "max",

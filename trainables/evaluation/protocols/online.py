@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
-from trainables.evaluation.protocols.base import Protocol, Scores
+from trainables.config.base import Direction, Trial
+from trainables.evaluation.protocols.base import Protocol
+from trainables.evaluation.scores import Scores
 
 if TYPE_CHECKING:
-    from trainables.config.trial import TrialConfig
     from trainables.evaluation.subject import Subject
 
 
 class Online(Protocol):
     """Share of un-augmented images for which the online probe of the trial is right, on features of the configured network."""
 
-    METRICS: ClassVar[dict[str, Literal["max", "min"]]] = {"online_top1": "max", "online_top5": "max"}
+    METRICS: ClassVar[dict[str, Direction]] = {"online_top1": "max", "online_top5": "max"}
 
-    def unfit(self, trial: TrialConfig) -> str | None:
+    def unfit(self, trial: Trial) -> str | None:
         if not trial.online_probe.lr:
             rule = "this trial is without one (online_probe.lr = 0); a new run with online_probe.lr above 0 has it"
             return f"needs an online probe, and {rule}"

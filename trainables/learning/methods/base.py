@@ -6,21 +6,20 @@ Configurations are validated with these files, so torch is imported where it is 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from trainables.config import schedules
-from trainables.config.schedules import Length
-from trainables.config.sections import Count, Factor, Positive, Schedule, Section
+from trainables.config.base import MethodOptions, Trial
+from trainables.config.durations import Length
+from trainables.config.sections import Count, Factor, Positive, Schedule
 from trainables.data.pieces import Piece, Sight
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from trainables.config.trial import TrialConfig
-
 State = dict[str, "Tensor"]
-ViewKind = Literal["full", "weak", "strong", "local"]
 
 
 class Pass(NamedTuple):
@@ -60,82 +59,36 @@ class Temperature(Schedule):
     factor: Factor = 0.1
 
 
-class Method(Section):
-    """Options of a method, and what it does with them; frozen, so what changes is in its `state`.
+class Method(MethodOptions):
+    """Options of a method, and what it does with them. Options are frozen; what changes from step to step is its `state`.
 
-    A view is "full" (all augmentations), "weak" (cropped and flipped), "strong" (weak, then RandAugment), or "local" (a small crop, full).
-    A sight is what shares norm statistics in a forward: some pieces, of a shard.
-
-    VIEWS: of the images.
-    LABELLED_VIEWS: of labelled images, which come besides, for methods that learn from labels.
-    CLASSIFIES: whether the projector's outputs are logits of the classes; its width follows the data.
-    DEFAULTS: dotted keys of a trial that belong to the method, such as its head; the user has the last word.
+    A sight is what goes through a network together: some pieces of a shard, which share norm statistics.
     """
-
-    SHORT: ClassVar[str] = "name"
-
-    name: str
-    """The method."""
-
-    VIEWS: ClassVar[tuple[ViewKind, ...]] = ("full", "full")
-    LABELLED_VIEWS: ClassVar[tuple[ViewKind, ...]] = ()
-    CLASSIFIES: ClassVar[bool] = False
-    DEFAULTS: ClassVar[dict[str, Any]] = {}
-
-    @property
-    def predictor(self) -> int | None:
-        """Hidden width of the student's predictor, None where it has none."""
-        return None
-
-    @property
-    def views(self) -> tuple[ViewKind, ...]:
-        """The views of an image that are made."""
-        return self.VIEWS
 
     @property
     def student_sights(self) -> tuple[Sight, ...]:
-        """What the student sees: each view for itself, unless a method says otherwise."""
+        """What the student sees: each view by itself, unless a method says otherwise."""
         return sights(range(len(self.views)))
 
     @property
     def teacher_sights(self) -> tuple[Sight, ...]:
-        """What the teacher sees, in pictures of one size."""
+        """What the teacher sees. All its pictures have one size."""
         return sights(range(len(self.views)))
 
-    def labelled_in(self, shard_size: int) -> int:
-        """Labelled images that come with a shard."""
-        return 0
-
-    @property
-    def looks_at_the_batch(self) -> bool:
-        """Whether a loss needs all samples of the batch at once: a worker then runs its shards in one pass."""
-        return False
-
-    def check(self, trial: TrialConfig) -> None:
-        """Raises ValueError, "key = value: rule", for a trial that the method cannot be a part of."""
-
     def initial_state(self, width: int, seed: int) -> State:
-        """State before the first step; `width` is D. What is floating takes the precision of the trial."""
+        """Returns the state before the first step; `width` is D. Floating tensors take the precision of the trial."""
         return {}
 
+    @abstractmethod
     def loss(self, given: Pass) -> Tensor:
-        """Loss of each image, or of each shard: [n], ordered by shard."""
-        raise NotImplementedError
+        """Returns the loss of each image, or of each shard: [n], ordered by shard."""
 
     def close(self, state: State, targets: Tensor, step: int, run: Length) -> None:
-        """Brings the teacher's outputs [its sights, batch, D] of a whole step into the state, in place. The same on every worker."""
+        """Brings the teacher's outputs [its sights, batch, D] of a step into the state, in place. The same on every worker."""
 
     def frozen(self, step: int, run: Length) -> tuple[str, ...]:
-        """Parts of the student that do not move in a step."""
+        """Returns the parts of the student that do not move in a step."""
         return ()
-
-    def durations(self) -> dict[str, str]:
-        """Durations that a run begins with, by option."""
-        return {f"{name}.warmup": schedule.warmup for name, schedule in self._schedules().items()}
-
-    def _schedules(self) -> dict[str, Schedule]:
-        """The options that follow the step, by name."""
-        return {name: value for name in type(self).model_fields if isinstance(value := getattr(self, name), Schedule)}
 
 
 class QueueMethod(Method):
@@ -144,7 +97,7 @@ class QueueMethod(Method):
     queue: Count = 65_536
     """How many of the teacher's past outputs are compared with."""
 
-    def check(self, trial: TrialConfig) -> None:
+    def check(self, trial: Trial) -> None:
         if self.queue < trial.train.batch_size:
             raise ValueError(
                 f"method.queue = {self.queue}: must hold a batch of train.batch_size = {trial.train.batch_size}"
@@ -174,7 +127,7 @@ class LabelledMethod(Method):
     def labelled_in(self, shard_size: int) -> int:
         return shard_size // self.images_per_label
 
-    def check(self, trial: TrialConfig) -> None:
+    def check(self, trial: Trial) -> None:
         size = trial.train.shard_size
         if size % self.images_per_label:
             divisors = {divisor for n in range(1, math.isqrt(size) + 1) if size % n == 0 for divisor in (n, size // n)}

@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from trainables.config import schedules
-from trainables.config.schedules import Length
+from trainables.config.base import Trial, ViewKind
+from trainables.config.durations import Length, steps_in
 from trainables.config.sections import Duration, Share
 from trainables.data.pieces import Sight
-from trainables.learning.methods.base import Method, Pass, State, Temperature, ViewKind, sights
+from trainables.learning.methods.base import Method, Pass, State, Temperature, sights
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from trainables.config.trial import TrialConfig
 
 
 class DINO(Method):
@@ -55,7 +53,7 @@ class DINO(Method):
     def teacher_sights(self) -> tuple[Sight, ...]:
         return sights(range(len(self.VIEWS)))
 
-    def check(self, trial: TrialConfig) -> None:
+    def check(self, trial: Trial) -> None:
         if not trial.encoder.projector.prototypes:
             raise ValueError("encoder.projector.prototypes = 0: DINO compares distributions over prototypes")
 
@@ -86,4 +84,4 @@ class DINO(Method):
         return super().durations() | {"frozen_prototypes": self.frozen_prototypes}
 
     def frozen(self, step: int, run: Length) -> tuple[str, ...]:
-        return ("fc2",) if step < schedules.steps_in(self.frozen_prototypes, run) else ()
+        return ("fc2",) if step < steps_in(self.frozen_prototypes, run) else ()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from trainables.config.base import Trial, ViewKind
 from trainables.config.sections import Count, NonNegative
 from trainables.data.pieces import Piece, Sight
-from trainables.learning.methods.base import LabelledMethod, Pass, ViewKind
+from trainables.learning.methods.base import LabelledMethod, Pass
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from trainables.config.trial import TrialConfig
 
 LABELLED, WEAK, STRONG = Piece("labelled", 0), Piece("images", 0), Piece("images", 1)
 
@@ -54,7 +53,7 @@ class FixMatch(LabelledMethod):
     def teacher_sights(self) -> tuple[Sight, ...]:
         return () if self.pseudo_labels == "student" else ((WEAK,),)
 
-    def check(self, trial: TrialConfig) -> None:
+    def check(self, trial: Trial) -> None:
         super().check(trial)
         norm = trial.teacher.norm.kind
         if self.pseudo_labels == "student" and trial.teacher.placement and norm != "eman":

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from trainables.config import schedules
+from trainables.config.base import ViewKind
+from trainables.config.durations import Length, steps_in
 from trainables.config.sections import Count, Duration, NonNegative
 from trainables.data.pieces import Piece, Sight
-from trainables.learning.methods.base import LabelledMethod, Pass, ViewKind
+from trainables.learning.methods.base import LabelledMethod, Pass
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,9 +54,9 @@ class MeanTeacher(LabelledMethod):
     def durations(self) -> dict[str, str]:
         return super().durations() | {"rampup": self.rampup}
 
-    def weight(self, step: int, run: schedules.Length) -> float:
+    def weight(self, step: int, run: Length) -> float:
         """Of the consistency in a step."""
-        whole = schedules.steps_in(self.rampup, run)
+        whole = steps_in(self.rampup, run)
         return self.consistency * math.exp(-5 * (1 - min(step / whole, 1)) ** 2) if whole else self.consistency
 
     def loss(self, given: Pass) -> Tensor:

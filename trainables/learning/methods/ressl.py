@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from trainables.config.base import ViewKind
 from trainables.data.pieces import Sight
-from trainables.learning.methods.base import Pass, QueueMethod, Temperature, ViewKind, sights
+from trainables.learning.methods.base import Pass, QueueMethod, Temperature, sights
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,12 +14,12 @@ from typing import Any
 from trainables.config.errors import nearest
 from trainables.config.settings import read_yaml
 
-_HERE = Path(__file__).parent
+_FOLDER = Path(__file__).parent / "presets"
 
 
 def names() -> list[str]:
     """Names of the presets, sorted."""
-    return sorted(path.stem for path in _HERE.glob("*.yaml"))
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
 def known(name: str) -> str:
@@ -54,4 +54,4 @@ def methods(name: str) -> list[str]:
 
 @functools.cache
 def _read(name: str) -> dict[str, Any]:
-    return read_yaml(_HERE / f"{name}.yaml")
+    return read_yaml(_FOLDER / f"{name}.yaml")
