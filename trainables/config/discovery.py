@@ -11,9 +11,10 @@ _ROOT = Path(__file__).parents[1]
 
 
 def names(package: str) -> list[str]:
-    """Returns the names of the modules in `trainables.<package>`, sorted, without `base`. Imports none of them."""
+    """Returns the names of the modules in `trainables.<package>`, sorted, without those of base classes. Imports none of them."""
     folder = _ROOT.joinpath(*package.split("."))
-    return sorted(module.name for module in pkgutil.iter_modules([str(folder)]) if module.name != "base")
+    modules = (module.name for module in pkgutil.iter_modules([str(folder)]))
+    return sorted(name for name in modules if not name.startswith("base"))
 
 
 def classes(package: str, base: type[Kind]) -> dict[str, type[Kind]]:

@@ -19,8 +19,8 @@ from trainables.data import check as data_check
 from trainables.data import files
 from trainables.data import images as data
 from trainables.data.check import check_data
-from trainables.data.downloads import TorchvisionSet
 from trainables.data.sets.base import Encoded, EncodedSet, data_set
+from trainables.data.sets.base_torchvision import TorchvisionSet
 from trainables.data.sets.imagefolder import ImageFiles
 
 SMALL: dict[str, Any] = {"train": {"batch_size": 4, "shard_size": 2}}

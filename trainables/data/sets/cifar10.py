@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from trainables.data.downloads import CIFAR
+from trainables.data.sets.base_torchvision import CIFAR
 
 BATCH = 10_000 * 3072  # bytes of a file
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
-from trainables.data.downloads import CIFAR
+from trainables.data.sets.base_torchvision import CIFAR
 
 
 class CIFAR100(CIFAR):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from trainables.data.downloads import Part, TorchvisionSet
+from trainables.data.sets.base_torchvision import Part, TorchvisionSet
 
 IMAGE = 3 * 96 * 96  # bytes
 TRAIN, TEST, UNLABELLED = 5_000, 8_000, 100_000

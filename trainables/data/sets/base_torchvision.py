@@ -1,4 +1,4 @@
-"""Data sets that torchvision downloads and unpacks: what they have in common."""
+"""Base classes of data sets that torchvision downloads and unpacks."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,8 +11,7 @@ from trainables.config.errors import UserError
 from trainables.data import files, pulse
 from trainables.data.sets.base import Chunks, DecodedSet
 
-ROWS = 1024
-
+ROWS = 1024  # images of a chunk
 
 Part = tuple[np.ndarray, Sequence[int] | np.ndarray]
 """Images uint8 [n, H, W, 3] or [n, 3, H, W], and their labels, as torchvision holds them."""
