@@ -1,63 +1,67 @@
 """What a search ends with, in words: the best score, how sure it is, what it has to beat, and the commands to go on with."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from tuner.plan.spec import SearchSpec
 from tuner.report import certainty
-from tuner.report.view import UNTRAINED, command, counted, doubt, overview, scored_on, shown
+from tuner.report.view import RunView, view_of
+from tuner.report.wording import UNTRAINED, doubt, scored_on
+from tuner.runs.hints import command, counted, shown
 from tuner.runs.run import Run
 from tuner.search.study import Study
 
 
 def lines(run: Run, study: Study, exported: Path) -> list[str]:
-    """What a search prints at its end; a table of points has printed its scores above."""
+    """What a search prints at its end; a table of points has printed its scores above.
+
+    Args:
+        run: the run.
+        study: of the run.
+        exported: the file with the best configuration.
+    """
+    spec = study.spec
+    if spec.table:
+        told = [scored_by(spec.trial.evaluation.network)]
+    else:
+        told = scores(view_of(run, study), _default_label(study))
+    longer = ("--epochs", 4 * spec.trial.train.epochs)
     return [
-        *(
-            [scored_by(study.spec.trial.evaluation.network)]
-            if study.spec.table
-            else scores(overview(run, study), _default_label(study))
-        ),
+        *told,
         f"best configuration: {shown(exported)}",
         "next:",
         f"  {command('tuner', 'status', run.path)}",
         f"  {command('tensorboard', '--logdir', run.tensorboard_folder)}",
-        f"  {command('tuner', 'train', exported, '--epochs', 4 * study.spec.trial.train.epochs, *_resources(study.spec))}",
+        f"  {command('tuner', 'train', exported, *longer, *_resources(spec))}",
     ]
 
 
-def scores(state: Mapping[str, Any], default: str | None) -> list[str]:
+def scores(run: RunView, default: str | None) -> list[str]:
     """The best trial beside what it has to beat, each with its interval, and what may be said of the differences.
 
     Args:
-        state: of the run, by `report.overview`.
+        run: the view of the run, of which at least one trial is complete.
         default: what trial 0000, the space's first known good point, is called; None where the space knows none.
     """
-    metric, mode, images = state["objective"], state["mode"], state["validation_images"]
-    first = state["trials"][0] if default else None
-    rows = [(f"best teacher (trial {state['best']})", state["best_score"], state["best_interval"])]
-    if first and first["key"] == state["best"]:
-        rows = [(f"best teacher, the {default} (trial {state['best']})", state["best_score"], state["best_interval"])]
-    elif first and first["score"] is not None:
-        early = "" if first["state"] == "complete" else f", {first['state']} at epoch {first['epoch']}"
-        rows.append((f"{default} (trial {first['key']}{early})", first["score"], first["interval"]))
-    if state["untrained"] is not None:
-        rows.append(("untrained encoder", state["untrained"], state["untrained_interval"]))
+    assert run.best_score is not None
+    metric, mode, images = run.objective, run.mode, run.validation_images
+    first = run.trials[0] if default else None
+    best = f"best teacher, the {default}" if first and first.key == run.best else "best teacher"
+    rows = [(f"{best} (trial {run.best})", run.best_score, run.best_interval)]
+    if first and first.key != run.best and first.score is not None:
+        early = "" if first.state == "complete" else f", {first.state} at epoch {first.epoch}"
+        rows.append((f"{default} (trial {first.key}{early})", first.score, first.interval))
+    if run.untrained is not None:
+        rows.append(("untrained encoder", run.untrained, run.untrained_interval))
     width = max(len(name) for name, _, _ in rows)
     lines = [f"{scored_on(metric, images)}{', with 95 % intervals' if rows[0][2] else ''}"]
     lines += [f"  {name:<{width}}  {score:.4f}  {certainty.shown(interval)}".rstrip() for name, score, interval in rows]
     if reason := no_interval(metric, images):
         lines.append(reason)
-    if state["untrained"] is not None:
-        lines.append(
-            f"the best is {compared(state['best_score'], state['untrained'], UNTRAINED, metric, mode, images)}"
-        )
-    if first and first["state"] == "complete" and first["key"] != state["best"]:
-        lines.append(
-            f"the best is {compared(state['best_score'], first['score'], f'the {default}', metric, mode, images)}"
-        )
-    return [*lines, chosen(state), scored_by(state["network"])]
+    rivals = [] if run.untrained is None else [(run.untrained, UNTRAINED)]
+    if first and first.state == "complete" and first.key != run.best and first.score is not None:
+        rivals.append((first.score, f"the {default}"))
+    lines += [f"the best is {compared(run.best_score, score, name, metric, mode, images)}" for score, name in rivals]
+    return [*lines, chosen(run), scored_by(run.network)]
 
 
 def compared(score: float, other: float, name: str, metric: str, mode: str, images: int | None) -> str:
@@ -67,20 +71,18 @@ def compared(score: float, other: float, name: str, metric: str, mode: str, imag
     return f"{where}: {score - other:+.4f}" + (f" (95 % {certainty.shown(interval, '+')})" if interval else "")
 
 
-def chosen(state: Mapping[str, Any]) -> str:
-    """That the best of several is chosen on the images that it is scored on."""
-    best = f"it is the best of {counted(sum(row['state'] == 'complete' for row in state['trials']), 'complete trial')}"
-    share = certainty.is_share(state["objective"])
+def chosen(run: RunView) -> str:
+    """Says that the best of several trials is chosen on the images that it is scored on."""
+    complete = sum(trial.state == "complete" for trial in run.trials)
+    best = f"it is the best of {counted(complete, 'complete trial')}"
+    share = certainty.is_share(run.objective)
     return f"{best}, chosen on these images: expect a little less on others" if share else best
 
 
 def scored_by(network: str) -> str:
     """Whose score a teacher's score is."""
-    return (
-        "a teacher's score is that of the student that it taught"
-        if network == "student"
-        else "a teacher's score is its own"
-    )
+    student = network == "student"
+    return f"a teacher's score is {'that of the student that it taught' if student else 'its own'}"
 
 
 def no_interval(metric: str, images: int | None) -> str:

@@ -3,15 +3,17 @@
 import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 from optuna.trial import FrozenTrial
 
 from trainables.config.errors import UserError
-from tuner.plan import points
+from tuner.plan.points import label_of
 from tuner.report import certainty
-from tuner.report.view import brief, counted, no_gain, of_images, overview
+from tuner.report.points import plus_minus
+from tuner.report.view import view_of
+from tuner.report.wording import brief, no_gain, of_images
+from tuner.runs.hints import counted
 from tuner.runs.run import Run
 from tuner.search.study import Study, key_of
 
@@ -19,7 +21,7 @@ from tuner.search.study import Study, key_of
 def export(run: Run, study: Study, top: int, output: Path) -> list[Path]:
     """Writes the `top` best complete trials, or points of a table, as TrialConfig files: output, output-2, output-3, ...
 
-    A point is the best by the mean over its seeds, and is written with the first of them: none is picked for its luck.
+    A point is ranked by the mean over its seeds and written with the first seed, so that no seed is picked for its luck.
 
     Raises:
         UserError: no trial is complete, or no point is with all of its seeds.
@@ -36,11 +38,14 @@ def export(run: Run, study: Study, top: int, output: Path) -> list[Path]:
     return paths
 
 
-def searched_first(nested: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    """The same values in another order: what some dotted keys name, and the sections that hold it, before the rest.
+def searched_first(nested: Mapping[str, object], keys: Iterable[str]) -> dict[str, object]:
+    """Returns `nested` in another order: the values that `keys` name, and the sections that hold them, come first.
 
-    The file stays complete, so that it makes the same trial under defaults that a later version may have. Its numbers are the shortest that
-    are read back as they were.
+    The file stays complete, so that it makes the same trial under the defaults of a later version.
+
+    Args:
+        nested: values of a configuration.
+        keys: dotted.
     """
     below: dict[str, list[str]] = {}
     for key in keys:
@@ -53,37 +58,32 @@ def searched_first(nested: Mapping[str, Any], keys: Iterable[str]) -> dict[str, 
 
 
 def _header(run: Run, study: Study, rank: int, trial: FrozenTrial) -> str:
-    spec, state = study.spec, overview(run, study)
-    metric, epochs, complete = spec.objective.metric, study.epochs_of(trial), len(study.best(spec.trials))
-    images, value = state["validation_images"], trial.values[0]
-    who, score, interval = (
-        f"trial {key_of(trial)}, number {rank} of {counted(complete, 'complete trial')}",
-        f"{value:.4f}",
-        None,
-    )
-    if spec.table:
-        label = points.label_of(spec, trial)
-        row = next(row for row in state["points"] if row["point"] == label)
-        who, seeds = (
-            f"point '{label}', number {rank} of {counted(complete, 'complete point')}",
-            counted(spec.seeds, "seed"),
-        )
-        score, value, interval = (
-            f"{points.plus_minus(row['mean'], row['sd'])} over {seeds}",
-            row["mean"],
-            row["interval"],
-        )
-    interval = interval or certainty.of_score(value, metric, images)
+    """Comments at the top of a file: which trial it is, how sure its score is, and what was searched."""
+    spec, view = study.spec, view_of(run, study)
+    metric, epochs, images = spec.objective.metric, study.epochs_of(trial), view.validation_images
+    complete, value = len(study.best(spec.trials)), trial.values[0]
+    label = label_of(spec, trial)
+    point = next((point for point in view.points or () if point.point == label), None)
+    if point is None or point.mean is None:
+        who, score = f"trial {key_of(trial)}, number {rank} of {counted(complete, 'complete trial')}", f"{value:.4f}"
+        interval = certainty.of_score(value, metric, images)
+    else:
+        who, value = f"point '{label}', number {rank} of {counted(complete, 'complete point')}", point.mean
+        score = f"{plus_minus(point.mean, point.sd)} over {counted(spec.seeds, 'seed')}"
+        interval = point.interval or certainty.of_score(value, metric, images)
     sure = f" (95 % {certainty.shown(interval)})" if interval else ""
-    doubt, where = no_gain(state, value), f" on {of_images(images)}" if certainty.is_share(metric) else ""
-    searched = ", ".join(f"{key} = {brief(v)}" for key, v in trial.user_attrs["values"].items())
-    facts: dict[str, Any] = {
+    where = f" on {of_images(images)}" if certainty.is_share(metric) else ""
+    doubt = no_gain(view, value)
+    versions, commit = run.manifest.get("versions", {}), run.manifest.get("commit")
+    facts = {
         "search": f"{spec.name} ({run.path}), {who}",
         "score": f"{metric} {score}{sure}{where} after {counted(epochs, 'epoch')}{f', {doubt}' if doubt else ''}",
-        "untrained encoder": "not scored" if state["untrained"] is None else f"{state['untrained']:.4f}",
-        "scored network": state["network"],
-        "searched (first in the file; the rest is shared by all trials)": searched,
-        "version": f"teacher-tuner {run.manifest.get('versions', {}).get('teacher-tuner')}, commit {run.manifest.get('commit')}",
+        "untrained encoder": "not scored" if view.untrained is None else f"{view.untrained:.4f}",
+        "scored network": view.network,
+        "searched (first in the file; the rest is shared by all trials)": ", ".join(
+            f"{key} = {brief(v)}" for key, v in trial.user_attrs["values"].items()
+        ),
+        "version": f"teacher-tuner {versions.get('teacher-tuner')}, commit {commit}",
     }
     return "".join(f"{line}\n" for name, fact in facts.items() for line in _comment(f"{name}: {fact}"))
 
@@ -94,11 +94,11 @@ def _comment(text: str) -> list[str]:
     )
 
 
-def _compact(content: Mapping[str, Any]) -> str:
-    """YAML in which what fits into a line of 120 columns stands in one."""
+def _compact(content: Mapping[str, object]) -> str:
+    """YAML in which every collection that fits into a line of 120 columns stands in one line."""
 
     def brace(node: yaml.Node, depth: int) -> int:
-        """Puts a collection in braces where it fits; returns how long it is in a line."""
+        """Puts a collection in braces where it fits; returns its length in one line."""
         if not isinstance(node, yaml.CollectionNode):
             return len(node.value)
         children = [part for child in node.value for part in (child if isinstance(child, tuple) else (child,))]

@@ -2,62 +2,46 @@
 
 import time
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
 
-from ray import tune
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from tuner.fleet.claims import Position
-from tuner.report.bars import about, clock_time, so_far
-from tuner.report.view import counted, newsworthy, overview, proposed, state_of, table_of
+from tuner.report.bars import Position
+from tuner.report.terminal import heartbeat, table_of, where
+from tuner.report.view import Viewer
+from tuner.report.wording import proposed, state_of
+from tuner.runs.hints import counted
 from tuner.runs.run import Run
-from tuner.search.study import Study
+from tuner.search.study import Metrics, Proposal, Study
 
 QUIET = 60.0  # seconds without a line after which one says how far the search is
+FRAMES = 2  # of the live table, in a second
 
 
-def heartbeat(state: dict[str, Any], positions: Mapping[str, Position] = MappingProxyType({})) -> str:
-    """One line about a search, where there is no table to look at."""
-    running = [
-        f"{row['key']} at epoch {row['epoch']}/{row['epochs']}" for row in state["trials"] if row["state"] == "running"
-    ]
-    facts = [f"{state['ended']} of {counted(state['trials_wanted'], 'trial')} ended"]
-    facts += [f"running: {', '.join(running)}"] if running else []
-    facts += [where(positions)] if positions else []
-    facts += [] if state["best_score"] is None else [f"best {state['objective']} {state['best_score']:.4f}"]
-    facts += [] if state["elapsed_s"] is None else [f"{clock_time(state['elapsed_s'])} elapsed"]
-    return "; ".join(facts + ([] if state["left_s"] is None else [f"{about(state['left_s'])} left"]))
-
-
-def where(positions: Mapping[str, Position]) -> str:
-    """Where trials are, by their keys."""
-    return ", ".join(f"{key} {so_far(*position)}" for key, position in sorted(positions.items()))
-
-
-class Progress(tune.Callback):
-    """A context that shows a run's state, told of changes by Tune.
+class Progress:
+    """Shows how far a search is, as a context and a `Listener` of the search.
 
     Args:
         run: the run.
-        study: of it.
+        study: of the run.
         room: how many trials run at once.
         console: the terminal.
     """
 
     def __init__(self, run: Run, study: Study, room: int, console: Console):
         self.run, self.study, self.room = run, study, room
-        self.console = console
+        self.console, self.viewer = console, Viewer(run, study)
         self.note, self.waiting, self.ending, self.over, self.said = "", "", "", False, time.time()
         self.positions: Mapping[str, Position] = {}
-        quiet: dict[str, Any] = {
-            "redirect_stdout": False,
-            "redirect_stderr": False,
-        }  # they go to the driver's log already
         self.live = (
-            Live(console=console, refresh_per_second=2, get_renderable=self._render, **quiet)
+            Live(
+                console=console,
+                refresh_per_second=FRAMES,
+                get_renderable=self._render,
+                redirect_stdout=False,  # standard output and errors go to the driver's log already
+                redirect_stderr=False,
+            )
             if console.is_terminal
             else None
         )
@@ -67,66 +51,70 @@ class Progress(tune.Callback):
             self.live.start()
         else:
             spec = self.study.spec
-            size = f"{counted(spec.trials, 'trial')}, {self.room} at once, {counted(spec.resources.workers, 'worker')} each"
+            workers = counted(spec.resources.workers, "worker")
+            size = f"{counted(spec.trials, 'trial')}, {self.room} at once, {workers} each"
             self._print(f"search '{spec.name}': {size} -> {self.run.path}")
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.over = True  # what stays on the screen is no trial that runs
+        self.over = True  # no trial that stays on the screen is running
         if self.live:
             self.live.stop()
 
     def say(self, note: str) -> None:
-        """A line about what is going on before the first trial."""
+        """Shows what is going on before the first trial."""
         self.note = note
         if not self.live:
             self._print(note)
 
     def ends(self, why: str) -> None:
-        """Nothing more is begun, for a reason; it is shown until the search ends."""
+        """Shows until the search ends why no more trials are begun."""
         self.ending = why
         if not self.live:
             self._print(why)
 
-    def _print(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
-        self.said = time.time()
-
     def waits(self, why: str) -> None:
-        """Nothing can be worked on, for a reason; or again, where it is empty."""
+        """Shows why no trial can be worked on; an empty reason says that the search goes on."""
         self.waiting = f"waiting: {why}" if why else ""
         if not self.live:
             self._print(self.waiting or "going on")
 
     def follow(self, positions: Mapping[str, Position]) -> None:
-        """The trials that workers are on have come to these positions."""
+        """Hears how far the trials are that workers train, by their keys."""
         self.positions = positions
         self._beat()
 
-    def _beat(self) -> None:
-        if not self.live and time.time() - self.said >= QUIET:
-            line = heartbeat(overview(self.run, self.study), self.positions)
-            self._print(f"{line}; {self.waiting}" if self.waiting else line)
+    def trial_began(self, proposal: Proposal) -> None:
+        """Nothing: the table shows it."""
 
-    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
+    def epoch_heard(self, proposal: Proposal, metrics: Metrics) -> None:
+        """Ends the note of what went on before the first epoch."""
         self.note = ""
         self._beat()
 
-    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        if not self.live:
-            row = next(row for row in overview(self.run, self.study)["trials"] if row["key"] == trial.config["key"])
-            score = "-" if row["score"] is None else f"{row['score']:.4f}"
-            values = proposed(row, row["values"])
-            text = f"trial {row['key']}  {state_of(row):<8} epoch {row['epoch']}/{row['epochs']}  {score}  {values}"
-            if row["error"]:
-                text += f"\n  {row['error']}\n  log: {row['log']}"
-            self._print(text)
+    def trial_ended(self, proposal: Proposal, error: str | None) -> None:
+        """Prints a line about the trial, where there is no table."""
+        if self.live:
+            return
+        trial = self.viewer.trial(proposal.key)
+        score = "-" if trial.score is None else f"{trial.score:.4f}"
+        epochs, values = f"epoch {trial.epoch}/{trial.epochs}", proposed(trial, trial.values)
+        text = f"trial {trial.key}  {state_of(trial):<8} {epochs}  {score}  {values}"
+        self._print(f"{text}\n  {trial.error}\n  log: {trial.log}" if trial.error else text)
+
+    def search_ended(self) -> None:
+        """Nothing: the block around the search ends the table."""
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+        self.said = time.time()
+
+    def _beat(self) -> None:
+        if not self.live and time.time() - self.said >= QUIET:
+            line = heartbeat(self.viewer.view(), self.positions)
+            self._print(f"{line}; {self.waiting}" if self.waiting else line)
 
     def _render(self) -> Table:
-        state = newsworthy(overview(self.run, self.study, self.over), max(5, self.console.height // 2 - 4))
+        view = self.viewer.newsworthy(max(5, self.console.height // 2 - 4), self.over)
         now = self.waiting or where(self.positions) or self.note
-        return table_of(state, "\n".join(line for line in (now, self.ending) if line))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its callbacks; a terminal stays out of it."""
-        return {}
+        return table_of(view, "\n".join(line for line in (now, self.ending) if line))

@@ -13,7 +13,7 @@ from tuner.plan import points
 from tuner.plan.space import REHEARSALS, Space
 from tuner.plan.spec import SearchSpec
 from tuner.report.summaries import Column
-from tuner.report.view import brief, title
+from tuner.report.wording import brief, title
 
 LONGEST = 48  # characters of a trial's name
 UNSAFE = r"[^\w .,+=()-]+"  # in the name of a folder

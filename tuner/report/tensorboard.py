@@ -6,19 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import yaml
-from ray import tune
 
 from trainables.config import trial as c
 from tuner.plan.spec import Objective
-from tuner.report.searched import Searched
+from tuner.report.searched import Facts, Searched
 from tuner.report.summaries import Column, Events
 from tuner.report.tags import BEST, COLLAPSED, EPOCH, LOSS, score, tags_of
 from tuner.runs.run import BASELINE, Run
 from tuner.search.collapse import collapsed
-from tuner.search.study import Study
+from tuner.search.study import Metrics, Proposal, Study
 
 VIEWS = "What student and teacher see: a row for each image, a column for each view, with who looks at it above."
 
@@ -40,7 +38,7 @@ class TrialWriter:
         config: c.TrialConfig,
         objective: Objective,
         columns: Sequence[Column] = (),
-        facts: Mapping[str, Any] = MappingProxyType({}),
+        facts: Facts = MappingProxyType({}),
     ):
         self.config, self.objective = config, objective
         self.events = Events(folder)
@@ -53,16 +51,15 @@ class TrialWriter:
         self.events.scalar(EPOCH, 0, 0)
         self.events.flush()
 
-    def add(self, metrics: Mapping[str, Any]) -> None:
-        """An epoch's points; one that is told again is passed over."""
+    def add(self, metrics: Metrics) -> None:
+        """Adds the points of an epoch; an epoch that is told again is passed over."""
         if metrics["epoch"] <= self.epoch:
             return
         self.epoch, step, at = metrics["epoch"], metrics["step"], metrics.get("time/measured_at")
         for metric, tag in tags_of(metrics, self.config.teacher).items():
             self.events.scalar(tag, metrics[metric], step, at)
-        for loss_step, loss in metrics.get("loss_curve") or [
-            [step, metrics["loss"]]
-        ]:  # histories of earlier versions have no curve
+        # histories of earlier versions have no curve
+        for loss_step, loss in metrics.get("loss_curve") or [[step, metrics["loss"]]]:
             self.events.scalar(LOSS, loss, loss_step, at)
         own = metrics[self.objective.metric]
         if self.objective.metric == "loss":
@@ -85,8 +82,8 @@ class TrialWriter:
         self.events.close()
 
 
-class TensorBoard(tune.Callback):
-    """Follows the trials of a search; lives in the driver's process.
+class TensorBoard:
+    """Writes the boards of a search, as a `Listener` in the driver's process.
 
     Args:
         run: its folders are named after trials; a trial that has one from an earlier session keeps it.
@@ -101,36 +98,29 @@ class TensorBoard(tune.Callback):
         self.line_end = -1  # step to which the line of the untrained encoder is drawn
         self.untrained = self._untrained()
 
-    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        key = trial.config["key"]
+    def trial_began(self, proposal: Proposal) -> None:
+        """Opens the trial's board, unless it is open already."""
+        key, config = proposal.key, proposal.config
         if key in self.writers:
             return
-        values = self.study.trials()[int(key)].user_attrs["values"]
-        config = c.parse(trial.config["trial"])
-        facts = self.searched.facts(trial.config["point"], values, config)
+        facts = self.searched.facts(proposal.point, proposal.values, config)
         folder = self._folder(key, self.searched.run_name(key, facts, config))
         self.writers[key] = TrialWriter(folder, config, self.spec.objective, self.searched.columns, facts)
 
-    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
-        metrics, key = result["metrics"], trial.config["key"]
-        if not metrics:  # a trial may fail before it has any
-            return
-        self._show_views(self.writers[key], key)
-        self.writers[key].add(metrics)
-        self._draw_untrained(round(metrics["step"] / metrics["epoch"]), trial.config["epochs"])
+    def epoch_heard(self, proposal: Proposal, metrics: Metrics) -> None:
+        """Adds an epoch to the trial's board."""
+        self._show_views(self.writers[proposal.key], proposal.key)
+        self.writers[proposal.key].add(metrics)
+        self._draw_untrained(round(metrics["step"] / metrics["epoch"]), proposal.config.train.epochs)
 
-    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._close(trial, bool((trial.last_result or {}).get("error")))
-
-    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._close(trial, failed=True)
-
-    def on_experiment_end(self, trials: list, **info: Any) -> None:
-        self.untrained.close()
-
-    def _close(self, trial: Any, failed: bool) -> None:
+    def trial_ended(self, proposal: Proposal, error: str | None) -> None:
+        """Closes the trial's board."""
         with contextlib.suppress(KeyError):
-            self.writers.pop(trial.config["key"]).close(failed)
+            self.writers.pop(proposal.key).close(error is not None)
+
+    def search_ended(self) -> None:
+        """Closes the board of the untrained encoder."""
+        self.untrained.close()
 
     def _folder(self, key: str, name: str) -> Path:
         found = sorted(
@@ -160,7 +150,8 @@ class TensorBoard(tune.Callback):
     def _draw_untrained(self, per_epoch: int, epochs: int) -> None:
         """Draws the scores of the untrained encoder as lines from step 0 to the last step of the longest trial.
 
-        There is a point for each epoch: of a line of two points TensorBoard makes outliers, and leaves them out of its charts.
+        There is a point for each epoch: TensorBoard takes the ends of a line of two points for outliers, and leaves
+        them out of its charts.
         """
         if per_epoch * epochs <= self.line_end:
             return
@@ -181,12 +172,8 @@ class TensorBoard(tune.Callback):
             self.pictured.add(kind)
             writer.show_views(self.run.trial_views(key))
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its callbacks; open files stay out of it."""
-        return {}
 
-
-def as_markdown(content: Mapping[str, Any]) -> str:
+def as_markdown(content: Mapping[str, object]) -> str:
     """Nested values as a block of YAML."""
     return f"```yaml\n{yaml.safe_dump(content, sort_keys=False, allow_unicode=True)}```"
 

@@ -1,29 +1,24 @@
-"""What a run has come to, from its directory alone: for `status`, for the live table, and at the end of a search."""
+"""A typed view of a run, made from its directory alone: `status`, the live table, closing lines and export read it."""
 
-import math
-import os
-import shlex
-import shutil
 import statistics
-import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
-from itertools import pairwise
+from bisect import insort
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from tuner.plan import points
-from tuner.report import certainty
-from tuner.report.bars import about, clock_time
+from tuner.plan.points import label_of
+from tuner.report import certainty, timing
+from tuner.report.certainty import Interval
+from tuner.report.points import PointView, summary
 from tuner.runs.run import Run
-from tuner.search.study import Study, key_of
+from tuner.search.study import Metrics, Study, key_of
 
-UNTRAINED = "the untrained encoder"
+VERSION = 1
+"""Version of what `status --json` prints. Keys may be added to a version, none is renamed or removed."""
 STATES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
@@ -33,180 +28,311 @@ STATES = {
 }
 
 
-def overview(run: Run, study: Study, over: bool = False) -> dict[str, Any]:
-    """All that `status --json` prints: trials, the best one, the untrained score and the gaps between trials on a slot."""
-    trials, spec, held, now = study.trials(), study.spec, run.held() and not over, time.time()
-    best, sessions = study.best(1), [session["started"] for session in run.manifest.get("sessions", [])]
-    baseline = run.read_baseline() or {}
-    gaps, metric = slot_gaps(trials), spec.objective.metric
-    images = certainty.images_of([baseline, *(trial.user_attrs.get("metrics", {}) for trial in trials)])
-    untrained = baseline.get(metric)
-    table = points.summary(spec, trials, images) if spec.table else None
-    label = points.label_of(spec, best[0]) if best else None
-    score, interval = (
-        (best[0].values[0], certainty.of_score(best[0].values[0], metric, images)) if best else (None, None)
-    )
-    if row := next((row for row in table or [] if row["point"] == label), None):
-        score, interval = row["mean"], row["interval"]
-    return {
-        "run": str(run.path),
-        "name": spec.name,
-        "space": None if spec.table else spec.space,
-        "objective": metric,
-        "mode": spec.objective.mode,
-        "trials_wanted": spec.trials,
-        "epochs": spec.trial.train.epochs,
-        "held": held,
-        "waits": run.waits() or None,
-        "ended": sum(trial.state.is_finished() for trial in trials),
-        "network": spec.trial.evaluation.network,
-        "validation_images": images,
-        "trials": [_row(run, study, trial, images, sessions[-1:] if held else None) for trial in trials],
-        "points": table,
-        "seeds": spec.seeds,
-        "best": key_of(best[0]) if best else None,
-        "best_point": label,
-        "best_score": score,
-        "best_interval": interval,
-        "untrained": untrained,
-        "untrained_interval": certainty.of_score(untrained, metric, images),
-        "elapsed_s": elapsed(sessions, trials, now if held else None),
-        "left_s": time_left(sessions, trials, spec.trials, now) if held else None,
-        "gap_median_s": statistics.median(gaps) if gaps else None,
-        "gaps": len(gaps),
-    }
+@dataclass(frozen=True)
+class TrialView:
+    """A trial. The fields, in their order, are what `status --json` prints of it.
+
+    Attributes:
+        key: its number in the study, as four digits or more.
+        state: in a word or two: one of `STATES`, "queued", "queued again" or "interrupted".
+        epoch: the last one that was heard of.
+        epochs: how long the trial is.
+        score: the objective at its end, or else at its last epoch.
+        interval: 95 % of the score, where the number of validation images is known.
+        curve: the objective by epoch.
+        point: its label in a table; None where a space proposed it.
+        values: the proposed values, by dotted key.
+        metrics: of its last epoch.
+        best_epoch: the epoch with the best objective.
+        best_epoch_score: the objective there.
+        collapsed: whether its last embeddings were collapsed.
+        error: why it failed.
+        log: of the worker that the error names.
+    """
+
+    key: str
+    state: str
+    epoch: int
+    epochs: int
+    score: float | None
+    interval: Interval | None
+    curve: Mapping[int, float]
+    point: str | None
+    values: Mapping[str, object]
+    metrics: Metrics
+    best_epoch: int | None
+    best_epoch_score: float | None
+    collapsed: bool
+    error: str | None
+    log: Path | None
 
 
-def slot_gaps(trials: list[FrozenTrial]) -> list[float]:
-    """Seconds from a trial's last metric to the first step of the next one on the same slot."""
-    timed = [t.user_attrs for t in trials if t.user_attrs.get("first_step_at") and t.user_attrs.get("last_metric_at")]
-    by_slot: dict[tuple[str, int], list[tuple[float, float]]] = {}
-    for attrs in timed:
-        by_slot.setdefault((attrs["session"], attrs["slot"]), []).append(
-            (attrs["first_step_at"], attrs["last_metric_at"])
-        )
-    gaps = []
-    for spans in by_slot.values():
-        spans.sort()
-        gaps += [later[0] - earlier[1] for earlier, later in pairwise(spans)]
-    return [gap for gap in gaps if gap >= 0]
+@dataclass(frozen=True)
+class RunView:
+    """A run. The fields, in their order, are what `status --json` prints of it, behind the version.
+
+    Attributes:
+        run: its directory.
+        name: of the search.
+        space: that proposes the trials; None for a table of points.
+        objective: the metric.
+        mode: whether more of it is better: "max" or "min".
+        trials_wanted: how many trials the search has in all.
+        epochs: of a trial.
+        held: whether a process runs the search now.
+        waits: what that process waits for.
+        ended: the number of trials that have ended.
+        network: whose scores are measured: "student" or "teacher".
+        validation_images: their number, where it is known.
+        trials: in the order in which they were asked.
+        points: of a table, in its order; None where a space proposes.
+        seeds: of each point.
+        best: key of the best complete trial; of a table that of the best point's trial with the first seed.
+        best_point: its label, in a table.
+        best_score: its score; of a point the mean over its seeds.
+        best_interval: 95 % of that score.
+        untrained: score of the untrained encoder.
+        untrained_interval: 95 % of that score.
+        elapsed_s: seconds that the search has run, over all its sessions.
+        left_s: estimate of the seconds until it ends, while it runs.
+        gap_median_s: median of the seconds between two trials on a slot.
+        gaps: the number of these gaps.
+    """
+
+    run: Path
+    name: str
+    space: str | None
+    objective: str
+    mode: Literal["max", "min"]
+    trials_wanted: int
+    epochs: int
+    held: bool
+    waits: str | None
+    ended: int
+    network: str
+    validation_images: int | None
+    trials: tuple[TrialView, ...]
+    points: tuple[PointView, ...] | None
+    seeds: int
+    best: str | None
+    best_point: str | None
+    best_score: float | None
+    best_interval: Interval | None
+    untrained: float | None
+    untrained_interval: Interval | None
+    elapsed_s: float | None
+    left_s: float | None
+    gap_median_s: float | None
+    gaps: int
 
 
-def elapsed(sessions: list[float], trials: list[FrozenTrial], now: float | None) -> float | None:
-    """Seconds that a search has run, over all its sessions; None before the first.
+def as_json(view: RunView) -> dict[str, Any]:
+    """What `status --json` prints: plain values, ready for `json.dumps`."""
+    points = view.points and [{**vars(p), "scores": {str(seed): v for seed, v in p.scores.items()}} for p in view.points]
+    trials = [
+        {
+            **vars(trial),
+            "curve": {str(epoch): value for epoch, value in trial.curve.items()},
+            "log": trial.log and str(trial.log),
+        }
+        for trial in view.trials
+    ]
+    return {"version": VERSION, **vars(view), "run": str(view.run), "trials": trials, "points": points}
+
+
+def view_of(run: Run, study: Study) -> RunView:
+    """The view of a run at this moment."""
+    return Viewer(run, study).view()
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What follows from the trials that have ended, and from the sessions before this one.
+
+    Attributes:
+        best: the best trial, where one is complete.
+        points: of a table.
+        gaps: seconds between two trials on a slot.
+        pace: seconds that a trial takes.
+        before: seconds that all sessions but the last one ran.
+    """
+
+    best: FrozenTrial | None
+    points: tuple[PointView, ...] | None
+    gaps: Sequence[float]
+    pace: float | None
+    before: float
+
+
+class Viewer:
+    """Makes views of a run, one after the other.
+
+    The row of an ended trial is made once, and statistics are made anew only when a trial ends: a frame of the live
+    table costs what runs, not what has ended.
 
     Args:
-        sessions: when each began.
-        trials: of the study; their times show how long a session went on.
-        now: where the last session still runs.
+        run: the run.
+        study: of the run.
     """
-    if not sessions:
-        return None
-    stamps = [trial.user_attrs.get(name) or 0 for trial in trials for name in ("started_at", "last_metric_at")]
-    bounds = [*sessions[1:], math.inf]
-    ends = [
-        max((s for s in stamps if begun <= s < bound), default=begun)
-        for begun, bound in zip(sessions, bounds, strict=True)
-    ]
-    if now is not None:
-        ends[-1] = now
-    return sum(ends) - sum(sessions)
 
+    def __init__(self, run: Run, study: Study):
+        self.run, self.study = run, study
+        self._sign = -1 if study.spec.objective.mode == "max" else 1  # by which the best scores come first
+        self._images: int | None = None
+        self._forget()
 
-def time_left(sessions: list[float], trials: list[FrozenTrial], wanted: int, now: float) -> float | None:
-    """Seconds until a search ends if the trials to come take as long as those that ended within a session; None before the first has."""
-    spans = [(t.user_attrs.get("first_step_at"), t.user_attrs.get("last_metric_at")) for t in trials]
-    whole = [(a, b) for a, b in spans if a and b and not any(a < begun <= b for begun in sessions)]
-    if not whole:
-        return None
-    each = statistics.fmean(b - a for a, b in whole)
-    running = [t.user_attrs.get("started_at", now) for t in trials if not t.state.is_finished()]
-    waiting = wanted - sum(t.state.is_finished() for t in trials) - len(running)
-    return (waiting * each + sum(max(0.0, each - (now - begun)) for begun in running)) / max(1, len(running))
+    def view(self, over: bool = False) -> RunView:
+        """The view of all trials.
 
+        Args:
+            over: whether this process's session is over, though it still holds the run.
+        """
+        return self._view(over, None)
 
-def table_of(state: dict[str, Any], title: str = "") -> Table:
-    """The table of a run."""
-    star = None if no_gain(state) or state["points"] else state["best"]
-    table = Table(
-        title=f"{state['name']}  {title}",
-        caption="\n".join(_captions(state)),
-        title_justify="left",
-        caption_justify="left",
-    )
-    for name in ("trial", "state", "epoch", state["objective"], "proposed"):
-        table.add_column(name, justify="right" if name in ("epoch", state["objective"]) else "left")
-    telling = {key for row in state["trials"] for key in row["values"] if _differs(key, state["trials"])}
-    for row in state["trials"]:
-        score = "" if row["score"] is None else f"{row['score']:.4f}{' *' if row['key'] == star else ''}"
-        text = row["error"] and f"{row['error']} (log: {row['log']})"
-        values = proposed(row, telling)
-        table.add_row(row["key"], state_of(row), f"{row['epoch']}/{row['epochs']}", score, Text(text or values))
-    return table
+    def newsworthy(self, count: int, over: bool = False) -> RunView:
+        """The view of at most `count` trials, for a screen: those that run first, then the best ones that ended.
 
+        Args:
+            count: of trials.
+            over: as for `view`.
+        """
+        return self._view(over, count)
 
-def _captions(state: dict[str, Any]) -> list[str]:
-    """What stands below the table of a run."""
-    facts = [f"{state['ended']} of {counted(state['trials_wanted'], 'trial')}"]
-    facts += [] if state["validation_images"] is None else [of_images(state["validation_images"])]
-    facts += [] if state["untrained"] is None else [f"untrained {state['untrained']:.4f}"]
-    facts += [] if state["elapsed_s"] is None else [f"{clock_time(state['elapsed_s'])} elapsed"]
-    facts += [] if state["left_s"] is None else [f"{about(state['left_s'])} left"]
-    if state["gap_median_s"] is not None:
-        facts.append(
-            f"median gap between two trials on a slot {state['gap_median_s']:.2f} s ({counted(state['gaps'], 'gap')})"
+    def trial(self, key: str) -> TrialView:
+        """The view of one trial."""
+        self._look(self._session(self.run.held()))
+        return self._rows[int(key)]
+
+    def _view(self, over: bool, count: int | None) -> RunView:
+        run, spec, now = self.run, self.study.spec, time.time()
+        held = run.held() and not over
+        trials, sessions = self._look(self._session(held)), _sessions(run)
+        facts, images, metric = self._facts_of(trials, sessions), self._images, spec.objective.metric
+        untrained = (run.read_baseline() or {}).get(metric)
+        label = label_of(spec, facts.best) if facts.best else None
+        score, interval = _best_score(facts, label, metric, images)
+        unasked = spec.trials - len(trials)
+        return RunView(
+            run=run.path,
+            name=spec.name,
+            space=None if spec.table else spec.space,
+            objective=metric,
+            mode=spec.objective.mode,
+            trials_wanted=spec.trials,
+            epochs=spec.trial.train.epochs,
+            held=held,
+            waits=run.waits() or None,
+            ended=len(self._ranked),
+            network=spec.trial.evaluation.network,
+            validation_images=images,
+            trials=tuple(self._rows[number] for number in self._numbers(count)),
+            points=facts.points,
+            seeds=spec.seeds,
+            best=key_of(facts.best) if facts.best else None,
+            best_point=label,
+            best_score=score,
+            best_interval=interval,
+            untrained=untrained,
+            untrained_interval=certainty.of_score(untrained, metric, images),
+            elapsed_s=now - sessions[-1] + facts.before if held and sessions else timing.elapsed(sessions, trials, None),
+            left_s=timing.left(facts.pace, [trials[n] for n in self._open], unasked, now) if held else None,
+            gap_median_s=statistics.median(facts.gaps) if facts.gaps else None,
+            gaps=len(facts.gaps),
         )
-    lines = ["   ".join(facts)]
-    if state["best"] is None or state["points"]:
-        return lines
-    if doubt := no_gain(state):
-        return [*lines, f"no star: trial {state['best']} is the best, but {doubt}"]
-    interval = f", 95 % {certainty.shown(state['best_interval'])}" if state["best_interval"] else ""
-    return [*lines, f"* the best complete trial{interval}"]
+
+    def _forget(self) -> None:
+        self._rows: dict[int, TrialView] = {}  # by number of the trial
+        self._open: list[int] = []  # numbers of trials that have not ended
+        self._ranked: list[tuple[bool, float, int]] = []  # ended trials, best first: (has no score, rank, number)
+        self._facts: _Facts | None = None
+        self._basis = (0, 0)  # how many trials had ended, in how many sessions, when the facts were made
+
+    def _session(self, held: bool) -> list[float] | None:
+        """When the session began that runs now, as a list of at most one; None where nobody runs the search."""
+        return _sessions(self.run)[-1:] if held else None
+
+    def _look(self, session: list[float] | None) -> list[FrozenTrial]:
+        """Brings the rows up to date; returns all trials."""
+        trials = self.study.trials()
+        if self._images is None:
+            told = [trial.user_attrs.get("metrics", {}) for trial in trials]
+            self._images = certainty.images_of([self.run.read_baseline() or {}, *told])
+            if self._images is not None:
+                self._forget()  # rows without intervals
+        numbers = [*self._open, *range(len(self._rows), len(trials))]
+        self._open = []
+        for number in numbers:
+            trial = trials[number]
+            self._rows[number] = row = _row(self.run, self.study, trial, self._images, session)
+            if trial.state.is_finished():
+                insort(self._ranked, (row.score is None, self._sign * (row.score or 0.0), number))
+            else:
+                self._open.append(number)
+        return trials
+
+    def _facts_of(self, trials: Sequence[FrozenTrial], sessions: Sequence[float]) -> _Facts:
+        basis = len(self._ranked), len(sessions)
+        if self._facts is None or self._basis != basis:
+            best, spec = self.study.best(1), self.study.spec
+            self._basis = basis
+            self._facts = _Facts(
+                best=best[0] if best else None,
+                points=summary(spec, trials, self._images) if spec.table else None,
+                gaps=timing.slot_gaps(trials),
+                pace=timing.pace(sessions, trials),
+                before=timing.elapsed(sessions, trials, sessions[-1]) or 0.0 if sessions else 0.0,
+            )
+        return self._facts
+
+    def _numbers(self, count: int | None) -> Sequence[int]:
+        """Numbers of the trials to show, in order."""
+        if count is None:
+            return range(len(self._rows))
+        def rank(number: int) -> tuple[bool, bool, float, int]:
+            row = self._rows[number]
+            return row.state != "running", row.score is None, self._sign * (row.score or 0.0), number
+
+        return sorted(sorted([*self._open, *(number for *_, number in self._ranked[:count])], key=rank)[:count])
 
 
-def state_of(row: dict[str, Any]) -> str:
-    """A trial's state in words; a collapsed one says so, whatever its score."""
-    return f"{row['state']}, collapsed" if row["collapsed"] else row["state"]
+def _sessions(run: Run) -> list[float]:
+    """When each session of a run began."""
+    return [session["started"] for session in run.manifest.get("sessions", [])]
 
 
-def proposed(row: dict[str, Any], telling: Collection[str]) -> str:
-    """What makes a trial: its point and its seed, or the proposed values of the keys that tell trials apart."""
-    if row["point"] is not None:
-        return f"{row['point']}, seed {row['values']['seed']}"
-    return ", ".join(f"{title(key)} {brief(value)}" for key, value in row["values"].items() if key in telling)
+def _best_score(
+    facts: _Facts, label: str | None, metric: str, images: int | None
+) -> tuple[float | None, Interval | None]:
+    """The best score of a run with its interval: that of the best trial, or of the best point over its seeds."""
+    for point in facts.points or ():
+        if point.point == label:
+            return point.mean, point.interval
+    if facts.best is None:
+        return None, None
+    return facts.best.values[0], certainty.of_score(facts.best.values[0], metric, images)
 
 
-def newsworthy(state: dict[str, Any], count: int) -> dict[str, Any]:
-    """The same with no more than `count` trials, for a screen: those that run, then those that ended with the best scores."""
-    better = -1 if state["mode"] == "max" else 1
-    ranked = sorted(
-        state["trials"], key=lambda row: (row["state"] != "running", row["score"] is None, better * (row["score"] or 0))
-    )
-    kept = {row["key"] for row in ranked[:count]}
-    return {**state, "trials": [row for row in state["trials"] if row["key"] in kept]}
-
-
-def _row(run: Run, study: Study, trial: FrozenTrial, images: int | None, session: list[float] | None) -> dict[str, Any]:
-    curve = trial.intermediate_values
+def _row(run: Run, study: Study, trial: FrozenTrial, images: int | None, session: list[float] | None) -> TrialView:
+    curve = dict(sorted(trial.intermediate_values.items()))
     score = trial.values[0] if trial.values else curve[max(curve)] if curve else None
-    error = trial.user_attrs.get("error")
-    return {
-        "key": key_of(trial),
-        "state": _state(trial, session),
-        "epoch": max(curve, default=0),
-        "epochs": study.epochs_of(trial),
-        "score": score,
-        "interval": certainty.of_score(score, study.spec.objective.metric, images),
-        "curve": {str(epoch): value for epoch, value in sorted(curve.items())},
-        "point": points.label_of(study.spec, trial),
-        "values": trial.user_attrs.get("values", {}),
-        "metrics": trial.user_attrs.get("metrics", {}),
-        **best_of(curve, study.spec.objective.mode),
-        "collapsed": trial.user_attrs.get("collapsed", False),
-        "error": error,
-        "log": str(run.trial_log(key_of(trial), error)) if error else None,
-    }
+    error, best = trial.user_attrs.get("error"), best_of(curve, study.spec.objective.mode)
+    return TrialView(
+        key=key_of(trial),
+        state=_state(trial, session),
+        epoch=max(curve, default=0),
+        epochs=study.epochs_of(trial),
+        score=score,
+        interval=certainty.of_score(score, study.spec.objective.metric, images),
+        curve=curve,
+        point=label_of(study.spec, trial),
+        values=trial.user_attrs.get("values", {}),
+        metrics=trial.user_attrs.get("metrics", {}),
+        best_epoch=best and best.epoch,
+        best_epoch_score=best and best.score,
+        collapsed=trial.user_attrs.get("collapsed", False),
+        error=error,
+        log=run.trial_log(key_of(trial), error) if error else None,
+    )
 
 
 def _state(trial: FrozenTrial, session: list[float] | None) -> str:
@@ -214,7 +340,7 @@ def _state(trial: FrozenTrial, session: list[float] | None) -> str:
 
     Args:
         trial: of the study.
-        session: when the one that runs now began; None where nobody runs the search.
+        session: when the session began that runs now, at most one; None where nobody runs the search.
     """
     if trial.state.is_finished():
         return STATES[trial.state]
@@ -226,101 +352,19 @@ def _state(trial: FrozenTrial, session: list[float] | None) -> str:
     return "queued again" if session and begun < session[0] else STATES[trial.state]
 
 
-def best_of(curve: Mapping[int, float], mode: str) -> dict[str, Any]:
-    """The best epoch of a curve of the objective, the first of several: it is chosen on the split that it is measured on."""
-    epoch = (max if mode == "max" else min)(sorted(curve), key=lambda epoch: curve[epoch], default=None)
-    return {"best_epoch": epoch, "best_epoch_score": None if epoch is None else curve[epoch]}
+class Best(NamedTuple):
+    """The best epoch of a curve."""
+
+    epoch: int
+    score: float
 
 
-def no_gain(state: Mapping[str, Any], score: float | None = None) -> str:
-    """In words that a trial's score is no clear gain over the untrained encoder's; "" where it is.
+def best_of(curve: Mapping[int, float], mode: str) -> Best | None:
+    """The best epoch of a curve of the objective, the first of several; None for an empty curve.
 
-    Where the difference has no interval, as of a mean over seeds, a score counts that is better.
-
-    Args:
-        state: of the run, by `overview`.
-        score: of one trial, or of a point of a table; the best one where none is given.
+    It is chosen on the split that it is measured on.
     """
-    score = state["best_score"] if score is None else score
-    if state["untrained"] is None or score is None:
-        return ""
-    images = None if state["points"] else state["validation_images"]
-    return doubt(score, state["untrained"], UNTRAINED, state["objective"], state["mode"], images)
-
-
-def doubt(score: float, other: float, name: str, metric: str, mode: str, images: int | None) -> str:
-    """In words that a score is no clear gain over another one on the same images, called `name`; "" where it is."""
-    if not certainty.better(score, other, mode):
-        return f"not {certainty.side(mode)} {name}"
-    interval = certainty.of_scores_apart(score, other, metric, images)
-    return (
-        "" if interval is None or certainty.clear(interval, mode) else f"within the noise of {images} images of {name}"
-    )
-
-
-def scored_on(metric: str, images: int | None) -> str:
-    """A metric with the images that it is measured on, where it is a share of them."""
-    return f"{metric} on {of_images(images)}" if certainty.is_share(metric) else metric
-
-
-def of_images(images: int | None) -> str:
-    """The validation split with its number of images, as far as it is known."""
-    return "the validation split" if images is None else counted(images, "validation image")
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: 1 trial, 2 trials."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def command(name: str, *arguments: object) -> str:
-    """How to call a program of this installation from where the user is, ready for a shell."""
-    here = Path(sys.executable).parent / name
-    words = [name if shutil.which(name) == str(here) else here, *arguments]
-    return shlex.join(shown(word) if isinstance(word, Path) else str(word) for word in words)
-
-
-def resume_hint(run: Run) -> str:
-    """What to do about an interruption."""
-    return f"continue with: {command('tuner', 'resume', run.path)}"
-
-
-def console(file: TextIO | None = None) -> Console:
-    """Where tables go: as wide as the terminal, and 120 columns in a pipe, unless COLUMNS says otherwise."""
-    piped = not (file or sys.stdout).isatty() and "COLUMNS" not in os.environ
-    return Console(file=file, width=120 if piped else None)
-
-
-def failed_alike(run: Run, trials: Sequence[FrozenTrial]) -> str:
-    """Why a search ends whose trials fail alike, and what to do."""
-    keys, error = ", ".join(map(key_of, trials)), trials[-1].user_attrs["error"]
-    log = run.trial_log(key_of(trials[-1]), error)
-    mend = "mend what they share (spec, space or data) and launch it as another run"
-    go_on = f"or go on in spite of it: {command('tuner', 'resume', run.path)}"
-    return f"trials {keys} failed alike before their first epoch: {error} (log: {log}); {mend}, {go_on}"
-
-
-def failure_lines(failure: str) -> str:
-    """What became of a run that failed before a trial was asked, and what to do: a resume would meet the same fault."""
-    return f"it failed before a trial was asked: {failure}\nput it right and launch it again, which replaces this run"
-
-
-def shown(path: Path) -> str:
-    """A path as short as the working folder allows."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _differs(key: str, rows: list[dict[str, Any]]) -> bool:
-    return len(rows) == 1 or len({repr(row["values"].get(key)) for row in rows if key in row["values"]}) > 1
-
-
-def title(key: str) -> str:
-    """A dotted key as a table shows it."""
-    return key.removeprefix("teacher.").removesuffix(".kind")
-
-
-def brief(value: Any) -> str:
-    """A value as a table shows it; several, such as parts of an encoder, are joined by a plus."""
-    if isinstance(value, list | tuple):
-        return " + ".join(map(brief, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not curve:
+        return None
+    epoch = (max if mode == "max" else min)(sorted(curve), key=lambda epoch: curve[epoch])
+    return Best(epoch, curve[epoch])
