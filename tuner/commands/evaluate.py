@@ -29,8 +29,10 @@ TOP = 5  # answers that a second accuracy counts
 CELLS = "corruptions/"  # what the names of a table of corruptions begin with
 
 
-def evaluate(given: argparse.Namespace) -> int:
-    """`tuner evaluate`."""
+def run(given: argparse.Namespace) -> int:
+    """Prints the scores of a checkpoint, or of two; returns the exit status."""
+    if given.save:
+        jobs.require_kept(given.save, "--save")
     protocols, changes = _protocols(given.protocol or DEFAULT), read_settings(given.set)
     if odd := [key for key in changes if not key.startswith(SETTABLE)]:
         rule = "an evaluation can change only data.root, data.download, and keys of data.labels and of evaluation"

@@ -1,90 +1,101 @@
-"""A full run of one configuration on Ray Train."""
+"""`tuner train`: a full run of one configuration."""
 
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 from trainables.config import equivalence
 from trainables.config import trial as c
 from trainables.config.errors import TrialFailure, UserError
 from trainables.config.settings import read_settings, read_yaml
+from trainables.running.messages import Metrics
+from tuner.commands import checks
 from tuner.plan import jobs, spec
 from tuner.report import certainty
 from tuner.report.bars import Bars, about
-from tuner.report.view import best_of, command, of_images, shown
+from tuner.report.view import best_of
+from tuner.report.wording import of_images
 from tuner.runs import run as runs
-from tuner.search.allocation import check_cluster
+from tuner.runs.hints import command, shown
 
-KEY = "full"
 QUIET = 60.0  # seconds between two plain lines within an epoch
 
 
-def start(given: argparse.Namespace) -> int:
-    """`tuner train`."""
-    jobs.require_kept(given.run, "--run")
-    values = read_settings(given.set) | ({} if given.epochs is None else {"train.epochs": given.epochs})
-    stated = read_yaml(given.config)
+def run(arguments: argparse.Namespace) -> int:
+    """Trains one configuration to its end; returns the exit status."""
+    jobs.require_kept(arguments.run, "--run")
+    config = _configured(arguments)
+    content = {
+        "name": "train",
+        "address": arguments.address or jobs.default_address(),
+        "trial": config.plain(),
+        "resources": {
+            "workers": arguments.workers,
+            "cpus_per_worker": arguments.cpus_per_worker,
+            "gpus_per_worker": arguments.gpus_per_worker,
+        },
+    }
+    try:
+        alone = spec.settled(spec.parse(content))
+    except UserError as error:
+        raise UserError(str(error).removeprefix("trial.")) from None  # as `--set` spells it here
+    checks.require_all(alone)
+    path = arguments.run or runs.unused(runs.RUNS, f"train-{arguments.config.stem}")
+    made = runs.Run.create(path, "train", alone.plain(), config.seed)
+    if made.replaces:
+        print(f"{made.path}: replaced; nothing had been trained in it")
+    with runs.beginning(made, launched=True):
+        return continue_run(made, alone)
+
+
+def _configured(arguments: argparse.Namespace) -> c.TrialConfig:
+    """The trial that the command line asks for; prints what the equivalence rule makes of it."""
+    values = read_settings(arguments.set) | ({} if arguments.epochs is None else {"train.epochs": arguments.epochs})
+    stated = read_yaml(arguments.config)
     if "trial" in stated:  # no key of a trial
-        raise UserError(f"{given.config}: is a search; start it with: {command('tuner', 'launch', given.config)}")
+        start = command("tuner", "launch", arguments.config)
+        raise UserError(f"{arguments.config}: is a search; start it with: {start}")
     config = c.changed(stated, values)
-    if given.batch_size and given.batch_size != config.train.batch_size:
-        before, config = config, equivalence.scaled_batch(config, given.batch_size)
+    if arguments.batch_size and arguments.batch_size != config.train.batch_size:
+        before, config = config, equivalence.scaled_batch(config, arguments.batch_size)
         print(equivalence.line(before, config))
     elif rule := equivalence.own_line(config):
         print(rule)
-    resources = {
-        "workers": given.workers,
-        "cpus_per_worker": given.cpus_per_worker,
-        "gpus_per_worker": given.gpus_per_worker,
-    }
-    content = {
-        "name": "train",
-        "address": given.address or jobs.default_address(),
-        "trial": config.plain(),
-        "resources": resources,
-    }
-    try:
-        wanted = spec.settled(spec.parse(content))
-    except UserError as error:
-        raise UserError(str(error).removeprefix("trial.")) from None  # as `--set` spells it here
-    check_cluster(wanted)
-    run = runs.Run.create(
-        given.run or runs.unused(Path("runs"), f"train-{given.config.stem}"), "train", wanted.plain(), config.seed
-    )
-    if run.replaces:
-        print(f"{run.path}: replaced; nothing had been trained in it")
-    with runs.beginning(run, launched=True):
-        return continue_run(run, wanted)
+    return config
 
 
-def continue_run(run: runs.Run, wanted: spec.SearchSpec) -> int:
-    """Trains from the newest checkpoint to the end."""
+def continue_run(run: runs.Run, alone: spec.SearchSpec) -> int:
+    """Trains from the newest checkpoint to the end; returns the exit status.
+
+    Args:
+        run: the run directory.
+        alone: what was asked for, as a search of one trial.
+    """
     from trainables.running import checkpoint
 
     print(f"full run -> {run.path}", flush=True)
-    newest = checkpoint.newest(run.trial_folder(KEY))
+    newest = checkpoint.newest(run.trial_folder(runs.FULL))
     history = newest.values["history"] if newest else []
-    if not history or history[-1]["epoch"] < wanted.trial.train.epochs:
-        _train(run, wanted)
-        newest = checkpoint.newest(run.trial_folder(KEY))
+    if not history or history[-1]["epoch"] < alone.trial.train.epochs:
+        _train(run, alone)
+        newest = checkpoint.newest(run.trial_folder(runs.FULL))
     if newest is None:
-        raise TrialFailure(f"no valid checkpoint was left in {run.trial_folder(KEY)}")
-    print(_best_line(newest.values["history"], wanted.objective))
+        raise TrialFailure(f"no valid checkpoint was left in {run.trial_folder(runs.FULL)}")
+    print(_best_line(newest.values["history"], alone.objective))
     print(f"checkpoint: {shown(newest.path)}\nnext:\n  {command('tuner', 'evaluate', newest.path)}")
     print(f"  {command('tensorboard', '--logdir', run.tensorboard_folder)}")
     return 0
 
 
 def _best_line(history: Sequence[Mapping[str, float]], objective: spec.Objective) -> str:
-    """The last epoch, how sure its score is, and the best one."""
+    """The score after the last epoch, how sure it is, and the best score."""
     metric, images = objective.metric, certainty.images_of(history)
     best = best_of({int(metrics["epoch"]): metrics[metric] for metrics in history}, objective.mode)
+    assert best is not None
     interval = certainty.of_score(history[-1][metric], metric, images)
     sure = f" (95 % {certainty.shown(interval)}, of {of_images(images)})" if interval else ""
     last = f"{metric} {history[-1][metric]:.4f} after the last epoch{sure}"
-    return f"{last}; {best['best_epoch_score']:.4f} after epoch {best['best_epoch']}, the best on validation"
+    return f"{last}; {best.score:.4f} after epoch {best.epoch}, the best on validation"
 
 
 def time_left(heard: Sequence[Mapping[str, float]], epochs: int) -> float:
@@ -99,18 +110,18 @@ def time_left(heard: Sequence[Mapping[str, float]], epochs: int) -> float:
     return (last["time/measured_at"] - begun) / (last["epoch"] - before) * (epochs - last["epoch"])
 
 
-def _train(run: runs.Run, wanted: spec.SearchSpec) -> None:
-    from tuner.fleet import single
+def _train(run: runs.Run, alone: spec.SearchSpec) -> None:
+    """Trains on one slot, with a line for each epoch."""
     from tuner.report.tensorboard import TrialWriter
 
-    metric = wanted.objective.metric
-    writer = TrialWriter(run.tensorboard_folder / KEY, wanted.trial, wanted.objective)
-    epochs, heard = wanted.trial.train.epochs, list[dict[str, Any]]()
+    metric, epochs = alone.objective.metric, alone.trial.train.epochs
+    writer = TrialWriter(run.tensorboard_folder / runs.FULL, alone.trial, alone.objective)
+    heard: list[Metrics] = []
     bars = Bars(sys.stdout, quiet=QUIET)
 
-    def hear(metrics: dict[str, Any]) -> None:
+    def hear(metrics: Metrics) -> None:
         if writer.epoch == 0:
-            writer.show_views(run.trial_views(KEY))
+            writer.show_views(run.trial_views(runs.FULL))
         writer.add(metrics)
         heard.append(metrics)
         left = time_left(heard, epochs)
@@ -121,8 +132,11 @@ def _train(run: runs.Run, wanted: spec.SearchSpec) -> None:
         with bars:
             bars.say("starting Ray and its workers")
             bars.tell("starting", 0)
-            single.one_slot(run, wanted.address, wanted.resources, KEY, wanted.trial, hear, bars)
+
+            from tuner.fleet import single  # Ray, which takes a while
+
+            single.one_slot(run, alone.address, alone.resources, runs.FULL, alone.trial, hear, bars.say, bars.tell)
     except TrialFailure as failure:
-        raise TrialFailure(f"{failure}\n  log: {run.trial_log(KEY, str(failure))}") from None
+        raise TrialFailure(f"{failure}\n  log: {run.trial_log(runs.FULL, str(failure))}") from None
     finally:
         writer.close()

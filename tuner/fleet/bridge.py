@@ -283,7 +283,8 @@ def _tune(bridge: Bridge) -> None:
     if search.fault:
         raise search.fault
     if search.alike:
-        raise TrialFailure(failed_alike(bridge.run, [search.study.trial(key) for key in search.alike]))
+        last = search.study.trial(search.alike[-1]).user_attrs["error"]
+        raise TrialFailure(failed_alike(bridge.run, search.alike, last))
     if search.unfinished:
         keys = ", ".join(str(int(key)) for key in search.unfinished)
         raise RuntimeError(f"trials {keys} cannot be run: {bridge.broken_off}")

@@ -16,7 +16,7 @@ from trainables.config.errors import BrokenOff, TrialFailure, UserError
 from trainables.running.surroundings import fault
 from tuner.fleet import slots
 from tuner.plan import jobs
-from tuner.report.view import resume_hint
+from tuner.runs.hints import resume_hint
 from tuner.runs.run import Run
 from tuner.search.allocation import local_cpus
 

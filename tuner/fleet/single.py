@@ -2,22 +2,20 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 from trainables.config import trial as c
 from trainables.config.errors import TrialFailure
+from trainables.running.messages import Metrics
 from tuner.fleet.cluster import cluster
 from tuner.fleet.slots import Conversation, Slots
 from tuner.fleet.watch import Watch
 from tuner.plan.spec import Resources, SearchSpec, spec_key
-from tuner.report.bars import Bars
-from tuner.report.progress import Progress
-from tuner.report.view import resume_hint
+from tuner.runs.hints import resume_hint
 from tuner.runs.run import BASELINE, Run
 from tuner.search.allocation import concurrent_trials
 
 
-def converse(groups: Slots, run: Run, key: str, config: c.TrialConfig, hear: Any = None) -> list[dict[str, Any]]:
+def converse(groups: Slots, run: Run, key: str, config: c.TrialConfig, hear: Callable[[Metrics], None] | None = None) -> list[Metrics]:
     """Runs one trial on a slot, without Tune; returns its metric history.
 
     Args:
@@ -44,10 +42,10 @@ def converse(groups: Slots, run: Run, key: str, config: c.TrialConfig, hear: Any
     return history
 
 
-def measure_baseline(run: Run, spec: SearchSpec, groups: Slots, progress: Progress) -> None:
+def measure_baseline(run: Run, spec: SearchSpec, groups: Slots, say: Callable[[str], None]) -> None:
     """Scores the untrained encoder, once a run: what every trial has to beat."""
     unknown = run.read_baseline() is None
-    progress.say("starting workers" + (", then the untrained encoder is scored" if unknown else ""))
+    say("starting workers" + (", then the untrained encoder is scored" if unknown else ""))
     if unknown:
         config = c.changed(spec.trial.plain(), {"train.epochs": 0})
         try:
@@ -58,16 +56,32 @@ def measure_baseline(run: Run, spec: SearchSpec, groups: Slots, progress: Progre
 
 
 def one_slot(
-    run: Run, address: str, wanted: Resources, key: str, config: c.TrialConfig, hear: Any, bars: Bars
-) -> list[dict[str, Any]]:
-    """A full run: one trial on one slot, with its own Ray session; `bars` are for the terminal."""
+    run: Run,
+    address: str,
+    wanted: Resources,
+    key: str,
+    config: c.TrialConfig,
+    hear: Callable[[Metrics], None],
+    say: Callable[[str], None],
+    follow: Callable[[str, int, int | None], None],
+) -> list[Metrics]:
+    """A full run: one trial on one slot, with its own Ray session.
+
+    Args:
+        run: for the trial's folder.
+        address: of the cluster.
+        wanted: resources of the slot.
+        key: of the trial.
+        config: of the trial.
+        hear: called with each epoch's metrics.
+        say: called with a line for the terminal.
+        follow: called with how far the trial is: what is counted, how many are done, and of how many.
+    """
     with cluster(address, run) as nodes:
         concurrent_trials(nodes, wanted, 1)
         with Slots(1, wanted, run.ray_folder) as groups, Watch(groups.board, resume_hint(run)):
-            groups.on_wait = functools.partial(
-                tell_wait, run, lambda why: bars.say(f"waiting: {why}" if why else "going on")
-            )
-            groups.on_positions = lambda positions: bars.tell(*positions[key]) if key in positions else None
+            groups.on_wait = functools.partial(tell_wait, run, lambda why: say(f"waiting: {why}" if why else "going on"))
+            groups.on_positions = lambda positions: follow(*positions[key]) if key in positions else None
             return converse(groups, run, key, config, hear)
 
 

@@ -1,0 +1,127 @@
+"""The checks before a run is made: launch, resume and train go through one list, in this order."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO
+
+from trainables.config.errors import UserError
+from tuner.plan import jobs, points, space
+from tuner.plan.space import Space
+from tuner.plan.spec import SearchSpec
+from tuner.search.allocation import concurrent_trials, local_cpus
+
+ADDRESS_TIMEOUT = 5.0  # seconds for a Ray head to accept a connection
+JOIN_TIMEOUT = 20.0  # seconds for a process to join its cluster
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check of what is about to run.
+
+    Attributes:
+        name: what is looked at.
+        require: raises UserError where it is not as it must be. Its second argument is the space of a search whose
+            trials are still to be proposed for the first time; None for a table, a resume and a full run.
+    """
+
+    name: str
+    require: Callable[[SearchSpec, Space | None], None]
+
+
+def _space_proposes(spec: SearchSpec, proposing: Space | None) -> None:
+    if proposing is not None and not spec.table:  # `points.load` has validated each point of a table
+        space.rehearse(proposing, spec.trial, spec.resources.workers)
+
+
+def _points_fit_data(spec: SearchSpec, proposing: Space | None) -> None:
+    points.check_data(spec)
+
+
+def _address_answers(spec: SearchSpec, proposing: Space | None) -> None:
+    require_cluster(spec)
+
+
+CHECKS = (
+    Check("the space proposes valid trials", _space_proposes),
+    Check("the data are enough for each point of the table", _points_fit_data),
+    Check("the cluster answers and has room for a trial", _address_answers),
+)
+
+
+def require_all(spec: SearchSpec, proposing: Space | None = None) -> None:
+    """Goes through all checks; reading the spec has checked the spec itself and the data of its trials.
+
+    Args:
+        spec: of the search, or of a full run.
+        proposing: the space of a new search.
+
+    Raises:
+        UserError: by the first check that fails.
+    """
+    for check in CHECKS:
+        check.require(spec, proposing)
+
+
+def require_cluster(spec: SearchSpec) -> None:
+    """Tries the address, long before Ray itself would give up, and what can be known of its room.
+
+    Raises:
+        UserError: nothing answers at host:port, or refuses this shell's token; or this machine has too few CPUs for a
+            trial, or belongs to a Ray job's cluster.
+    """
+    address = spec.address
+    if address == "local":
+        if jobs.inside():
+            rule = "inside of a Ray job there is a cluster already; leave the address away, or give 'auto'"
+            raise UserError(f"address = 'local': {rule}")
+        without_gpus = spec.resources.model_copy(update={"gpus_per_worker": 0})  # their number is not known before Ray
+        concurrent_trials([{"CPU": local_cpus()}], without_gpus, 1)
+        return
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=ADDRESS_TIMEOUT).close()
+        except (OSError, OverflowError) as error:
+            raise UserError(f"address = '{address}': no Ray head answers there ({error})") from None
+    if not _joined(address) and address != "auto":
+        raise UserError(f"address = '{address}': something answers there, but a Ray cluster could not be joined")
+
+
+def _joined(address: str) -> bool:
+    """Whether a child process can join the cluster at an address. A join that hangs ends with its process.
+
+    Raises:
+        UserError: the cluster refuses this shell's token.
+    """
+    code = f"import ray; ray.init({address!r}, log_to_driver=False, configure_logging=False)"
+    end = time.monotonic() + JOIN_TIMEOUT
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen([sys.executable, "-c", code], stdout=said, stderr=said) as child,
+    ):
+        while (status := child.poll()) is None and time.monotonic() < end and not _refused(said):
+            time.sleep(0.1)
+        child.kill()
+        refused = _refused(said)
+    if refused and status != 0:
+        mode, path = os.environ.get("RAY_AUTH_MODE"), os.environ.get("RAY_AUTH_TOKEN_PATH")
+        where = path or "~/.ray/auth_token, or name its file by RAY_AUTH_TOKEN_PATH"
+        advice = f"copy the head's (there: ray get-auth-token) to {where}"
+        export = "" if mode == "token" else ", and export RAY_AUTH_MODE=token"
+        raise UserError(f"address = '{address}': the cluster refuses this shell's token; {advice}{export}")
+    return status == 0
+
+
+def _refused(said: IO[bytes]) -> bool:
+    """Whether a process that joins a cluster has said that its token is missing or wrong.
+
+    Ray itself goes on trying for 20 s and more.
+    """
+    text = os.pread(said.fileno(), 1_000_000, 0)  # the child writes at the file's position, which a seek would move
+    return any(mark in text for mark in (b"InvalidAuthToken", b"AuthenticationError"))

@@ -1,0 +1,33 @@
+"""`tuner launch`: starts a search."""
+
+import argparse
+
+from trainables.config import equivalence
+from tuner.commands import checks, searching
+from tuner.plan import jobs, points, space, spec
+from tuner.runs import run as runs
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Starts a search; returns the exit status."""
+    jobs.require_kept(arguments.run, "--run")
+    search = spec.read(arguments.search, settings(arguments))
+    proposing = points.load(search) if search.table else space.load(search.space)
+    checks.require_all(search, proposing)
+    if rule := equivalence.own_line(search.trial):
+        print(rule)
+    for labels in points.alike(search):
+        print(f"one trial under several labels: {', '.join(map(repr, labels))}")
+    path = arguments.run or runs.unused(runs.RUNS, search.name)
+    made = runs.Run.create(path, "search", search.plain(), search.seed)
+    if made.replaces:
+        print(f"{made.path}: replaced; nothing had been asked in it")
+    if proposing.file is not None:
+        made.keep_space(proposing.file)
+    with runs.beginning(made, launched=True):
+        return searching.finish(made, searching.opened(made, search))
+
+
+def settings(arguments: argparse.Namespace) -> list[str]:
+    """What the command line changes in a search, as KEY=VALUE."""
+    return [*arguments.set, f"address={arguments.address}"] if arguments.address else arguments.set

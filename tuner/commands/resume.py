@@ -1,0 +1,29 @@
+"""`tuner resume`: continues a search, or a full run, that was interrupted."""
+
+import argparse
+
+from trainables.config import formats
+from trainables.config.errors import UserError
+from tuner.commands import checks, searching, train
+from tuner.commands.launch import settings
+from tuner.plan import jobs, spec
+from tuner.runs import run as runs
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Continues a run; returns the exit status."""
+    jobs.require_kept(arguments.run, "run directory")
+    begun = runs.Run(arguments.run)
+    try:
+        search = spec.continued(begun.spec, settings(arguments))
+    except UserError as error:
+        again = "nothing was asked in this run yet, so it can be launched again with other settings, which replaces it"
+        raise UserError(f"{error}{f'; {again}' if begun.untouched and not begun.held() else ''}") from None
+    checks.require_all(search)
+    begun.hold()
+    with runs.beginning(begun, launched=False):
+        study = searching.opened(begun, search) if begun.kind == "search" else None
+        begun.write_spec(search.plain())
+        if changed := formats.news(begun.format):
+            print(f"{begun.path.name}: {changed}", flush=True)
+        return train.continue_run(begun, search) if study is None else searching.finish(begun, study)

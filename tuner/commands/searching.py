@@ -1,0 +1,74 @@
+"""What commands on searches share: a run's study, and a search from its first trial to its closing lines."""
+
+import sys
+
+from rich.console import Console
+
+from tuner.plan import points, space
+from tuner.plan.spec import SearchSpec, parse
+from tuner.runs.run import Run
+from tuner.search.study import Study
+
+EXPORTED = 3  # how many of the best configurations a search writes at its end
+
+
+def opened(run: Run, spec: SearchSpec) -> Study:
+    """The study of a run, to be continued.
+
+    Raises:
+        UserError: something in the run is damaged, or what defines the trials was changed.
+    """
+    run.check_journal()
+    run.read_baseline()
+    return Study(run.journal, spec, points.load(spec) if spec.table else space.load(run.space(spec.space)))
+
+
+def read(run: Run) -> Study:
+    """The study of a run, to be looked at.
+
+    Raises:
+        UserError: something in the run is damaged.
+    """
+    run.check_journal()
+    return Study(run.journal, parse(run.spec), None, reading=True)
+
+
+def finish(run: Run, study: Study) -> int:
+    """Runs what is left of a search, exports its best configurations, and prints what it came to.
+
+    Returns:
+        The exit status: 1 where no trial, or no point of a table, is complete.
+    """
+    from tuner.report import closing, export, terminal
+    from tuner.report.view import view_of
+
+    _run(run, study)
+    if study.spec.table:
+        terminal.console().print(terminal.points_table(view_of(run, study)))
+    if not study.best(1):
+        lacking = "point was completed with all of its seeds" if study.spec.table else "trial was completed"
+        print(f"error: no {lacking}; see: tuner status {run.path}", file=sys.stderr)
+        return 1
+    exported = export.export(run, study, EXPORTED, run.best_folder / "best.yaml")
+    print("\n".join(closing.lines(run, study, exported[0])))
+    return 0
+
+
+def _run(run: Run, study: Study) -> None:
+    """Runs what is left of a search; its first words are printed before Ray is imported, which takes a while."""
+    from tuner.report.progress import Progress
+
+    console = Console(file=sys.stdout)  # not what standard output becomes while Ray runs: the driver's log
+    local = study.spec.address == "local"
+    words = "starting Ray on this machine" if local else f"joining the Ray cluster at {study.spec.address}"
+    if len(study.trials()) < study.spec.trials or study.interrupted():
+        console.print(words, highlight=False, markup=False)
+        sys.stdout.flush()
+
+    from tuner.fleet import bridge
+    from tuner.report.tensorboard import TensorBoard
+
+    def screen(room: int) -> Progress:
+        return Progress(run, study, room, console)
+
+    bridge.run_search(run, study, screen, [lambda: TensorBoard(run, study)])
