@@ -15,12 +15,11 @@ from trainables.data import progress
 from trainables.data.check import check_data
 from trainables.evaluation.protocols.corruptions import difference
 from trainables.running.checkpoint_header import config_in
-from tuner.commands.train import KEY
-from tuner.plan import spec
+from tuner.plan import jobs, spec
 from tuner.report import certainty
 from tuner.report.bars import Bars
-from tuner.report.view import counted
 from tuner.runs import run as runs
+from tuner.runs.hints import counted
 from tuner.search.study import Study, key_of
 
 DEFAULT = ("knn", "linear")
@@ -92,7 +91,7 @@ def _checkpoints_of(path: Path) -> Path:
         return path
     run = runs.Run(path)
     if run.kind == "train":
-        folder = run.trial_folder(KEY)
+        folder = run.trial_folder(runs.FULL)
     else:
         best = Study(run.journal, spec.parse(run.spec), None, reading=True).best(1)
         if not best:

@@ -58,12 +58,12 @@ def _run(run: Run, study: Study) -> None:
     """Runs what is left of a search; its first words are printed before Ray is imported, which takes a while."""
     from tuner.report.progress import Progress
 
+    if all(trial.state.is_finished() for trial in study.trials()) and len(study.trials()) >= study.spec.trials:
+        return
     console = Console(file=sys.stdout)  # not what standard output becomes while Ray runs: the driver's log
-    local = study.spec.address == "local"
-    words = "starting Ray on this machine" if local else f"joining the Ray cluster at {study.spec.address}"
-    if len(study.trials()) < study.spec.trials or study.interrupted():
-        console.print(words, highlight=False, markup=False)
-        sys.stdout.flush()
+    address = study.spec.address
+    words = "starting Ray on this machine" if address == "local" else f"joining the Ray cluster at {address}"
+    console.print(words, highlight=False, markup=False)
 
     from tuner.fleet import bridge
     from tuner.report.tensorboard import TensorBoard

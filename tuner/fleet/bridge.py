@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import sys
 import time
 import uuid
 from collections import Counter

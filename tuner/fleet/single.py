@@ -15,7 +15,9 @@ from tuner.runs.run import BASELINE, Run
 from tuner.search.allocation import concurrent_trials
 
 
-def converse(groups: Slots, run: Run, key: str, config: c.TrialConfig, hear: Callable[[Metrics], None] | None = None) -> list[Metrics]:
+def converse(
+    groups: Slots, run: Run, key: str, config: c.TrialConfig, hear: Callable[[Metrics], None] | None = None
+) -> list[Metrics]:
     """Runs one trial on a slot, without Tune; returns its metric history.
 
     Args:
@@ -80,7 +82,9 @@ def one_slot(
     with cluster(address, run) as nodes:
         concurrent_trials(nodes, wanted, 1)
         with Slots(1, wanted, run.ray_folder) as groups, Watch(groups.board, resume_hint(run)):
-            groups.on_wait = functools.partial(tell_wait, run, lambda why: say(f"waiting: {why}" if why else "going on"))
+            groups.on_wait = functools.partial(
+                tell_wait, run, lambda why: say(f"waiting: {why}" if why else "going on")
+            )
             groups.on_positions = lambda positions: follow(*positions[key]) if key in positions else None
             return converse(groups, run, key, config, hear)
 

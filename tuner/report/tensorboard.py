@@ -11,7 +11,7 @@ import yaml
 
 from trainables.config import trial as c
 from tuner.plan.spec import Objective
-from tuner.report.searched import Facts, Searched
+from tuner.report.searched import Searched
 from tuner.report.summaries import Column, Events
 from tuner.report.tags import BEST, COLLAPSED, EPOCH, LOSS, score, tags_of
 from tuner.runs.run import BASELINE, Run
@@ -38,7 +38,7 @@ class TrialWriter:
         config: c.TrialConfig,
         objective: Objective,
         columns: Sequence[Column] = (),
-        facts: Facts = MappingProxyType({}),
+        facts: Mapping[str, object] = MappingProxyType({}),
     ):
         self.config, self.objective = config, objective
         self.events = Events(folder)

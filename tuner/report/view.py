@@ -128,7 +128,9 @@ class RunView:
 
 def as_json(view: RunView) -> dict[str, Any]:
     """What `status --json` prints: plain values, ready for `json.dumps`."""
-    points = view.points and [{**vars(p), "scores": {str(seed): v for seed, v in p.scores.items()}} for p in view.points]
+    points = view.points and [
+        {**vars(p), "scores": {str(seed): v for seed, v in p.scores.items()}} for p in view.points
+    ]
     trials = [
         {
             **vars(trial),
@@ -234,7 +236,9 @@ class Viewer:
             best_interval=interval,
             untrained=untrained,
             untrained_interval=certainty.of_score(untrained, metric, images),
-            elapsed_s=now - sessions[-1] + facts.before if held and sessions else timing.elapsed(sessions, trials, None),
+            elapsed_s=now - sessions[-1] + facts.before
+            if held and sessions
+            else timing.elapsed(sessions, trials, None),
             left_s=timing.left(facts.pace, [trials[n] for n in self._open], unasked, now) if held else None,
             gap_median_s=statistics.median(facts.gaps) if facts.gaps else None,
             gaps=len(facts.gaps),
@@ -288,6 +292,7 @@ class Viewer:
         """Numbers of the trials to show, in order."""
         if count is None:
             return range(len(self._rows))
+
         def rank(number: int) -> tuple[bool, bool, float, int]:
             row = self._rows[number]
             return row.state != "running", row.score is None, self._sign * (row.score or 0.0), number

@@ -12,31 +12,29 @@ is full breaks neither of them, and they leave nothing behind.
 """
 
 import contextlib
-import fcntl
 import json
-import os
-import platform
 import re
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import yaml
 
 from trainables.config import formats
 from trainables.config.errors import TrialFailure, UserError
 from trainables.config.settings import read_yaml
+from tuner.runs import manifest as manifests
+from tuner.runs.files import write_atomically
+from tuner.runs.lock import Lock
+from tuner.runs.manifest import Kind
 
-PACKAGES = ("teacher-tuner", "torch", "torchvision", "ray", "optuna", "pydantic", "numpy", "pyarrow")
-Kind = Literal["search", "train"]
+RUNS = Path("runs")  # where runs are made by default
 SPACE_COPY = "space.py"
-NOTE = 4096  # bytes of the lock, which says who runs the search and what it waits for
 BASELINE = "untrained"  # key of the untrained encoder, which is scored before a trial is asked
+FULL = "full"  # key of the only trial of a full run
 OWN = {"spec.yaml", "manifest.json", "journal.log", "journal.log.lock", "lock", "untrained.json", SPACE_COPY}
 OWN |= {"trials", "tensorboard", "best", "logs", "ray"}
 ASKED = re.compile(rb'^\{"op_code": ?4,', re.MULTILINE)  # the beginning of a journal's line that holds a new trial
@@ -51,23 +49,11 @@ class Run:
 
     def __init__(self, path: Path):
         self.path = path.absolute()
-        if not (self.path / "manifest.json").is_file():
-            raise UserError(
-                f"{path}: {'no run directory (it has no manifest.json)' if path.exists() else 'no such run directory'}"
-            )
-        try:
-            self.manifest: dict[str, Any] = json.loads((self.path / "manifest.json").read_text())
-            self.kind: Kind = self.manifest["kind"]
-            self.format = int(self.manifest.get("format", 1))
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{self.path / 'manifest.json'}: is damaged; put the whole file back") from None
-        if self.kind not in get_args(Kind) or not isinstance(self.manifest.get("sessions", []), list):
-            raise UserError(f"{self.path / 'manifest.json'}: is damaged; put the whole file back")
-        if self.format > formats.FORMAT:
-            rule = f"this one knows formats up to {formats.FORMAT}"
-            raise UserError(f"{path}: was made by a later version, in format {self.format}; {rule}")
+        self.manifest = manifests.read(path)
+        self.kind: Kind = self.manifest["kind"]
+        self.format = manifests.format_of(self.manifest)
         self.replaces = False  # another run, in which nothing was asked
-        self._lock: Any = None
+        self._lock = Lock(self.path)
         self._ray: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
@@ -94,7 +80,7 @@ class Run:
                 (draft / folder).mkdir()
             (draft / "journal.log").touch()
             write_atomically(draft / "spec.yaml", yaml.safe_dump(content, sort_keys=False))
-            write_atomically(draft / "manifest.json", json.dumps(_manifest(kind, seed), indent=2))
+            manifests.write(draft, manifests.made(kind, seed))
             made = cls(draft)
             made.hold()
             if before is not None:
@@ -103,7 +89,7 @@ class Run:
         except OSError as error:
             shutil.rmtree(draft, ignore_errors=True)
             raise UserError(f"{path}: cannot be made ({error.strerror})") from None
-        made.path = path
+        made.path = made._lock.folder = path
         if before is not None:
             shutil.rmtree(aside)
             made.replaces = True
@@ -153,7 +139,7 @@ class Run:
     def note_failure(self, reason: str) -> None:
         """Records in the manifest why it ended before anything was asked."""
         self.manifest["failure"] = reason
-        write_atomically(self.path / "manifest.json", json.dumps(self.manifest, indent=2))
+        manifests.write(self.path, self.manifest)
 
     def asked(self) -> int:
         """How many trials the journal holds, by its lines: also of a journal that Optuna cannot read."""
@@ -243,53 +229,24 @@ class Run:
         return self.trial_folder(key) / f"rank-{named[1] if named else 0}.log"
 
     def hold(self) -> None:
-        """Takes the run for this process, until it ends: two drivers on one journal would ask and tell twice.
+        """Takes the run for this process, until it ends.
 
         Raises:
             UserError: another process holds it.
         """
-        (self.path / "lock").touch()
-        self._lock = (self.path / "lock").open("r+")  # not to be appended to: notes replace each other
-        for last in (False, True):
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not os.path.samestat(os.fstat(self._lock.fileno()), (self.path / "lock").stat()):
-                    raise UserError(f"{self.path}: was replaced by another launch in this moment")
-                break
-            except OSError:
-                self._lock.seek(0)
-                if last:
-                    raise UserError(
-                        f"{self.path}: is being run by process {self._lock.readline().strip() or '?'} already"
-                    ) from None
-                time.sleep(0.2)  # somebody who looks whether it is held holds it for a moment
-        self.note("")
+        self._lock.take()
 
     def note(self, waits: str) -> None:
-        """Notes for readers what a search that this process runs waits for; nothing where it does not wait.
-
-        It lies in the lock, of which a block is written at once, for the disc may have no room later on.
-        """
-        content = f"{os.getpid()}\n{waits}\n".encode()[:NOTE]
-        with contextlib.suppress(OSError):  # a disc that cannot be written at all
-            os.pwrite(self._lock.fileno(), content.ljust(NOTE), 0)
+        """Notes for readers what a search that this process runs waits for; nothing where it does not wait."""
+        self._lock.note(waits)
 
     def waits(self) -> str:
         """What the process waits for that runs it now; empty where it does not wait, or where there is none."""
-        if not self.held():
-            return ""
-        return (self.path / "lock").read_text(errors="replace").partition("\n")[2].strip()
+        return self._lock.noted()
 
     def held(self) -> bool:
         """Whether a process runs it now."""
-        try:
-            with (self.path / "lock").open("a+") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return False
-        except PermissionError:
-            return False
-        except OSError:
-            return True
+        return self._lock.held()
 
     def read_baseline(self) -> dict[str, float] | None:
         """Scores of the untrained encoder, once they were measured.
@@ -317,7 +274,7 @@ class Run:
     def note_hardware(self, nodes: list[dict[str, float]]) -> None:
         """Adds what the nodes of the cluster had, and when, to the manifest."""
         self.manifest.setdefault("sessions", []).append({"started": time.time(), "nodes": nodes})
-        write_atomically(self.path / "manifest.json", json.dumps(self.manifest, indent=2))
+        manifests.write(self.path, self.manifest)
 
 
 def unused(folder: Path, name: str) -> Path:
@@ -353,52 +310,3 @@ def beginning(run: Run, launched: bool) -> Iterator[None]:
             run.note_failure(str(failure).splitlines()[0])
         again = f"{run.path} holds no result yet: put it right and launch it again, which replaces that run"
         raise TrialFailure(f"{failure}\n  {again}") from None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Readers see the old text or the new one, never a part; on a full disc they see the old one, and nothing else is left there.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from None  # errors of a write do not name the file
-
-
-def _manifest(kind: Kind, seed: int) -> dict[str, Any]:
-    return {
-        "kind": kind,
-        "format": formats.FORMAT,
-        "created": time.time(),
-        "seed": seed,
-        "commit": _commit(),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        "hardware": {
-            "machine": platform.platform(),
-            "processor": platform.processor() or platform.machine(),
-            "cpus": os.cpu_count(),
-        },
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """The commit of this program's checkout; None where it was installed without one."""
-    try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() or None

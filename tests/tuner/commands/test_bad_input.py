@@ -394,7 +394,7 @@ def test_an_address_of_something_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It accepts connections and is silent: Ray itself would wait for minutes."""
-    monkeypatch.setattr("tuner.search.allocation.JOIN_TIMEOUT", 3.0)
+    monkeypatch.setattr("tuner.commands.checks.JOIN_TIMEOUT", 3.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         assert "could not be joined" in complaint(capsys, "launch", search_file(tmp_path), "--address", address)

@@ -27,7 +27,7 @@ from tuner.commands import main as cli
 from tuner.commands import train as full_run
 from tuner.plan import spec
 from tuner.report import certainty
-from tuner.report import view as report
+from tuner.report.view import best_of
 from tuner.runs import run as runs
 
 TRIAL: dict[str, Any] = {
@@ -143,7 +143,7 @@ def test_what_does_not_fit_is_said_before_any_work(checkpoints, tmp_path):
     """Without torch; of a file, of a trial's folder, and of a run."""
     config = c.changed(TRIAL, {})
     run = runs.Run.create(tmp_path / "run", "train", {"name": "train", "trial": config.plain()}, 0)
-    shutil.copytree(checkpoints[0], run.trial_folder(full_run.KEY))
+    shutil.copytree(checkpoints[0], run.trial_folder(runs.FULL))
     for path in (run.path, checkpoints[0], next(checkpoints[0].glob("*.safetensors"))):
         program = (
             "import sys\n"
@@ -242,9 +242,9 @@ def test_corruptions_record_the_classifier_that_they_are_scored_by(checkpoints, 
 
 def test_the_best_epoch_is_told_beside_the_last():
     curve = {1: 0.2, 2: 0.5, 3: 0.5, 4: 0.1}
-    assert report.best_of(curve, "max") == {"best_epoch": 2, "best_epoch_score": 0.5}
-    assert report.best_of(curve, "min") == {"best_epoch": 4, "best_epoch_score": 0.1}
-    assert report.best_of({}, "max") == {"best_epoch": None, "best_epoch_score": None}
+    assert best_of(curve, "max") == (2, 0.5)
+    assert best_of(curve, "min") == (4, 0.1)
+    assert best_of({}, "max") is None
     history = [{"epoch": float(epoch), "loss": value} for epoch, value in curve.items()]
     line = "loss 0.1000 after the last epoch; 0.1000 after epoch 4, the best on validation"
     assert full_run._best_line(history, spec.Objective(metric="loss")) == line

@@ -18,9 +18,9 @@ import yaml
 from tests.trainables.pictures import encoded, picture
 from tests.tuner.conftest import SMALL, Tuner
 from trainables.config.errors import UserError
+from tuner.commands import checks
 from tuner.commands import main as cli
 from tuner.plan import jobs, spec
-from tuner.search import allocation
 
 ONE: dict[str, object] = {**SMALL, "trials": 1, "resources": {"workers": 1}}
 
@@ -102,7 +102,7 @@ def test_a_job_uses_its_own_cluster(copy: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(
         UserError, match=r"^address = 'local': inside of a Ray job there is a cluster already; leave the address away"
     ):
-        allocation.check_cluster(spec.read(path, ["address=local"]))
+        checks.require_cluster(spec.read(path, ["address=local"]))
     assert jobs.variables() == {"OMP_NUM_THREADS"}
     monkeypatch.delenv(jobs.MARK)
     assert spec.read(path, []).address == spec.continued(launched, []).address == "local" and jobs.variables() == set()

@@ -11,8 +11,9 @@ from rich.console import Console
 from trainables.config.errors import UserError
 from tuner.plan import points
 from tuner.plan import spec as specs
-from tuner.report import export
-from tuner.report import view as report
+from tuner.report import export, terminal
+from tuner.report import points as shown_points
+from tuner.report.view import view_of
 from tuner.runs import run as runs
 from tuner.search.study import Study, key_of
 
@@ -78,30 +79,30 @@ def test_a_grid_is_all_combinations() -> None:
 
 def test_the_summary_of_a_table(tmp_path: Path) -> None:
     study = study_of(tmp_path / "journal")
-    rows = {row["point"]: row for row in points.summary(study.spec, study.trials())}
+    rows = {row.point: row for row in shown_points.summary(study.spec, study.trials())}
     assert list(rows) == list(TABLE["points"])
     for label, row in rows.items():
-        assert row["scores"] == {"5": SCORES[label][0], "6": SCORES[label][1]}
-        assert row["mean"] == pytest.approx(statistics.fmean(SCORES[label]))
-        assert row["sd"] == pytest.approx(statistics.stdev(SCORES[label]))
-    assert (rows["EMA"]["difference"], rows["EMA"]["difference_sd"]) == (None, None)
-    assert rows["beta = 0"]["difference"] == pytest.approx(-0.25)
-    assert rows["beta = 0"]["difference_sd"] == pytest.approx(statistics.stdev([-0.2, -0.3]))
+        assert row.scores == {5: SCORES[label][0], 6: SCORES[label][1]}
+        assert row.mean == pytest.approx(statistics.fmean(SCORES[label]))
+        assert row.sd == pytest.approx(statistics.stdev(SCORES[label]))
+    assert (rows["EMA"].difference, rows["EMA"].difference_sd) == (None, None)
+    assert rows["beta = 0"].difference == pytest.approx(-0.25)
+    assert rows["beta = 0"].difference_sd == pytest.approx(statistics.stdev([-0.2, -0.3]))
 
 
 def test_a_table_that_was_cut_short_compares_trials_of_one_seed(tmp_path: Path) -> None:
     """Of the second seed only the first point has ended: the differences are those of the first seed."""
     study = study_of(tmp_path / "journal", 4)
-    ema, none, projector = points.summary(study.spec, study.trials())
-    assert (ema["mean"], len(ema["scores"])) == (pytest.approx(0.6), 2)
-    assert (none["difference"], none["difference_sd"], none["sd"]) == (pytest.approx(-0.2), None, None)
-    assert projector["difference"] == pytest.approx(0.3)
+    ema, none, projector = shown_points.summary(study.spec, study.trials())
+    assert (ema.mean, len(ema.scores)) == (pytest.approx(0.6), 2)
+    assert (none.difference, none.difference_sd, none.sd) == (pytest.approx(-0.2), None, None)
+    assert projector.difference == pytest.approx(0.3)
 
 
 def test_a_failed_trial_is_no_score(tmp_path: Path) -> None:
     study = study_of(tmp_path / "journal", 0)
     study.tell(study.ask().key, {"epoch": 1, "knn_top1": 0.9}, "TrialFailure: the loss is nan", {})
-    assert points.summary(study.spec, study.trials())[0]["mean"] is None
+    assert shown_points.summary(study.spec, study.trials())[0].mean is None
     assert study.best(3) == []
 
 
@@ -130,7 +131,7 @@ def test_what_is_shown_and_exported(tmp_path: Path) -> None:
     study = study_of(run.journal, 5)
     run.write_baseline({"knn_top1": 0.25, "validation_images": 100.0})
     console = Console(width=120, record=True, file=(tmp_path / "out").open("w"))
-    console.print(points.table_of(report.overview(run, study)))
+    console.print(terminal.points_table(view_of(run, study)))
     lines = [" ".join(word for word in line.split() if word not in "│┃") for line in console.export_text().splitlines()]
     for row in (
         "EMA 0.6000 ± 0.1414 0.0000 to 1.0000 2/2",  # t = 12.706 standard errors for two seeds

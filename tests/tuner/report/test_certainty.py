@@ -10,10 +10,11 @@ import yaml
 from scipy import stats
 
 from tests.tuner.plan.test_points import TABLE
-from tuner.plan import points, space
+from tuner.plan import space
 from tuner.plan import spec as specs
-from tuner.report import certainty, closing, export
-from tuner.report import view as report
+from tuner.report import certainty, closing, export, points, terminal, wording
+from tuner.report.view import as_json, view_of
+from tuner.runs import hints
 from tuner.runs import run as runs
 from tuner.search.study import Study
 
@@ -72,7 +73,7 @@ def words(run: runs.Run, study: Study) -> list[str]:
 def test_one_image_more_is_within_the_noise(tmp_path: Path) -> None:
     """What a new user saw: 27 of 48 images after 26 of 48 untrained, called the best. It gets no star anywhere."""
     run, study = finished(tmp_path, [25 / 48, 27 / 48], {"knn_top1": 26 / 48, "validation_images": 48.0})
-    table = report.table_of(report.overview(run, study))
+    table = terminal.table_of(view_of(run, study))
     assert "no star: trial 0001 is the best, but within the noise of 48 images of the untrained encoder" in str(
         table.caption
     )
@@ -98,8 +99,8 @@ def test_a_best_below_the_untrained_encoder_says_so_everywhere(tmp_path: Path) -
     lines = words(run, study)
     assert lines[1].startswith("  best teacher (trial 0001)             0.4000")
     assert "the best is not above the untrained encoder: -0.1000" in lines
-    state = report.overview(run, study)
-    assert "no star: trial 0001 is the best, but not above the untrained encoder" in report.table_of(state).caption  # type: ignore[operator]
+    caption = str(terminal.table_of(view_of(run, study)).caption)
+    assert "no star: trial 0001 is the best, but not above the untrained encoder" in caption
     (path,) = export.export(run, study, 1, tmp_path / "best.yaml")
     assert "after 2 epochs, not above the untrained encoder" in path.read_text().replace("\n#  ", "")
     assert yaml.safe_load(path.read_text()) == study.config_of(study.trials()[1]).plain()
@@ -107,7 +108,7 @@ def test_a_best_below_the_untrained_encoder_says_so_everywhere(tmp_path: Path) -
 
 def test_a_clear_gain_is_called_one(tmp_path: Path) -> None:
     run, study = finished(tmp_path, [0.7, 0.9], {"knn_top1": 0.5, "validation_images": 1000.0})
-    table = report.table_of(report.overview(run, study))
+    table = terminal.table_of(view_of(run, study))
     assert list(table.columns[3].cells) == ["0.7000", "0.9000 *"] and "* the best complete trial" in str(table.caption)
     (path,) = export.export(run, study, 1, tmp_path / "best.yaml")
     assert "after 2 epochs\n" in path.read_text()
@@ -155,16 +156,10 @@ def table(
     first = next(iter(scores.values()))
     by_seed = {label: dict(enumerate(values)) for label, values in scores.items()}
     rows = [
-        points._row(label, values, by_seed[next(iter(scores))], "knn_top1", images) for label, values in by_seed.items()
+        points.point_of(label, values, by_seed[next(iter(scores))], "knn_top1", images)
+        for label, values in by_seed.items()
     ]
-    facts = {
-        "seeds": len(first),
-        "objective": "knn_top1",
-        "mode": "max",
-        "validation_images": images,
-        "untrained": untrained,
-    }
-    return points.star({"points": rows, **facts})
+    return points.star(rows, len(first), "knn_top1", "max", images, untrained)
 
 
 def test_a_star_for_what_is_no_luck() -> None:
@@ -182,14 +177,15 @@ def test_a_star_for_what_is_no_luck() -> None:
 
 
 def test_plural_forms_and_lists() -> None:
-    assert report.counted(1, "gap") == "1 gap" and report.counted(7, "gap") == "7 gaps"
-    assert report.brief(["block4", "projector"]) == "block4 + projector" and report.brief(0.123456) == "0.1235"
+    assert hints.counted(1, "gap") == "1 gap" and hints.counted(7, "gap") == "7 gaps"
+    assert wording.brief(["block4", "projector"]) == "block4 + projector" and wording.brief(0.123456) == "0.1235"
 
 
 def test_the_json_keys_of_a_run(tmp_path: Path) -> None:
     """Programs read them: they may grow, and stay."""
     run, study = finished(tmp_path, [0.3, 0.4], {"knn_top1": 0.5, "validation_images": 100.0})
-    state = report.overview(run, study)
+    state = as_json(view_of(run, study))
+    assert state["version"] == 1
     before = {
         "run",
         "name",
@@ -229,7 +225,7 @@ def test_the_json_keys_of_a_run(tmp_path: Path) -> None:
         "log",
     }
     assert state["trials"][0].keys() >= row | {"collapsed", "interval"}
-    assert points.summary(specs.parse(TABLE), [])[0].keys() >= {
+    assert vars(points.summary(specs.parse(TABLE), [])[0]).keys() >= {
         "point",
         "scores",
         "mean",

@@ -9,11 +9,14 @@ import pytest
 from rich.console import Console
 
 from tests.tuner.report.test_certainty import SEARCH
+from tests.tuner.report.views import BLANK, replace
 from tuner.commands import train as full_run
 from tuner.plan import space
 from tuner.plan import spec as specs
-from tuner.report import view as report
-from tuner.report.progress import Progress, heartbeat
+from tuner.report import timing
+from tuner.report.progress import Progress
+from tuner.report.terminal import heartbeat
+from tuner.report.view import Viewer
 from tuner.runs import run as runs
 from tuner.search.study import Study
 
@@ -36,7 +39,7 @@ def begun(tmp_path: Path) -> tuple[runs.Run, Study]:
 
 
 def states(run: runs.Run, study: Study, over: bool = False) -> list[str]:
-    return [row["state"] for row in report.overview(run, study, over)["trials"]]
+    return [trial.state for trial in Viewer(run, study).view(over).trials]
 
 
 def test_a_trial_that_an_earlier_session_left_is_queued_until_it_starts(begun: tuple[runs.Run, Study]) -> None:
@@ -67,7 +70,7 @@ def test_that_no_more_is_proposed_stays_in_the_table(begun: tuple[runs.Run, Stud
     run, study = begun
     with Progress(run, study, 2, Console(file=out, force_terminal=True, width=100, height=60)) as progress:
         progress.ends("no more trials are proposed")
-        progress.on_trial_result(1, [], None, {})
+        progress.epoch_heard(study.interrupted()[0], {})
         progress.follow({"0001": ("steps of epoch 2", 3, 40)})
     last = out.getvalue()[out.getvalue().rindex("0001 steps of epoch 2: 3 of 40") :]
     assert "no more trials are proposed" in last
@@ -78,9 +81,9 @@ def test_plain_lines_of_a_search(begun: tuple[runs.Run, Study]) -> None:
     run, study = begun
     with Progress(run, study, 1, Console(file=out)) as progress:
         progress.say("starting workers")
-        progress.on_trial_result(1, [], None, {})  # nothing to say so soon
+        progress.epoch_heard(study.interrupted()[0], {})  # nothing to say so soon
         progress.said -= 61
-        progress.on_trial_result(1, [], None, {})
+        progress.epoch_heard(study.interrupted()[0], {})
     first, second, third = out.getvalue().splitlines()
     assert (
         first == f"search 'search': 5 trials, 1 at once, 1 worker each -> {run.path}" and second == "starting workers"
@@ -95,27 +98,20 @@ def test_time_that_is_gone_and_time_that_is_left(begun: tuple[runs.Run, Study]) 
     trials = begun[1].trials()
     # each takes 30 s: two run since now, two are to come, two at once
     now = trials[1].user_attrs["started_at"]
-    assert report.time_left([90.0], trials, 5, now) == pytest.approx(60, abs=2)
-    assert report.time_left([90.0], trials[1:], 5, now) is None
-    assert report.time_left([90.0, 120.0], trials, 5, now) is None, "the trial that ended lasted over an interruption"
+    assert timing.left(timing.pace([90.0], trials), trials[1:], 2, now) == pytest.approx(60, abs=2)
+    assert timing.left(timing.pace([90.0], trials[1:]), trials[1:], 3, now) is None
+    over = timing.pace([90.0, 120.0], trials)
+    assert timing.left(over, trials[1:], 2, now) is None, "the trial that ended lasted over an interruption"
     # a session from 90 to its last metric, a night, and a session that runs since 1000
     stamped: list[Any] = [trial for trial in trials if trial.number == 0]
     del stamped[0].user_attrs["started_at"]
-    assert report.elapsed([90.0, 1000.0], stamped, 1020.0) == 40 + 20
-    assert report.elapsed([90.0], stamped, None) == 40 and report.elapsed([], stamped, None) is None
+    assert timing.elapsed([90.0, 1000.0], stamped, 1020.0) == 40 + 20
+    assert timing.elapsed([90.0], stamped, None) == 40 and timing.elapsed([], stamped, None) is None
 
 
 def test_the_heartbeat_of_a_search_that_has_nothing_yet() -> None:
-    state = {
-        "ended": 0,
-        "trials_wanted": 1,
-        "trials": [],
-        "best_score": None,
-        "objective": "loss",
-        "elapsed_s": 125.0,
-        "left_s": None,
-    }
-    assert heartbeat(state) == "0 of 1 trial ended; 2:05 elapsed"
+    view = replace(BLANK, objective="loss", elapsed_s=125.0)
+    assert heartbeat(view) == "0 of 1 trial ended; 2:05 elapsed"
 
 
 def test_the_time_left_of_a_full_run_is_of_this_life() -> None:

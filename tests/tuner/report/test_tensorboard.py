@@ -3,7 +3,6 @@
 import resource
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -46,7 +45,7 @@ def metrics(epoch: int, score: float, **more: Any) -> dict[str, Any]:
 
 
 class Search:
-    """A search whose trials are not trained: the board hears what Tune would tell it."""
+    """A search whose trials are not trained: the board hears what the fleet would tell it."""
 
     def __init__(self, folder: Path, **changes: Any):
         self.spec = specs.parse({"trial": {"data": {"name": "digits"}, "train": {"epochs": 3}}, **changes})
@@ -67,27 +66,18 @@ class Search:
         self.run.trial_folder(key).mkdir()
         Image.new("RGB", (side, side)).save(self.run.trial_views(key))
 
-    def start(self, proposal: Proposal | None = None) -> Any:
+    def start(self, proposal: Proposal | None = None) -> Proposal:
         proposal = proposal or self.study.ask()
         assert proposal is not None
-        config = {
-            "key": proposal.key,
-            "point": proposal.point,
-            "trial": proposal.config.plain(),
-            "epochs": proposal.config.train.epochs,
-        }
-        trial = SimpleNamespace(config=config, last_result=None)
-        self.board.on_trial_start(0, [], trial)
-        return trial
+        self.board.trial_began(proposal)
+        return proposal
 
-    def hear(self, trial: Any, scores: list[float], **more: Any) -> None:
+    def hear(self, trial: Proposal, scores: list[float], **more: Any) -> None:
         for epoch, score in enumerate(scores, start=1):
-            trial.last_result = {"metrics": metrics(epoch, score, **more), "error": None}
-            self.board.on_trial_result(0, [], trial, trial.last_result)
+            self.board.epoch_heard(trial, metrics(epoch, score, **more))
 
-    def end(self, trial: Any, error: str | None = None) -> None:
-        trial.last_result = {**(trial.last_result or {"metrics": {}}), "error": error}
-        self.board.on_trial_complete(0, [], trial)
+    def end(self, trial: Proposal, error: str | None = None) -> None:
+        self.board.trial_ended(trial, error)
 
     @property
     def folder(self) -> Path:
@@ -254,7 +244,7 @@ def test_configurations_are_texts_that_can_be_read_back(search: Search) -> None:
     trial = search.start()
     shown = text(run_of(search.folder, "0000"), "configuration")
     assert shown.startswith("```yaml\n") and shown.endswith("```")
-    assert yaml.safe_load(shown.removeprefix("```yaml\n").removesuffix("```")) == trial.config["trial"]
+    assert yaml.safe_load(shown.removeprefix("```yaml\n").removesuffix("```")) == trial.config.plain()
     whole = text(search.folder / BASELINE, "search")
     assert specs.parse(yaml.safe_load(whole.removeprefix("```yaml\n").removesuffix("```"))) == search.spec
 
@@ -265,7 +255,7 @@ def test_views_are_shown_once_and_again_where_the_augmentation_differs(tmp_path:
     )
     trials = [search.start() for _ in range(3)]
     for side, trial in enumerate(trials, start=11):
-        search.views(trial.config["key"], side)
+        search.views(trial.key, side)
         search.hear(trial, SCORES)
     assert picture(search.folder / BASELINE) == search.run.trial_views(BASELINE).read_bytes()
     shown = [picture(run_of(search.folder, key)) for key in ("0000", "0001", "0002")]
@@ -303,7 +293,7 @@ def test_a_run_without_a_picture_or_with_an_old_one_goes_on(search: Search) -> N
     search.open()
     for _ in range(2):
         trial = search.start()
-        search.views(trial.config["key"], 12)
+        search.views(trial.key, 12)
         search.hear(trial, SCORES)
     assert picture(search.folder / BASELINE) is None
     assert [picture(run_of(search.folder, key)) is None for key in ("0000", "0001")] == [False, True]

@@ -7,7 +7,8 @@ import pytest
 
 from tuner.plan import points
 from tuner.plan import spec as specs
-from tuner.report import view as report
+from tuner.report.view import view_of
+from tuner.report.wording import state_of
 from tuner.runs import run as runs
 from tuner.search.collapse import COLLAPSED_BELOW, collapsed
 from tuner.search.study import Study
@@ -39,6 +40,6 @@ def test_a_collapsed_trial_is_marked_and_its_score_counts(tmp_path: Path) -> Non
     for spread in (0.001, 0.7):
         study.tell(study.ask().key, {**METRICS, "embedding_std": spread}, None, {})
     assert [trial.user_attrs["collapsed"] for trial in study.trials()] == [True, False]
-    rows = report.overview(run, study)["trials"]
-    assert [(row["collapsed"], row["score"]) for row in rows] == [(True, 0.5), (False, 0.5)]
-    assert [report.state_of(row) for row in rows] == ["complete, collapsed", "complete"]
+    rows = view_of(run, study).trials
+    assert [(row.collapsed, row.score) for row in rows] == [(True, 0.5), (False, 0.5)]
+    assert [state_of(row) for row in rows] == ["complete, collapsed", "complete"]
