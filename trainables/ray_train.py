@@ -1,13 +1,12 @@
 """The worker's side of a slot: trial after trial on one warm Ray Train worker group. The one file here that imports Ray.
 
 Ray Train provides worker groups that come back after a fault. It carries neither checkpoints nor metrics: those go from `fit` to the
-trial's folder, and through the switchboard (an actor with attach, next, beat, post, acknowledge and fault) to whoever runs the trial.
+trial's folder, and through the switchboard (an actor with attach, next, beat, post, acknowledge and fault) to the driver.
 """
 
 import contextlib
 import datetime
 import gc
-import json
 import logging
 import os
 import threading
@@ -15,64 +14,93 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Protocol, TypeVar
 
 import ray
 import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
+from ray import ObjectRef
 from ray.util.placement_group import get_current_placement_group
 
 from trainables.config import trial as c
 from trainables.data import progress, pulse
 from trainables.networks.group import Group, backend_for
-from trainables.running.fit import fit
+from trainables.running import fit as running
+from trainables.running.messages import Assignment, Blame, EpochReport, Metrics, NoWork, Outcome, Position
 from trainables.running.surroundings import fault, require_room
 
 POLL = 0.01  # seconds between two looks of a waiting rank at the store
 BEAT = 2.0  # seconds between two looks at whether this worker gets on
-BROKEN_LINK = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "cuda error", "timed out")
+BROKEN_LINK = (ConnectionError, dist.DistError)  # what the system and PyTorch raise if a peer is gone
+UNTYPED = (RuntimeError, torch.AcceleratorError)  # errors whose type does not tell
+BROKEN_MARKS = ("gloo/", "connection closed by peer", "connection reset by peer", "nccl error", "cuda error")
+"""Marks, in lower case, of a broken link in a RuntimeError of gloo (its messages begin with the path of its source), NCCL or CUDA."""
+
+Fit = Callable[..., object]
 
 
-Fit = Callable[..., Any]
-Outcome = tuple[
-    str, str | None
-]  # ("end", None), ("error", text), or ("postponed", text) where it is to be tried again later
+Answer = TypeVar("Answer")
+
+
+class Method(Protocol[Answer]):
+    """A method of an actor."""
+
+    def remote(self, *arguments: object) -> "ObjectRef[Answer]":
+        """Sends a call, and returns a reference to its answer."""
+
+
+class Board(Protocol):
+    """Handle of the switchboard, as far as workers call it."""
+
+    @property
+    def attach(self) -> Method[int]: ...
+    @property
+    def next(self) -> Method[Assignment | NoWork]: ...
+    @property
+    def beat(self) -> Method[None]: ...
+    @property
+    def post(self) -> Method[bool]: ...
+    @property
+    def acknowledge(self) -> Method[None]: ...
+    @property
+    def fault(self) -> Method[Outcome | None]: ...
 
 
 class GroupBroken(RuntimeError):
     """A rank is gone, or the device is in doubt: Ray Train has to restart the group."""
 
 
-def slot_loop(given: dict[str, Any]) -> None:
-    """The train function of the group: takes work from the switchboard until it closes; each trial gets a process group of its own.
+def slot_loop(board: Board, slot: int, threads: int, fit: Fit | None) -> None:
+    """The train function of a worker group: takes work from the switchboard until it closes.
+
+    Each trial gets a process group of its own.
 
     Args:
-        given: {"board": handle of the switchboard, "slot": index, "threads": CPU threads of a worker, "fit": instead of our own, or None}.
+        board: handle of the switchboard.
+        slot: index of the slot.
+        threads: CPU threads of a worker.
+        fit: runs a trial in place of `trainables.running.fit.fit`.
     """
-    board, slot, context = given["board"], given["slot"], ray.train.get_context()
-    run_trial = given["fit"] or fit
+    context, run_trial = ray.train.get_context(), fit or running.fit
     rank, workers, device = context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device()
-    torch.set_num_threads(given["threads"])
+    torch.set_num_threads(threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     store = dist.distributed_c10d._get_default_store()
     store.set(f"node{rank}", ray.get_runtime_context().get_node_id())
-    incarnation = _attach(board, slot, store, workers) if rank == 0 else None
+    incarnation = _attach(board, slot, store, workers) if rank == 0 else 0
     turn = 0
     while True:
         turn += 1
         if rank == 0:
-            work = None
-            while work is None:
-                work = ray.get(board.next.remote(slot, incarnation))
-            store.set(f"work{turn}", json.dumps([incarnation, work]))
+            store.set(f"work{turn}", _next(board, slot, incarnation))
         while not store.check([f"work{turn}"]):
             time.sleep(POLL)
-        incarnation, work = json.loads(store.get(f"work{turn}"))
-        if not work:  # the slots close
+        if not (told := store.get(f"work{turn}")):  # the slots close
             return
+        assignment = Assignment.from_json(told)
         if dist.is_initialized():
             dist.destroy_process_group()
         dist.init_process_group(
@@ -82,50 +110,56 @@ def slot_loop(given: dict[str, Any]) -> None:
             world_size=workers,
             timeout=datetime.timedelta(minutes=10),
         )
-        outcome = _run(board, slot, incarnation, work, run_trial, Group(rank, workers, device))
+        outcome = _run(board, assignment, run_trial, Group(rank, workers, device))
         if rank == 0:
-            ray.get(board.acknowledge.remote(slot, incarnation, work["sequence"], outcome))
+            ray.get(board.acknowledge.remote(slot, assignment.incarnation, assignment.sequence, outcome))
 
 
-def _attach(board: Any, slot: int, store: Any, workers: int) -> int:
-    """Tells the switchboard that the workers are up, and where they are; returns their incarnation."""
+def _next(board: Board, slot: int, incarnation: int) -> str:
+    """The next assignment of a slot, as JSON; empty if its workers are to leave."""
+    while True:
+        answer: Assignment | NoWork = ray.get(board.next.remote(slot, incarnation))
+        if isinstance(answer, Assignment):
+            return answer.to_json()
+        if answer == "leave":
+            return ""
+
+
+def _attach(board: Board, slot: int, store: dist.Store, workers: int) -> int:
+    """Tells the switchboard that the workers are up, and on which nodes; returns their incarnation."""
     placement = get_current_placement_group()
     nodes = [store.get(f"node{rank}").decode() for rank in range(workers)]
     return ray.get(board.attach.remote(slot, placement and placement.id.hex(), nodes))
 
 
-def _run(board: Any, slot: int, incarnation: int, work: dict[str, Any], run_trial: Fit, group: Group) -> Outcome:
-    """One trial, to its end or its fault. Every rank comes out with the same outcome, or none does.
+def _run(board: Board, assignment: Assignment, run_trial: Fit, group: Group) -> Outcome:
+    """One trial, to its end or its fault. Either every rank returns the same outcome, or none does.
 
     Raises:
-        GroupBroken: not every rank is there to agree.
+        GroupBroken: some ranks are gone, so that they cannot agree.
     """
-    verdict = None
+    work, slot, incarnation = assignment.work, assignment.slot, assignment.incarnation
+    verdict: ObjectRef[Outcome | None] | None = None
 
-    def report(metrics: dict[str, float]) -> bool:
-        return ray.get(board.post.remote(slot, incarnation, work["sequence"], {**metrics, "trial": work["key"]}))
+    def report(metrics: Metrics) -> bool:
+        told = EpochReport(work.key, slot, metrics)
+        return ray.get(board.post.remote(slot, incarnation, assignment.sequence, told))
 
-    folder = Path(work["folder"])
+    folder = Path(work.folder)
     with contextlib.ExitStack() as log, _pulse_told(board, slot, incarnation):
         try:
             _require_room(folder, group)
             log.enter_context(_logged(folder / f"rank-{group.rank}.log"))
-            logging.info(
-                "attempt %d on slot %d, worker %d of %d, process %d",
-                work["attempt"],
-                slot,
-                group.rank,
-                group.size,
-                os.getpid(),
-            )
-            run_trial(c.parse(work["config"]), folder, report, group)
+            place = f"slot {slot}, worker {group.rank} of {group.size}, process {os.getpid()}"
+            logging.info("attempt %d on %s", assignment.attempt, place)
+            run_trial(c.parse(work.config), folder, report, group)
             if group.size > 1:
                 dist.barrier()
         except Exception as error:
             logging.error("%s", traceback.format_exc())
             surroundings = fault(error, folder)
             text = f"{surroundings or f'{type(error).__name__}: {error}'} (worker {group.rank})"
-            blame = "surroundings" if surroundings else _blame(error)
+            blame = "surroundings" if surroundings else blame_of(error)
             verdict = board.fault.remote(slot, incarnation, group.rank, group.size, blame, text)
             error.__traceback__ = None
     gc.collect()  # a process group closes its sockets, by which the others notice, only when nothing refers to it
@@ -152,32 +186,35 @@ def _require_room(folder: Path, group: Group) -> None:
         raise error or dist.DistError("the first worker cannot write the trial's folder")
 
 
-def _blame(error: Exception) -> Literal["trial", "link"]:
-    """Whose fault an error is, in the switchboard's words, that is none of the surroundings."""
-    # the ranks that are left see a broken link first: that is no fault of the trial
-    link = isinstance(error, dist.DistError) or any(
-        mark in f"{type(error).__name__}: {error}".lower() for mark in BROKEN_LINK
-    )
-    return "link" if link else "trial"
+def blame_of(error: Exception) -> Blame:
+    """What an error is put down to that does not come from the surroundings: the link between the ranks, or the trial.
+
+    The ranks that are left first see a broken link; that is not the fault of the trial. The type decides where it can. gloo, NCCL and CUDA
+    also raise RuntimeErrors of no type of their own, which are known by their text; any other error is the trial's, whatever it says.
+    """
+    if isinstance(error, BROKEN_LINK):
+        return "link"
+    text = str(error).lower()
+    return "link" if type(error) in UNTYPED and any(mark in text for mark in BROKEN_MARKS) else "trial"
 
 
 @contextlib.contextmanager
-def _pulse_told(board: Any, slot: int, incarnation: int) -> Iterator[None]:
+def _pulse_told(board: Board, slot: int, incarnation: int) -> Iterator[None]:
     """Tells the switchboard from time to time that this worker gets on, and where it is.
 
     What is told are signs of the training itself: this thread would go on beside one that hangs.
     """
-    over, position = threading.Event(), list[Any]()
+    over, position = threading.Event(), list[Position]()
 
-    def note(*now: Any) -> None:
-        position[:] = now
+    def note(what: str, done: int, total: int | None) -> None:
+        position[:] = [(what, done, total)]
 
     def tell() -> None:
         told = pulse.signs()
         while not over.wait(BEAT):
             if (signs := pulse.signs()) != told:
                 told = signs
-                board.beat.remote(slot, incarnation, tuple(position) or None)
+                board.beat.remote(slot, incarnation, position[0] if position else None)
 
     thread = threading.Thread(target=tell, daemon=True)
     thread.start()

@@ -1,13 +1,29 @@
-"""What travels between the driver, the switchboard and the workers. Free of torch and Ray, for the switchboard imports it.
+"""What travels between the driver, the switchboard and the workers. Free of torch and Ray, because the switchboard imports it.
 
-Data of the trial (its metrics) and data of the transport (its slot, its number) are never in one dict.
+The metrics of a trial and the data of the transport (slot, incarnation, sequence) are never in one dict.
 """
 
+import dataclasses
+import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 Metrics = dict[str, Any]
 """Numbers of an epoch by name, and "loss_curve": points [step, loss] since the last report."""
+
+Blame = Literal["trial", "link", "surroundings"]
+"""What an error of a rank is put down to. "trial": the trial itself. "link": the connection to another rank broke, which says nothing
+about the trial. "surroundings": the machine, its disc or its network; the trial cannot go on now, but may later."""
+
+Outcome = tuple[Literal["end", "error", "postponed"], str | None]
+"""How the workers are done with a trial. ("end", None): it trained to its end. ("error", text): it failed by its own fault.
+("postponed", text): it cannot go on now; it returns to the queue, and this start does not count as an attempt."""
+
+Position = tuple[str, int, int | None]
+"""Where a trial is: what is being done, how many steps of that are done, and of how many; None if the total is unknown."""
+
+NoWork = Literal["ask again", "leave"]
+"""Answers to a slot that asks for work and gets none: it asks again, or its workers return and give back their resources."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +33,7 @@ class Work:
     Attributes:
         key: of the trial; also the name of its folder.
         config: nested plain values of its TrialConfig.
-        folder: where its checkpoints and logs are, as an absolute path.
+        folder: of its checkpoints and logs, an absolute path.
     """
 
     key: str
@@ -31,13 +47,27 @@ class Assignment:
 
     Attributes:
         work: what to train.
-        sequence: number of the claim that it belongs to.
-        attempt: how many starts without a new epoch the trial has had, this one not included.
+        sequence: number of the claim that the work belongs to.
+        attempt: how many starts the trial has had since its last new epoch, this one included.
+        slot: index of the slot.
+        incarnation: number of the life of the slot's worker group; the switchboard ignores messages of earlier lives.
     """
 
     work: Work
     sequence: int
     attempt: int
+    slot: int
+    incarnation: int
+
+    def to_json(self) -> str:
+        """For the store through which rank 0 tells the other ranks."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Assignment":
+        """The assignment in what `to_json` returned."""
+        values = json.loads(text)
+        return cls(**{**values, "work": Work(**values["work"])})
 
 
 @dataclass(frozen=True)

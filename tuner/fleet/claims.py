@@ -1,40 +1,14 @@
-"""What the switchboard keeps account of: trials' claims, and slots' worker groups with their lives."""
+"""What the switchboard keeps account of: the claims of trials, and the lives of the slots' worker groups."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-Blame = Literal["trial", "link", "surroundings"]
-"""Whose fault a rank's error is. "trial": the trial's own. "link": the link to another rank broke, which says nothing of
-the trial. "surroundings": the machine, its disc or its network; the trial cannot go on now, but may later."""
+from trainables.running.messages import Blame, EpochReport, Outcome, Position, Work
 
-Outcome = tuple[Literal["end", "error", "postponed"], str | None]
-"""How the workers are done with a trial. ("end", None): it trained to its end. ("error", text): it failed by its own
-fault. ("postponed", text): it cannot go on now; it goes back to the queue, is tried again after POSTPONE_WAIT seconds, and
-this start counts as no attempt."""
-
-Position = tuple[str, int, int | None]
-"""Where a trial is: what is being done, how many steps of it are done, and of how many; None where nobody knows."""
-
-Message = tuple[Literal["metrics", "end", "error", "lost"], Any]
-
-
-@dataclass(eq=False)
-class Life:
-    """One life of a worker group.
-
-    Attributes:
-        incarnation: how many lives the slot has had, this one included.
-        placement: id of the placement group that holds its resources.
-        nodes: ids of the nodes that its workers sit on.
-        excuse: what ended it, where that is no fault of the trial that it worked on.
-    """
-
-    incarnation: int
-    placement: str | None = None
-    nodes: frozenset[str] = frozenset()
-    excuse: str | None = None
+Message = tuple[Literal["report"], EpochReport] | tuple[Literal["end", "error", "postponed", "lost"], str | None]
+"""What a trial hears: its next epoch, or how it ended; ("lost", text) if no slot is left to run it."""
 
 
 @dataclass(eq=False)
@@ -42,30 +16,30 @@ class Claim:
     """A trial's claim to workers.
 
     Attributes:
-        trial_id: whose it is.
+        trial_id: of the trial that made it.
         sequence: number of the claim; later claims have larger ones.
         work: for the workers.
-        posted: metrics of its epochs, in order.
-        wanted: how many epochs the trial has asked for.
-        tries: lives of groups that have worked on it since its last new epoch.
-        slot: which group works on it now; None while it waits.
-        begun: whether a group has ever worked on it.
-        outcome: what its trial hears after the last epoch.
-        over: whether the trial has released it.
-        why: the reason why it went back to the queue.
-        said: what a rank said last of an error.
-        postponed: what keeps the trial from going on for now; empty again when it gets on.
-        taken: time, by the monotonic clock, when a group took it last.
-        not_before: time, by the monotonic clock, before which no group takes it.
-        position: where it is, as its workers said last.
+        reports: the trial's epochs, in order.
+        requested: how many epochs the trial has asked for.
+        tries: lives of worker groups that have trained it since its last new epoch.
+        slot: index of the slot that trains it now; None while it waits.
+        begun: whether any group has ever trained it.
+        outcome: what the trial hears after its last epoch.
+        over: whether the trial has released the claim.
+        why: why it went back to the queue.
+        said: the last error that a rank reported.
+        postponed: what keeps the trial from going on for now; empty once it makes progress again.
+        taken: time on the monotonic clock when a group last took it.
+        not_before: time on the monotonic clock before which no group takes it.
+        position: where the trial is, as its workers last said.
     """
 
     trial_id: str
     sequence: int
-    work: dict[str, Any]
-    posted: list[dict[str, Any]] = field(default_factory=list)
-    wanted: int = 0
-    tries: list[Life] = field(default_factory=list)
+    work: Work
+    reports: list[EpochReport] = field(default_factory=list)
+    requested: int = 0
+    tries: list["Life"] = field(default_factory=list)
     slot: int | None = None
     begun: bool = False
     outcome: Outcome | None = None
@@ -79,36 +53,54 @@ class Claim:
 
     @property
     def waits(self) -> bool:
+        """Whether it is in the queue."""
         return self.slot is None and self.outcome is None and not self.over
 
     @property
     def attempts(self) -> int:
-        """Starts without a new epoch that nothing but the trial may explain."""
+        """Starts since the last new epoch for whose failure there is no excuse."""
         return sum(life.excuse is None for life in self.tries)
 
 
 @dataclass(eq=False)
-class Group:
-    """The worker group of a slot.
+class Life:
+    """One life of a slot's worker group: from the moment when its workers are up until they are gone or fenced.
 
     Attributes:
-        lives: how many it has had.
-        lives_before: lives when `down` was last called.
-        life: the present one; None while no workers are up.
-        placement: id of the placement group of the last one.
-        claim: what its workers are on, from the moment when they took it until they acknowledge it.
-        progress: time, by the monotonic clock, of the last progress in that; infinite while they wait for the trial.
-        faults: what its ranks have reported, by rank.
-        broken: why it is given up.
+        incarnation: number of the life, counted from 1 for each slot.
+        placement: id of the placement group that holds its resources.
+        nodes: ids of the nodes that its workers run on.
+        claim: the claim that its workers train, from the moment when they take it until they acknowledge its end.
+        progress: time on the monotonic clock of the last progress in that claim; infinite while the workers wait for the trial.
+        faults: errors that ranks have reported for that claim, by rank.
+        excuse: what ended the life, if that was not the fault of the trial that it trained.
+    """
+
+    incarnation: int
+    placement: str | None = None
+    nodes: frozenset[str] = frozenset()
+    claim: Claim | None = None
+    progress: float = math.inf
+    faults: dict[int, tuple[Blame, str]] = field(default_factory=dict)
+    excuse: str | None = None
+
+
+@dataclass(eq=False)
+class Group:
+    """The worker group of a slot, over all of its lives.
+
+    Attributes:
+        lives: number of lives so far.
+        lives_before: number of lives when `down` was last called.
+        life: the present life; None while no workers are up.
+        placement: id of the placement group of the last life.
+        broken: why the slot was given up.
     """
 
     lives: int = 0
     lives_before: int = 0
     life: Life | None = None
     placement: str | None = None
-    claim: Claim | None = None
-    progress: float = math.inf
-    faults: dict[int, tuple[Blame, str]] = field(default_factory=dict)
     broken: str | None = None
 
 
@@ -123,15 +115,15 @@ class Ended:
 
 @dataclass(frozen=True)
 class State:
-    """What is going on.
+    """A summary of the switchboard.
 
     Attributes:
         up: slots whose workers are up.
-        busy: how many of them work on a trial.
+        busy: how many of them train a trial.
         waiting: how many claims are in the queue.
-        why: why the first of them is in the queue again; empty where it has not begun.
-        postponed: what keeps trials from going on for now, of the machine, its disc or its network; empty where nothing does.
-        positions: where the trials are that workers are on, by the key in their work.
+        why: why the first of them went back to the queue; empty if it has not begun.
+        postponed: what keeps trials from going on for now (the machine, its disc or its network); empty if nothing does.
+        positions: where the trials are that workers train, by the key of the trial.
     """
 
     up: tuple[int, ...]
@@ -143,7 +135,7 @@ class State:
 
 
 def verdict(faults: dict[int, tuple[Blame, str]]) -> Outcome | None:
-    """What the ranks' reports come to: the first rank that knows a cause counts; the surroundings before the trial."""
+    """The outcome that the reports of the ranks come to: the first rank that knows a cause counts; surroundings go before the trial."""
     causes: tuple[tuple[Blame, Literal["postponed", "error"]], ...] = (
         ("surroundings", "postponed"),
         ("trial", "error"),

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from trainables.config import trial as c
 from trainables.config.errors import TrialFailure
-from trainables.running.messages import Metrics
+from trainables.running.messages import Metrics, Work
 from tuner.fleet.cluster import cluster
 from tuner.fleet.slots import Conversation, Slots
 from tuner.fleet.watch import Watch
@@ -30,14 +30,14 @@ def converse(
     Raises:
         TrialFailure: the trial ended with an error.
     """
-    work = {"key": key, "config": config.plain(), "folder": str(run.trial_folder(key))}
-    talk, history = Conversation(groups.board, key, work), []
+    work = Work(key, config.plain(), str(run.trial_folder(key)))
+    talk, history = Conversation(groups.board, key, work), list[Metrics]()
     try:
-        while (metrics := talk.take()) is not None:
-            history.append(metrics)
+        while (report := talk.take()) is not None:
+            history.append(report.metrics)
             if hear is not None:
-                hear(metrics)
-            if metrics["epoch"] >= config.train.epochs:
+                hear(report.metrics)
+            if report.epoch >= config.train.epochs:
                 break
     finally:
         talk.release()

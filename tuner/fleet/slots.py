@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import PlacementGroupID
@@ -18,10 +18,18 @@ from ray._private.state import available_resources_per_node  # the public way ne
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from trainables.config.errors import BrokenOff, TrialFailure
-from tuner.fleet.claims import Position, State
+from trainables.running.messages import EpochReport, Position, Work
+from tuner.fleet.board import Board
+from tuner.fleet.claims import State
 from tuner.fleet.switchboard import POSTPONE_WAIT, Switchboard
 from tuner.plan.spec import Resources
 from tuner.search.allocation import demand_of, places_on
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
+
+Fit = Callable[..., object]
+"""What a worker runs for a trial: `trainables.running.fit.fit`, or a function with its signature."""
 
 log = logging.getLogger(__name__)
 RELAUNCH_WAIT = 5.0  # seconds before a worker group is launched again, times the failures so far
@@ -49,37 +57,37 @@ class SlotLost(RuntimeError):
 
 
 class Conversation:
-    """One trial's talk with its workers. `take` yields its epochs in order, to a restarted actor from the first one on.
+    """A trial's conversation with its workers. `take` returns its epochs in order; a restarted actor hears them from the first one on.
 
     Args:
         board: handle of the switchboard.
-        trial_id: whose claim it is.
-        work: for the workers: {"key", "config", "folder"}.
+        trial_id: of the trial that makes the claim.
+        work: for the workers.
     """
 
-    def __init__(self, board: Any, trial_id: str, work: dict[str, Any]):
+    def __init__(self, board: Board, trial_id: str, work: Work):
         self.board, self.trial_id, self.position = board, trial_id, 0
         sequence = ray.get(board.acquire.remote(trial_id, work))
         if sequence is None:
             raise SlotLost("the trial is over")
         self.sequence: int = sequence
 
-    def take(self) -> dict[str, Any] | None:
-        """The next epoch's metrics, None at the trial's end.
+    def take(self) -> EpochReport | None:
+        """The next epoch; None at the trial's end.
 
         Raises:
             TrialFailure: the trial ended with an error.
             SlotLost: no slot is left to run it.
         """
-        kind, message = ray.get(self.board.take.remote(self.sequence, self.position))
-        if kind == "error":
-            raise TrialFailure(message)
-        if kind == "lost":
-            raise SlotLost(message)
-        if kind == "end":
-            return None
-        self.position += 1
-        return message
+        message = ray.get(self.board.take.remote(self.sequence, self.position))
+        if message[0] == "report":
+            self.position += 1
+            return message[1]
+        if message[0] == "error":
+            raise TrialFailure(message[1])
+        if message[0] == "lost":
+            raise SlotLost(message[1])
+        return None
 
     def release(self) -> None:
         """Ends the claim."""
@@ -95,7 +103,7 @@ class Slots:
 
     Args:
         count: of slots.
-        wanted: resources of one.
+        resources: of one slot.
         folder: where Ray Train may write.
         fit: what a worker runs for a trial, `trainables.running.fit.fit` or something with its signature.
 
@@ -105,15 +113,15 @@ class Slots:
         on_positions: called every second with where the trials are that workers are on.
     """
 
-    def __init__(self, count: int, wanted: Resources, folder: Path, fit: Callable[..., Any] | None = None):
+    def __init__(self, count: int, resources: Resources, folder: Path, fit: Fit | None = None):
         self.name = f"switchboard-{os.getpid()}-{time.time_ns()}"
         head = {"node:__internal_head__": 0.001}  # the driver's node: everybody talks with it
         actor: Any = ray.remote(Switchboard)
         actor = actor.options(name=self.name, num_cpus=0, max_concurrency=10_000, resources=head)
-        self.board = actor.remote(count, wanted.restarts + 1, wanted.patience_seconds)
+        self.board: Board = actor.remote(count, resources.restarts + 1, resources.patience_seconds)
         self.on_wait: Callable[[str], None] = lambda why: None
         self.on_positions: Callable[[Mapping[str, Position]], None] = lambda positions: None
-        self._wanted, self._folder, self._fit = wanted, folder, fit
+        self._resources, self._folder, self._fit = resources, folder, fit
         self._closing, self._lock = threading.Event(), threading.Lock()
         self._launching: dict[int, float] = {}  # slots that have been given room and are not up yet, and since when
         self._no_room: dict[int, str] = {}  # slots that are not up, and why
@@ -160,10 +168,12 @@ class Slots:
                 self._no_room.pop(slot, None)
             for slot, since in [*self._launching.items()]:
                 if (
-                    time.monotonic() - since > self._wanted.patience_seconds
+                    time.monotonic() - since > self._resources.patience_seconds
                 ):  # it may hang; the others do not wait for it
                     del self._launching[slot]
-                    self._no_room[slot] = f"the workers of slot {slot} have been starting for {self._wanted.patience}"
+                    self._no_room[slot] = (
+                        f"the workers of slot {slot} have been starting for {self._resources.patience}"
+                    )
                     log.warning("%s", self._no_room[slot])
             starting, lacking = bool(self._launching), next(iter(self._no_room.values()), "")
         why = f"{state.postponed}; that is tried every {POSTPONE_WAIT:g} seconds" if state.postponed else ""
@@ -182,7 +192,7 @@ class Slots:
         failures = 0
         while self._room_comes(slot):
             dead = self._dead
-            why = _launch(self.board, slot, self._wanted, self._folder, self._fit)
+            why = _launch(self.board, slot, self._resources, self._folder, self._fit)
             with self._lock:
                 self._launching.pop(slot, None)
             if self._closing.is_set():
@@ -215,22 +225,22 @@ class Slots:
 
     def _room_comes(self, slot: int) -> bool:
         """Waits until a worker group fits into what is free. False when the slots close."""
-        workers = self._wanted.workers
-        needs = " and ".join(f"{amount:g} {kind}" for kind, amount in demand_of(self._wanted).items())
-        wanted = f"{workers} workers" if workers > 1 else "a worker"
+        workers = self._resources.workers
+        needs = " and ".join(f"{amount:g} {kind}" for kind, amount in demand_of(self._resources).items())
+        group = f"{workers} workers" if workers > 1 else "a worker"
         while not self._closing.is_set():
             try:
                 nodes = available_resources_per_node().values()
             except Exception as error:  # of many kinds, where Ray's head does not answer
                 lack = f"the cluster does not say what is free ({_first_line(error)})"
             else:
-                places = places_on(nodes, self._wanted)
+                places = places_on(nodes, self._resources)
                 with self._lock:
                     if places >= workers * (1 + len(self._launching)):
                         self._launching[slot] = time.monotonic()
                         self._no_room.pop(slot, None)
                         return True
-                lack = f"no room for {wanted} of {needs}: {places} would fit into what is free (nodes: {len(nodes)})"
+                lack = f"no room for {group} of {needs}: {places} would fit into what is free (nodes: {len(nodes)})"
             with self._lock:
                 self._no_room[slot] = lack
             self._closing.wait(ROOM_LOOK)
@@ -258,22 +268,18 @@ def _first_line(why: BaseException | None) -> str:
     return f"{type(why).__name__}: {(str(why).splitlines() or [''])[0]}" if why else "its workers went home"
 
 
-def _launch(
-    board: Any, slot: int, wanted: Resources, folder: Path, fit: Callable[..., Any] | None
-) -> BaseException | None:
+def _launch(board: Board, slot: int, resources: Resources, folder: Path, fit: Fit | None) -> BaseException | None:
     """Runs a worker group for as long as its controller lives; returns why it ended."""
     try:
-        return _trainer(board, slot, wanted, folder, fit).fit().error
+        return _trainer(board, slot, resources, folder, fit).fit().error
     except Exception as error:  # whatever it was, the group is gone, and launched again
         return error
 
 
-def _trainer(board: Any, slot: int, wanted: Resources, folder: Path, fit: Callable[..., Any] | None) -> Any:
+def _trainer(board: Board, slot: int, resources: Resources, folder: Path, fit: Fit | None) -> "TorchTrainer":
     """Ray Train's trainer for a slot."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
-
-    from trainables.ray_train import slot_loop
 
     class Trainer(TorchTrainer):
         """Without the helper of Ray Train that outlives the driver to remove a placement group.
@@ -286,15 +292,21 @@ def _trainer(board: Any, slot: int, wanted: Resources, folder: Path, fit: Callab
             default = super()._create_default_callbacks()  # type: ignore[misc]  # not public; where it is not there, nothing is left out
             return [callback for callback in default if type(callback).__name__ != "PlacementGroupCleanerCallback"]
 
+    threads = resources.cpus_per_worker
+
+    def work() -> None:
+        from trainables.ray_train import slot_loop  # the workers import it, the driver has no use for it
+
+        slot_loop(board, slot, threads, fit)
+
     per_worker: Mapping[str, float] = {
-        "CPU": wanted.cpus_per_worker,
-        **({"GPU": wanted.gpus_per_worker} if wanted.gpus_per_worker else {}),
+        "CPU": resources.cpus_per_worker,
+        **({"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}),
     }
     return Trainer(
-        slot_loop,
-        train_loop_config={"board": board, "slot": slot, "threads": wanted.cpus_per_worker, "fit": fit},
+        work,
         scaling_config=ScalingConfig(
-            num_workers=wanted.workers, use_gpu=wanted.gpus_per_worker > 0, resources_per_worker=dict(per_worker)
+            num_workers=resources.workers, use_gpu=resources.gpus_per_worker > 0, resources_per_worker=dict(per_worker)
         ),
         # Ray Train counts the deaths of workers over the life of a controller. The switchboard counts attempts trial by
         # trial, so a controller that has had its share is launched again. Without a limit it would wait for room for

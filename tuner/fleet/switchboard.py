@@ -1,9 +1,9 @@
-"""The switchboard decides which worker group works on which trial. It is plain asyncio; Ray runs it as one light actor.
+"""The switchboard decides which worker group trains which trial. It is plain asyncio; Ray runs it as one light actor.
 
-A trial's `Claim` begins with `acquire` and ends with `release`. A slot's `Group` of workers comes up with `attach`, may
-go down, and comes up again with the next incarnation. Claims wait in a queue, and the workers of a group that is up take
-the first one, so a claim is never bound to a group without workers. When a group goes down, its claim returns to the head
-of the queue.
+A trial's `Claim` begins with `acquire` and ends with `release`. A `Life` of a slot's worker group begins with `attach` and
+ends when the group goes down or is fenced; the next life has the next incarnation. Claims wait in a queue. The workers of a
+group that is up take the first one, so a claim is never bound to a group without workers. When a life ends, its claim
+returns to the head of the queue.
 """
 
 import asyncio
@@ -11,9 +11,9 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
 
-from tuner.fleet.claims import Blame, Claim, Ended, Group, Life, Message, Outcome, Position, State, verdict
+from trainables.running.messages import Assignment, Blame, EpochReport, NoWork, Outcome, Position, Work
+from tuner.fleet.claims import Claim, Ended, Group, Life, Message, State, verdict
 
 FAULT_WAIT = 8.0  # seconds for all ranks to report after one of them failed
 NEXT_WAIT = 20.0  # seconds that a group waits for work before it asks again
@@ -26,7 +26,7 @@ class Switchboard:
     fault; the driver watch, down, give_up, state and close.
 
     Args:
-        slots: how many.
+        slots: their number.
         attempts: how often a trial may be started without a new epoch.
         patience: seconds without progress after which workers count as stuck.
     """
@@ -42,7 +42,7 @@ class Switchboard:
 
     # Tune's side
 
-    async def acquire(self, trial_id: str, work: dict[str, Any]) -> int | None:
+    async def acquire(self, trial_id: str, work: Work) -> int | None:
         """Puts a trial's claim into the queue and returns the claim's number; None where the trial is over.
 
         The same trial gets the same number again: Tune hands a trial to an actor that another one left, and may
@@ -62,18 +62,18 @@ class Switchboard:
         """Waits for message `position` of a claim, and lets the workers go on to it.
 
         Returns:
-            ("metrics", dict), ("end", None), ("error", text), or ("lost", text) if no slot is left.
+            ("report", EpochReport), ("end", None), ("error", text), or ("lost", text) if no slot is left.
         """
         claim = self.claims.get(sequence)
         if claim is None:
             return "lost", "the trial is over"
-        claim.wanted = max(claim.wanted, position + 1)
+        claim.requested = max(claim.requested, position + 1)
         await self._announce()
         await self._until(
-            lambda: len(claim.posted) > position or claim.outcome is not None or claim.over or self._hopeless
+            lambda: len(claim.reports) > position or claim.outcome is not None or claim.over or self._hopeless
         )
-        if not claim.over and len(claim.posted) > position:
-            return "metrics", claim.posted[position]
+        if not claim.over and len(claim.reports) > position:
+            return "report", claim.reports[position]
         if claim.over:
             return "lost", "the trial is over"
         return claim.outcome or ("lost", self.groups[0].broken)
@@ -89,27 +89,28 @@ class Switchboard:
     # the driver's side
 
     async def watch(self, dead_nodes: Iterable[str]) -> list[Ended]:
-        """Takes groups out of use whose node is dead, or that have made no progress for too long; returns those lives.
+        """Ends the lives of groups whose node is dead, or that have made no progress for too long; returns those lives.
 
-        A dead node excuses every try of a group with a worker on it, also one that ended before the news came.
+        A dead node excuses every life with a worker on it, even one that ended before the news came.
         """
         dead, ended, now = set(dead_nodes), [], time.monotonic()
         for claim in self.claims.values():
             news = [life for life in claim.tries if dead & life.nodes and life.excuse is None]
-            for life in news:
-                life.excuse = "its node is lost"
+            for past in news:
+                past.excuse = "its node is lost"
             if news:
                 claim.not_before = 0.0
         for slot, group in enumerate(self.groups):
-            if group.life is None:
+            life = group.life
+            if life is None:
                 continue
-            if lost := dead & group.life.nodes:
-                group.life.excuse = why = f"node {min(lost)} is lost"
-            elif now - group.progress > self.patience:
+            if lost := dead & life.nodes:
+                life.excuse = why = f"node {min(lost)} is lost"
+            elif now - life.progress > self.patience:
                 why = f"no progress for {self.patience:g} seconds"
             else:
                 continue
-            ended.append(Ended(slot, group.placement, why))
+            ended.append(Ended(slot, life.placement, why))
             self._end_life(group, why)
         await self._announce()
         return ended
@@ -119,8 +120,8 @@ class Switchboard:
 
         Args:
             slot: its index.
-            why: it ended.
-            excused: whether that is no fault of the trial that they worked on.
+            why: the reason.
+            excused: whether the end is not the fault of the trial that it trained.
 
         Returns:
             The id of its placement group, and whether its workers were up since the last call.
@@ -147,19 +148,20 @@ class Switchboard:
         await self._announce()
 
     async def state(self) -> State:
-        """What is going on."""
+        """A summary for the driver."""
         queue, up = self._queue(), tuple(slot for slot, group in enumerate(self.groups) if group.life is not None)
         postponed = next(
             (claim.postponed for claim in self.claims.values() if claim.postponed and claim.outcome is None), ""
         )
-        claims = [group.claim for group in self.groups if group.claim is not None]
-        positions = {claim.work["key"]: claim.position for claim in claims if claim.position is not None}
+        lives = [group.life for group in self.groups if group.life is not None]
+        claims = [life.claim for life in lives if life.claim is not None]
+        positions = {claim.work.key: claim.position for claim in claims if claim.position is not None}
         return State(up, len(claims), len(queue), queue[0].why if queue else "", postponed, positions)
 
     # the workers' side
 
     async def attach(self, slot: int, placement: str | None = None, nodes: Iterable[str] = ()) -> int:
-        """A new life of a worker group; returns its incarnation. What the last one worked on goes back to the queue."""
+        """Begins a new life of a worker group; returns its incarnation. The claim of the last life returns to the queue."""
         group = self.groups[slot]
         self._end_life(group, "its workers died")
         group.lives, group.placement = group.lives + 1, placement
@@ -167,16 +169,16 @@ class Switchboard:
         await self._announce()
         return group.lives
 
-    async def next(self, slot: int, incarnation: int) -> dict[str, Any] | None:
-        """Work for rank 0 of a slot, as a dict with its sequence; None after NEXT_WAIT seconds; {} at the end.
+    async def next(self, slot: int, incarnation: int) -> Assignment | NoWork:
+        """The first claim in the queue, for rank 0 of a slot; "ask again" after NEXT_WAIT seconds without one.
 
-        The end is when the slots close, or when this life has ended: its workers return, and give their CPUs back.
+        "leave" if the slots close, or if this life has ended: its workers return, and give their CPUs back.
         """
-        group, end = self.groups[slot], time.monotonic() + NEXT_WAIT
+        end = time.monotonic() + NEXT_WAIT
         while True:
             life = self._life(slot, incarnation)
             if self.closed or life is None:
-                return {}
+                return "leave"
             if (claim := self._due()) is not None:
                 if claim.attempts >= self.attempts:
                     said = f"; the last to speak said: {claim.said}" if claim.said else ""
@@ -185,12 +187,12 @@ class Switchboard:
                     continue
                 claim.slot, claim.begun, claim.why, claim.position = slot, True, "", None
                 claim.tries.append(life)
-                claim.taken = time.monotonic()
-                group.claim, group.faults, group.progress = claim, {}, time.monotonic()
-                return {**claim.work, "sequence": claim.sequence, "attempt": claim.attempts}
+                claim.taken = life.progress = time.monotonic()
+                life.claim, life.faults = claim, {}
+                return Assignment(claim.work, claim.sequence, claim.attempts, slot, incarnation)
             now = time.monotonic()
             if now >= end:
-                return None
+                return "ask again"
             look = min([end, *(claim.not_before for claim in self._queue())])
             await self._until(
                 lambda: self.closed or self._life(slot, incarnation) is None or self._due() is not None,
@@ -199,44 +201,43 @@ class Switchboard:
 
     async def beat(self, slot: int, incarnation: int, position: Position | None = None) -> None:
         """The workers have made progress, and are at a position of their trial."""
-        group = self.groups[slot]
-        if self._life(slot, incarnation) is not None and group.progress < math.inf:
-            group.progress = time.monotonic()
-            if (claim := group.claim) is not None:
+        life = self._life(slot, incarnation)
+        if life is not None and life.progress < math.inf:
+            life.progress = time.monotonic()
+            if (claim := life.claim) is not None:
                 claim.position = position
                 if time.monotonic() - claim.taken > POSTPONE_WAIT:  # the start of a try proves nothing
                     claim.postponed = ""
 
-    async def post(self, slot: int, incarnation: int, sequence: int, metrics: dict[str, Any]) -> bool:
-        """Takes an epoch's metrics; returns when the next epoch is wanted (True) or the trial is over (False).
+    async def post(self, slot: int, incarnation: int, sequence: int, report: EpochReport) -> bool:
+        """Takes an epoch's report; returns when the next epoch is requested (True) or the trial is over (False).
 
-        So a trial that is stopped wastes no step. Epochs that the trial has heard before a restart pass at once.
+        So a trial that is stopped wastes no step. Epochs that the trial heard before a restart pass at once.
         """
-        group, claim, life = self.groups[slot], self._claim(slot, incarnation, sequence), self._life(slot, incarnation)
+        claim, life = self._claim(slot, incarnation, sequence), self._life(slot, incarnation)
         if claim is None or life is None:
             return False
-        group.progress = time.monotonic()
-        if claim.posted and metrics["epoch"] <= claim.posted[-1]["epoch"]:
+        life.progress = time.monotonic()
+        if claim.reports and report.epoch <= claim.reports[-1].epoch:
             return True
-        claim.posted.append({**metrics, "slot": slot})
+        claim.reports.append(report)
         claim.postponed = ""
-        claim.tries = [life]  # it gets on: only deaths in the same epoch count against it
-        group.progress = math.inf
+        claim.tries = [life]  # the trial makes progress: only deaths in the same epoch count against it
+        life.progress = math.inf
         await self._announce()
         await self._until(
-            lambda: claim.wanted > len(claim.posted) or self._claim(slot, incarnation, sequence) is not claim
+            lambda: claim.requested > len(claim.reports) or self._claim(slot, incarnation, sequence) is not claim
         )
         if self._life(slot, incarnation) is life:
-            group.progress = time.monotonic()  # also of a trial that is over: its workers have to acknowledge that
+            life.progress = time.monotonic()  # also for a trial that is over: its workers have to acknowledge that
         return self._claim(slot, incarnation, sequence) is claim
 
     async def acknowledge(self, slot: int, incarnation: int, sequence: int, outcome: Outcome) -> None:
         """The workers are done with a trial, for good or for now."""
-        group = self.groups[slot]
-        life, claim = self._life(slot, incarnation), group.claim
-        if life is None or claim is None or claim.sequence != sequence:
+        life = self._life(slot, incarnation)
+        if life is None or life.claim is None or life.claim.sequence != sequence:
             return
-        group.claim, group.progress = None, math.inf
+        claim, life.claim, life.progress = life.claim, None, math.inf
         _settle(claim, life, outcome)
         await self._announce()
 
@@ -248,24 +249,25 @@ class Switchboard:
         There is an outcome if all ranks report and one of them knows the cause. If some do not report, because they are
         dead or hang in a sum that the failed rank never joins, the group is broken; a known cause counts all the same.
         """
-        group, life = self.groups[slot], self._life(slot, incarnation)
+        life = self._life(slot, incarnation)
         if life is None:
             return None
-        group.faults[rank] = (blame, text)
-        group.progress = time.monotonic()  # it waits for the other ranks now
-        if group.claim is not None:
-            group.claim.said = text
+        faults = life.faults
+        faults[rank] = (blame, text)
+        life.progress = time.monotonic()  # the rank waits for the other ranks now
+        if life.claim is not None:
+            life.claim.said = text
         await self._announce()
-        await self._until(lambda: len(group.faults) >= workers or self._life(slot, incarnation) is None, FAULT_WAIT)
+        await self._until(lambda: len(faults) >= workers or self._life(slot, incarnation) is None, FAULT_WAIT)
         if self._life(slot, incarnation) is None:
             return None
-        outcome = verdict(group.faults)
-        if len(group.faults) >= workers and outcome is not None:
+        outcome = verdict(faults)
+        if len(faults) >= workers and outcome is not None:
             return outcome
-        if group.claim is not None and outcome is not None:
-            _settle(group.claim, life, outcome)
-            group.claim = None
-        self._end_life(group, text)
+        if life.claim is not None and outcome is not None:
+            _settle(life.claim, life, outcome)
+            life.claim = None
+        self._end_life(self.groups[slot], text)
         await self._announce()
         return None
 
@@ -276,23 +278,18 @@ class Switchboard:
         return all(group.broken is not None for group in self.groups)
 
     def _life(self, slot: int, incarnation: int) -> Life | None:
-        """The present life of a slot, if it is that incarnation: no other may take or post."""
+        """The present life of a slot, if it has that incarnation: no other may take or post."""
         life = self.groups[slot].life
         return life if life is not None and life.incarnation == incarnation else None
 
     def _claim(self, slot: int, incarnation: int, sequence: int) -> Claim | None:
-        """What a slot works on, if it is that incarnation and that claim, and the trial is not over."""
-        claim = self.groups[slot].claim
-        valid = (
-            self._life(slot, incarnation) is not None
-            and claim is not None
-            and claim.sequence == sequence
-            and not claim.over
-        )
-        return claim if valid else None
+        """The claim that a slot trains, if it is that incarnation and that claim, and the trial is not over."""
+        life = self._life(slot, incarnation)
+        claim = life.claim if life is not None else None
+        return claim if claim is not None and claim.sequence == sequence and not claim.over else None
 
     def _queue(self) -> list[Claim]:
-        """Claims that wait, those that have begun before those that have not; the oldest first."""
+        """Claims that wait: those that have begun before those that have not, the oldest first."""
         return sorted(
             (claim for claim in self.claims.values() if claim.waits),
             key=lambda claim: (not claim.begun, claim.sequence),
@@ -303,8 +300,9 @@ class Switchboard:
         return next((claim for claim in self._queue() if claim.not_before <= time.monotonic()), None)
 
     def _end_life(self, group: Group, why: str) -> None:
-        """Fences a life of a group, and puts what it worked on back to the queue."""
-        claim, group.life, group.claim, group.faults, group.progress = group.claim, None, None, {}, math.inf
+        """Fences the life of a group, and puts its claim back to the queue."""
+        life, group.life = group.life, None
+        claim = life.claim if life is not None else None
         if claim is not None and claim.outcome is None:
             claim.slot, claim.why = None, why
             claim.not_before = time.monotonic() + (NEWS_WAIT if claim.attempts >= self.attempts else 0)

@@ -6,21 +6,25 @@ import ray
 from ray import tune
 
 from trainables.config.errors import TrialFailure
+from trainables.running.messages import Work
 from tuner.fleet.slots import Conversation, SlotLost
 
 
 class SlotTrial(tune.Trainable):
-    """Its config: {"board": name of the switchboard, "claim": for it, "key", "trial": configuration, "folder", "epochs", "metric"}.
+    """A trial of Tune that is trained by a slot.
 
-    A step is an epoch; its result has the epoch and the objective, for schedulers, and all metrics of the trial below "metrics". A trial
-    that fails by its own fault is done with an "error" in its result, one that has no workers with "lost", and neither with an exception:
-    Tune's restarts are for actors that died. It does not give its slot back, for it may not be the trial's only actor: the searcher does.
+    Its config: {"board": name of the switchboard, "claim": id for the claim, "key", "trial": configuration, "folder", "epochs", "metric"}.
+
+    A step is an epoch. Its result has "epoch" and the objective, for schedulers, and "report": the `EpochReport`, which Tune does not look
+    into. A trial that fails by its own fault is done with an "error" in its result, one that has no workers with "lost". Neither raises an
+    exception, because Tune's restarts are for actors that died. The trial does not give its slot back, because it may not be the only actor
+    of its trial: the searcher does that.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        work = {"key": config["key"], "config": config["trial"], "folder": config["folder"]}
+        work = Work(config["key"], config["trial"], config["folder"])
         self.key, self.epochs, self.metric = config["key"], config["epochs"], config["metric"]
-        self.last: dict[str, Any] = {"epoch": 0, "metrics": {}}
+        self.last: dict[str, Any] = {"epoch": 0, "report": None}
         try:
             self.talk: Conversation | None = Conversation(ray.get_actor(config["board"]), config["claim"], work)
         except SlotLost as lost:
@@ -30,17 +34,17 @@ class SlotTrial(tune.Trainable):
         if self.talk is None:
             return {**self.last, "lost": self.lost, "done": True}
         try:
-            metrics = self.talk.take()
+            report = self.talk.take()
         except TrialFailure as failure:
             return {**self.last, "error": str(failure), "done": True}
         except SlotLost as lost:
             return {**self.last, "lost": str(lost), "done": True}
-        if metrics is None:
+        if report is None:
             return {**self.last, "error": "it ended before its last epoch", "done": True}
-        if metrics["trial"] != self.key:
-            raise RuntimeError(f"metrics of trial {metrics['trial']} reached trial {self.key}")
-        self.last = {"epoch": metrics["epoch"], self.metric: metrics[self.metric], "metrics": metrics, "error": None}
-        return {**self.last, "done": metrics["epoch"] >= self.epochs}
+        if report.key != self.key:
+            raise RuntimeError(f"an epoch of trial {report.key} reached trial {self.key}")
+        self.last = {"epoch": report.epoch, self.metric: report.metrics[self.metric], "report": report, "error": None}
+        return {**self.last, "done": report.epoch >= self.epochs}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)

@@ -11,11 +11,11 @@ import socket
 import sys
 import threading
 import time
-from typing import Any
 
 import ray
 
 from trainables.config.errors import BrokenOff, TrialFailure, UserError
+from tuner.fleet.board import Board
 
 log = logging.getLogger(__name__)
 LOOK_EVERY = 1.0  # seconds
@@ -33,7 +33,7 @@ class Watch:
         hint: how to go on, for the last line of a driver that cannot end in order.
     """
 
-    def __init__(self, board: Any, hint: str):
+    def __init__(self, board: Board, hint: str):
         self.board, self.hint = board, hint
         self.gone: str | None = None
         self.over = threading.Event()

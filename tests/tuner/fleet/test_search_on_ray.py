@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from tests.tuner.boards import HParams, curves, picture, run_of, text
 from tests.tuner.conftest import Tuner
+from trainables.running import checkpoint
 
 pytestmark = pytest.mark.ray
 
@@ -43,11 +44,13 @@ def test_every_trial_was_asked_and_told(state: dict[str, Any]) -> None:
     assert not state["held"]
 
 
-def test_curves_are_whole_and_belong_to_their_trial(state: dict[str, Any]) -> None:
+def test_curves_are_whole_and_belong_to_their_trial(tuner: Tuner, state: dict[str, Any]) -> None:
     for row in state["trials"]:
         assert list(row["curve"]) == [str(epoch) for epoch in range(1, row["epoch"] + 1)]
         if row["state"] != "failed":
-            assert row["metrics"]["trial"] == row["key"]
+            trained = checkpoint.newest(tuner.folder / "run" / "trials" / row["key"])
+            assert trained is not None
+            assert row["metrics"] == trained.values["history"][-1]
             assert row["metrics"]["knn_top1"] == row["score"] == row["curve"][str(row["epoch"])]
 
 

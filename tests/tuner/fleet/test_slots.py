@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from trainables.running.messages import Assignment, EpochReport, NoWork, Work
 from tuner.fleet.claims import Ended, State
 from tuner.fleet.switchboard import Switchboard
 
-WORK = {"key": "0000", "config": {}, "folder": "-"}
+WORK = Work("0000", {}, "-")
 
 
 @pytest.fixture(autouse=True)
@@ -29,39 +30,47 @@ def play(
     asyncio.run(run())
 
 
-def epoch(number: int, slot: int = 0) -> dict:
-    return {"epoch": number, "trial": "a", "slot": slot}
+def epoch(number: int, slot: int = 0) -> EpochReport:
+    return EpochReport("0000", slot, {"epoch": number})
 
 
-async def begun(
-    board: Switchboard, trial: str = "a", slot: int = 0, node: str = "n"
-) -> tuple[int, int, dict[str, Any]]:
+async def taken(board: Switchboard, slot: int, life: int) -> Assignment:
+    """What a slot gets, of which a test knows that it is work."""
+    answer = await board.next(slot, life)
+    assert isinstance(answer, Assignment)
+    return answer
+
+
+def sequence_in(answer: Assignment | NoWork) -> int:
+    assert isinstance(answer, Assignment)
+    return answer.sequence
+
+
+async def begun(board: Switchboard, trial: str = "a", slot: int = 0, node: str = "n") -> tuple[int, int, Assignment]:
     """A trial that a new life of a slot has taken: the claim's number, the incarnation and the work."""
     claim = await board.acquire(trial, WORK)
     assert claim is not None
     life = await board.attach(slot, f"group {slot}", [node])
-    work = await board.next(slot, life)
-    assert work is not None
-    return claim, life, work
+    return claim, life, await taken(board, slot, life)
 
 
 def test_a_trial_from_first_to_last_metric() -> None:
     async def scene(board: Switchboard) -> None:
         claim, life, work = await begun(board)
-        assert (work["key"], work["sequence"], work["attempt"]) == ("0000", claim, 1)
+        assert (work.work.key, work.sequence, work.attempt) == ("0000", claim, 1)
         posting = asyncio.create_task(board.post(0, life, claim, epoch(1)))
-        assert await board.take(claim, 0) == ("metrics", epoch(1))
+        assert await board.take(claim, 0) == ("report", epoch(1))
         await asyncio.sleep(0.05)
         assert not posting.done(), "the workers wait until the next epoch is wanted"
         taking = asyncio.create_task(board.take(claim, 1))
         assert await posting
         last = asyncio.create_task(board.post(0, life, claim, epoch(2)))
-        assert await taking == ("metrics", epoch(2))
+        assert await taking == ("report", epoch(2))
         await board.release("a")
         assert not await last
         await board.acknowledge(0, life, claim, ("end", None))
         second = await board.acquire("b", WORK)
-        assert (await board.next(0, life) or {})["sequence"] == second
+        assert (await taken(board, 0, life)).sequence == second
 
     play(scene)
 
@@ -84,7 +93,7 @@ def test_an_actor_that_comes_too_late_gets_no_slot() -> None:
         assert await board.acquire("a", WORK) is None
         assert await board.acquire("c", WORK) is None
         assert await board.take(claim, 0) == ("lost", "the trial is over")
-        assert await board.next(0, await board.attach(0)) is None, "nothing is left in the queue"
+        assert await board.next(0, await board.attach(0)) == "ask again", "nothing is left in the queue"
 
     play(scene)
 
@@ -95,7 +104,7 @@ def test_a_stopped_trial_keeps_its_slot_until_the_workers_are_done() -> None:
         await board.release("a")
         assert not await board.post(0, life, claim, epoch(1)), "a stopped trial's metrics go nowhere"
         await board.acknowledge(0, life, claim, ("end", None))
-        assert await board.acquire("b", WORK) == (await board.next(0, life) or {})["sequence"]
+        assert await board.acquire("b", WORK) == (await taken(board, 0, life)).sequence
 
     play(scene)
 
@@ -107,9 +116,9 @@ def test_work_is_only_for_a_slot_whose_workers_are_up() -> None:
         claim = await board.acquire("a", WORK)
         second = await board.acquire("b", WORK)
         life = await board.attach(1)
-        assert (await board.next(1, life) or {})["sequence"] == claim
+        assert (await taken(board, 1, life)).sequence == claim
         await board.acknowledge(1, life, claim, ("end", None))
-        assert (await board.next(1, life) or {})["sequence"] == second
+        assert (await taken(board, 1, life)).sequence == second
         assert (await board.state()).up == (1,)
 
     play(scene, slots=2)
@@ -120,7 +129,7 @@ def test_the_oldest_claim_is_first() -> None:
         claims = [await board.acquire(trial, WORK) for trial in "abc"]
         life = await board.attach(0)
         for claim in claims:
-            assert (await board.next(0, life) or {})["sequence"] == claim
+            assert (await taken(board, 0, life)).sequence == claim
             await board.acknowledge(0, life, claim, ("end", None))
 
     play(scene)
@@ -137,8 +146,8 @@ def test_a_trial_that_lost_its_slot_is_first_in_the_queue() -> None:
         assert not await posting
         assert await board.state() == State(up=(0,), busy=1, waiting=2, why="node y is lost")
         await board.acknowledge(0, life, claim, ("end", None))
-        work = await board.next(0, life) or {}
-        assert (work["sequence"], work["attempt"]) == (older, 1), "before the one that has not begun"
+        work = await taken(board, 0, life)
+        assert (work.sequence, work.attempt) == (older, 1), "before the one that has not begun"
 
     play(scene, slots=2)
 
@@ -150,11 +159,11 @@ def test_a_trial_moves_to_a_free_slot_at_once() -> None:
         await asyncio.sleep(0.05)
         assert not free.done()
         await board.watch(["x"])
-        assert (await free or {})["sequence"] == claim
+        assert sequence_in(await free) == claim
         posting = asyncio.create_task(board.post(1, 1, claim, epoch(1, slot=1)))
-        assert await board.take(claim, 0) == ("metrics", epoch(1, slot=1))
+        assert await board.take(claim, 0) == ("report", epoch(1, slot=1))
         assert not await board.post(0, life, claim, epoch(2)), "a survivor of the lost node may not post"
-        assert await board.next(0, life) == {}, "nor take"
+        assert await board.next(0, life) == "leave", "nor take"
         await board.acknowledge(0, life, claim, ("end", None))
         await board.take(claim, 0)
         assert board.claims[claim].outcome is None, "nor end the trial"
@@ -181,8 +190,8 @@ def test_a_slot_comes_back_with_its_node() -> None:
         claim, _, _ = await begun(board, node="x")
         await board.watch(["x"])
         life = await board.attach(0, None, ["y"])
-        work = await board.next(0, life) or {}
-        assert (life, work["sequence"], work["attempt"]) == (2, claim, 1)
+        work = await taken(board, 0, life)
+        assert (life, work.sequence, work.attempt) == (2, claim, 1)
         assert await board.watch(["x"]) == []
 
     play(scene)
@@ -199,7 +208,7 @@ def test_a_lost_node_is_no_attempt_of_the_trial_even_if_the_news_comes_late(monk
         waiting = asyncio.create_task(board.next(0, life))
         await asyncio.sleep(0.02)
         await board.watch(["x"])
-        assert (await waiting or {})["sequence"] == claim
+        assert sequence_in(await waiting) == claim
 
     play(scene, attempts=1)
 
@@ -209,10 +218,10 @@ def test_a_dead_controller_is_no_attempt_of_the_trial() -> None:
         claim, _, _ = await begun(board)
         assert await board.down(0, "its controller ended", excused=True) == ("group 0", True)
         assert await board.down(0, "its controller ended", excused=True) == ("group 0", False), "not up since then"
-        assert (await board.next(0, await board.attach(0)) or {})["sequence"] == claim
+        assert (await taken(board, 0, await board.attach(0))).sequence == claim
         await board.down(0, "its workers died too often", excused=False)
         life = await board.attach(0)
-        assert await board.next(0, life) is None
+        assert await board.next(0, life) == "ask again"
         assert (await board.take(claim, 0))[0] == "error"
 
     play(scene, attempts=1)
@@ -228,8 +237,8 @@ def test_workers_without_progress_are_taken_out_of_use() -> None:
         await asyncio.sleep(0.3)
         assert await board.watch([]) == [Ended(0, "group 0", "no progress for 0.2 seconds")]
         assert not await board.post(0, life, claim, epoch(1))
-        work = await board.next(0, await board.attach(0)) or {}
-        assert (work["sequence"], work["attempt"]) == (claim, 2), "it counts as an attempt"
+        work = await taken(board, 0, await board.attach(0))
+        assert (work.sequence, work.attempt) == (claim, 2), "it counts as an attempt"
 
     play(scene, patience=0.2)
 
@@ -255,7 +264,7 @@ def test_a_trial_that_gets_on_no_longer_waits_for_a_disc() -> None:
         claim, life, _ = await begun(board)
         await board.acknowledge(0, life, claim, ("postponed", "/run: no space left"))
         assert (await board.state()).postponed == "/run: no space left"
-        assert await board.next(0, life)
+        assert await taken(board, 0, life)
         await board.beat(0, life)
         assert (await board.state()).postponed == "/run: no space left", "the start of a try proves nothing"
         await asyncio.sleep(0.15)
@@ -270,9 +279,9 @@ def test_where_a_trial_is_is_known_while_workers_are_on_it() -> None:
         _, life, work = await begun(board)
         assert (await board.state()).positions == {}
         await board.beat(0, life, ("steps of epoch 1", 3, 40))
-        assert (await board.state()).positions == {work["key"]: ("steps of epoch 1", 3, 40)}
+        assert (await board.state()).positions == {work.work.key: ("steps of epoch 1", 3, 40)}
         await board.beat(0, life + 1, ("steps of epoch 9", 1, 40))
-        assert (await board.state()).positions == {work["key"]: ("steps of epoch 1", 3, 40)}, "of a life that is none"
+        assert (await board.state()).positions == {work.work.key: ("steps of epoch 1", 3, 40)}, "of a life that is none"
         life = await board.attach(0)
         assert (await board.state()).positions == {}
         await board.next(0, life)
@@ -310,14 +319,14 @@ def test_a_postponed_trial_is_tried_again_later_and_not_counted() -> None:
             assert (await board.state()).why == "OSError: no space"
             assert (await board.state()).postponed == "OSError: no space"
             begun_at = asyncio.get_running_loop().time()
-            work = await board.next(0, life) or {}
-            assert (work["sequence"], work["attempt"]) == (claim, 1)
+            work = await taken(board, 0, life)
+            assert (work.sequence, work.attempt) == (claim, 1)
             assert asyncio.get_running_loop().time() - begun_at > 0.08
             assert (await board.state()).postponed == "OSError: no space", "until it gets on"
         assert not board.claims[claim].outcome
         wanting = asyncio.create_task(board.take(claim, 0))
         posting = asyncio.create_task(board.post(0, life, claim, epoch(1)))
-        assert (await wanting)[0] == "metrics"
+        assert (await wanting)[0] == "report"
         assert (await board.state()).postponed == ""
         posting.cancel()
 
@@ -329,7 +338,7 @@ def test_another_trial_goes_on_while_one_is_postponed() -> None:
         claim, life, _ = await begun(board)
         second = await board.acquire("b", WORK)
         await board.acknowledge(0, life, claim, ("postponed", "OSError: no space"))
-        assert (await board.next(0, life) or {})["sequence"] == second
+        assert (await taken(board, 0, life)).sequence == second
 
     play(scene)
 
@@ -338,12 +347,12 @@ def test_the_dead_take_and_post_nothing() -> None:
     async def scene(board: Switchboard) -> None:
         claim, old, _ = await begun(board)
         new = await board.attach(0)
-        assert await board.next(0, old) == {}, "it goes home"
+        assert await board.next(0, old) == "leave", "it goes home"
         assert not await board.post(0, old, claim, epoch(1))
         await board.acknowledge(0, old, claim, ("end", None))
         await board.beat(0, old)
-        again = await board.next(0, new) or {}
-        assert (again["sequence"], again["attempt"]) == (claim, 2)
+        again = await taken(board, 0, new)
+        assert (again.sequence, again.attempt) == (claim, 2)
 
     play(scene)
 
@@ -358,8 +367,8 @@ def test_epochs_told_again_after_a_death_pass_at_once_and_once() -> None:
         await board.next(0, life)
         assert await board.post(0, life, claim, epoch(1))
         second = asyncio.create_task(board.post(0, life, claim, epoch(2)))
-        assert await board.take(claim, 1) == ("metrics", epoch(2))
-        assert await board.take(claim, 0) == ("metrics", epoch(1)), "a talker that came back hears it from the start"
+        assert await board.take(claim, 1) == ("report", epoch(2))
+        assert await board.take(claim, 0) == ("report", epoch(1)), "a talker that came back hears it from the start"
         second.cancel()
 
     play(scene)
@@ -368,13 +377,13 @@ def test_epochs_told_again_after_a_death_pass_at_once_and_once() -> None:
 def test_a_trial_whose_workers_die_again_and_again_fails() -> None:
     async def scene(board: Switchboard) -> None:
         claim, _, _ = await begun(board)
-        assert await board.next(0, await board.attach(0))
+        assert await taken(board, 0, await board.attach(0))
         life = await board.attach(0)
-        assert await board.next(0, life) is None
+        assert await board.next(0, life) == "ask again"
         kind, text = await board.take(claim, 0)
         assert (kind, text) == ("error", "its workers died 2 times without a new epoch")
         await board.release("a")
-        assert await board.acquire("b", WORK) == (await board.next(0, life) or {})["sequence"]
+        assert await board.acquire("b", WORK) == (await taken(board, 0, life)).sequence
 
     play(scene)
 
@@ -405,9 +414,9 @@ def test_a_rank_that_is_gone_breaks_the_group() -> None:
         assert await board.fault(0, life, 0, 2, "link", "closed by peer") is None
         assert await board.state() == State(up=(), busy=0, waiting=1, why="closed by peer")
         assert await board.fault(0, life, 1, 2, "trial", "of the dead") is None, "what the dead say is not heard"
-        assert (await board.next(0, await board.attach(0)) or {})["attempt"] == 2, "the trial is no wiser"
+        assert (await taken(board, 0, await board.attach(0))).attempt == 2, "the trial is no wiser"
         life = await board.attach(0)
-        assert await board.next(0, life) is None
+        assert await board.next(0, life) == "ask again"
         assert (await board.take(claim, 0))[1].endswith("; the last to speak said: closed by peer")
 
     play(scene)
@@ -422,7 +431,7 @@ def test_a_trial_that_breaks_its_group_fails_once() -> None:
         assert await board.take(claim, 0) == ("error", "ValueError: x")
         await board.release("a")
         life = await board.attach(0)
-        assert await board.acquire("b", WORK) == (await board.next(0, life) or {})["sequence"]
+        assert await board.acquire("b", WORK) == (await taken(board, 0, life)).sequence
 
     play(scene)
 
@@ -433,7 +442,7 @@ def test_a_trial_that_waits_leaves_the_switchboard_to_the_others() -> None:
         claim = await board.acquire("c", WORK)
         waiting = asyncio.create_task(board.take(claim, 0))
         idle = asyncio.create_task(board.next(1, await board.attach(1)))
-        assert (await idle or {})["sequence"] == claim
+        assert sequence_in(await idle) == claim
         woken = 0
         announce = board._until
 
@@ -456,7 +465,7 @@ def test_a_trial_that_no_worker_has_taken_leaves_the_queue_at_once() -> None:
         await board.acquire("a", WORK)
         await board.release("a")
         second = await board.acquire("b", WORK)
-        assert (await board.next(0, await board.attach(0)) or {})["sequence"] == second
+        assert (await taken(board, 0, await board.attach(0))).sequence == second
 
     play(scene)
 
@@ -466,10 +475,10 @@ def test_only_deaths_in_one_epoch_count() -> None:
         claim = await board.acquire("a", WORK)
         for number in range(1, 5):
             life = await board.attach(0)
-            work = await board.next(0, life) or {}
-            assert work["attempt"] == min(number, 2)
-            posting = asyncio.create_task(board.post(0, life, work["sequence"], epoch(number)))
-            assert await board.take(claim, number - 1) == ("metrics", epoch(number))
+            work = await taken(board, 0, life)
+            assert work.attempt == min(number, 2)
+            posting = asyncio.create_task(board.post(0, life, work.sequence, epoch(number)))
+            assert await board.take(claim, number - 1) == ("report", epoch(number))
             posting.cancel()
 
     play(scene)
@@ -494,6 +503,6 @@ def test_closing_sends_workers_home() -> None:
         waiting = asyncio.create_task(board.next(0, life))
         await asyncio.sleep(0.02)
         await board.close()
-        assert await waiting == {}
+        assert await waiting == "leave"
 
     play(scene)

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from trainables.config import trial as c
 from trainables.config.errors import TrialFailure
 from trainables.data import pulse
+from trainables.running.messages import Metrics, Work
 from tuner.fleet import cluster
 from tuner.fleet.slots import Conversation, Slots
 from tuner.plan.spec import Resources
@@ -70,11 +71,12 @@ def slots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Slots, Pat
 
 def talk(slots: tuple[Slots, Path], key: str, accident: int, stop_at: int = 3) -> list[dict]:
     config = c.parse({"seed": accident, "train": {"epochs": 3}})
-    work = {"key": key, "config": config.plain(), "folder": str(slots[1] / "trials" / key)}
-    conversation, heard = Conversation(slots[0].board, key, work), []
+    work = Work(key, config.plain(), str(slots[1] / "trials" / key))
+    conversation, heard = Conversation(slots[0].board, key, work), list[Metrics]()
     try:
-        while len(heard) < stop_at and (metrics := conversation.take()) is not None:
-            heard.append(metrics)
+        while len(heard) < stop_at and (report := conversation.take()) is not None:
+            assert report.key == key
+            heard.append(report.metrics)
     finally:
         conversation.release()
     return heard
@@ -95,7 +97,6 @@ def test_accidents_do_not_touch_the_trials_around_them(slots: tuple[Slots, Path]
         heard = talk(slots, f"loses worker {accident - 2}", accident)
         assert losses(heard) == [100 * accident + sum for sum in (2, 4, 6)]
         assert [metrics["begun"] for metrics in heard] == [0, 1, 1], "it went on from where it was"
-        assert {metrics["trial"] for metrics in heard} == {f"loses worker {accident - 2}"}
     assert losses(talk(slots, "last", 0)) == [2, 4, 6]
 
 
@@ -117,16 +118,14 @@ def controller_of(raylet: int) -> int:
 def test_a_slot_outlives_its_controller(slots: tuple[Slots, Path]) -> None:
     """The next controller gets the CPUs that the dead one held, and the trial goes on from its checkpoint."""
     config, folder = c.parse({"seed": 4, "train": {"epochs": 3}}), slots[1] / "trials" / "bereft"
-    conversation = Conversation(
-        slots[0].board, "bereft", {"key": "bereft", "config": config.plain(), "folder": str(folder)}
-    )
+    conversation = Conversation(slots[0].board, "bereft", Work("bereft", config.plain(), str(folder)))
     heard = [conversation.take()]
     os.kill(controller_of(int((folder / "raylet").read_text())), signal.SIGKILL)
     heard += [conversation.take(), conversation.take()]
     conversation.release()
-    assert [metrics["loss"] for metrics in heard if metrics] == [402, 404, 406]
+    assert [report.metrics["loss"] for report in heard if report] == [402, 404, 406]
     assert heard[-1] is not None
-    assert heard[-1]["begun"] > 0
+    assert heard[-1].metrics["begun"] > 0
     assert losses(talk(slots, "after the controller", 0)) == [2, 4, 6]
 
 
