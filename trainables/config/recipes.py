@@ -17,9 +17,10 @@ from trainables.config.settings import read_yaml
 _FOLDER = Path(__file__).parent / "presets"
 
 
-def names() -> list[str]:
-    """Names of the presets, sorted."""
-    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+@functools.cache
+def names() -> tuple[str, ...]:
+    """Returns the names of the presets, sorted."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
 
 
 def known(name: str) -> str:

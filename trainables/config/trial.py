@@ -1,5 +1,6 @@
 """TrialConfig: every knob of a trial, validated and frozen. The last place where values change. Needs no torch."""
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
@@ -39,9 +40,9 @@ Monitors = Annotated[tuple[Monitor, ...], AfterValidator(lambda names: tuple(dic
 class TrialConfig(Section):
     """Everything that a trial is a function of, besides its data. A `preset` fills in a paper's recipe for the method."""
 
-    preset: Annotated[str, AfterValidator(recipes.known), Field(json_schema_extra={"enum": recipes.names()})] | None = (
-        None
-    )
+    preset: (
+        Annotated[str, AfterValidator(recipes.known), Field(json_schema_extra={"enum": list(recipes.names())})] | None
+    ) = None
     """A paper's recipe for the method; what is set beside it counts above it."""
     seed: Seed = 0
     """Of the first student, the order of images, views and masks."""
@@ -60,14 +61,13 @@ class TrialConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _defaults(cls, given: Any) -> Any:
-        """Fills in what belongs to the method, such as its head, and the views that suit the data set, where the user gave nothing."""
+        """Fills in what the user left out: the method's keys, such as its head, and the views that suit the data set."""
         if not isinstance(given, Mapping):
             return given
         data, method = _name(given.get("data"), "digits"), _name(given.get("method"), "byol")
         under: dict[str, Any] = {"method": {"name": method}}
         if method in METHODS:
-            own = METHODS[method](name=method)
-            under = with_values({"method": own.model_dump(mode="json")}, own.DEFAULTS, cls)
+            under = {**_defaults_of(method)}
         if data in DATA_SETS:
             under["views"] = {**under.get("views", {}), **facts(data).VIEWS}
         return merged(merged(under, _recipe(given, method), cls), given, cls)
@@ -145,22 +145,37 @@ class TrialConfig(Section):
         return self.model_dump(mode="json")
 
 
+@functools.cache
+def _defaults_of(method: str) -> Mapping[str, Any]:
+    """Returns nested values of a trial that belong to a method: all its options, and the keys that it sets elsewhere."""
+    options = METHODS[method](name=method)
+    return with_values({"method": options.model_dump(mode="json")}, options.DEFAULTS, TrialConfig)
+
+
 def _name(section: Any, default: str) -> str:
-    """The name that a section is given, as nested values, as a model or as a name alone."""
+    """Returns the name in a section, which may be nested values, a model or the name alone."""
     if section is None:
         return default
     name = section.get("name", default) if isinstance(section, Mapping) else getattr(section, "name", section)
     return name if isinstance(name, str) else shown(name)
 
 
-def _recipe(given: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """What the preset says of the method, for a run of the length that is given; nothing where there is no preset."""
-    recipe: dict[str, Any] = {}
-    for layer in recipes.recipe(given.get("preset"), method) if method in METHODS else []:
-        recipe = merged(recipe, layer, TrialConfig)
+def _recipe(given: Mapping[str, Any], method: str) -> Mapping[str, Any]:
+    """Returns what the preset says of the method, for a run as long as `given` says; nothing where there is no preset."""
+    preset = given.get("preset")
+    recipe = _whole_recipe(preset, method) if isinstance(preset, str) and method in METHODS else {}
     paper, train = recipe.get("train", {}).get("epochs"), given.get("train")
     epochs = train.get("epochs") if isinstance(train, Mapping) else None
     return recipes.shortened(recipe, paper) if paper and isinstance(epochs, int) and epochs < paper else recipe
+
+
+@functools.cache
+def _whole_recipe(preset: str, method: str) -> Mapping[str, Any]:
+    """Returns the layers of a preset's recipe as one; nothing where there is no such preset."""
+    recipe: dict[str, Any] = {}
+    for layer in recipes.recipe(preset, method):
+        recipe = merged(recipe, layer, TrialConfig)
+    return recipe
 
 
 def told(error: UserError, given: Any) -> UserError:

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from trainables.config import schedules
 from trainables.config.base import Direction
-from trainables.config.durations import Length
 from trainables.config.sections import Count, Epochs, LearningRate, NonNegative, Positive, Share
 from trainables.evaluation.protocols.base import Protocol
 from trainables.evaluation.protocols.linear import CropScale, first_classifier
@@ -104,34 +102,25 @@ class Finetune(Protocol):
 
     def _train(self, network: nn.ModuleDict, subject: Subject) -> Iterator[Scores]:
         """Trains a network in place, and yields its scores after each measured epoch."""
-        import torch
-        import torch.nn.functional as F
         from torch.optim.swa_utils import update_bn
 
-        from trainables.data import progress
+        from trainables.evaluation.sgd import measured_epochs
         from trainables.networks.encoders import run_parts
 
         count, device = len(subject.labelled), subject.group.device
-        batch = min(self.batch_size, count)
-        per_epoch, scale = count // batch, batch / (self.base_batch or batch)
-        run = Length(self.epochs * per_epoch, per_epoch)
+
+        def batches(epoch: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+            network.train()
+            for x, labels in self.batches(subject, size, epoch):
+                yield run_parts(network, x), labels.to(device)
+
         factors = {"backbone": 1.0, "classifier": self.classifier_factor}
         groups = [{"params": list(network[part].parameters()), "factor": factor} for part, factor in factors.items()]
-        optimizer = torch.optim.SGD(groups, lr=0.1, momentum=self.momentum, weight_decay=self.weight_decay)
-        for epoch in progress.steps("epochs of fine-tuning", range(self.epochs)):
-            network.train()
-            for position, (x, labels) in enumerate(self.batches(subject, batch, epoch)):
-                lr = scale * schedules.at(self.lr, epoch * per_epoch + position, run)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr * group["factor"]
-                optimizer.zero_grad()
-                F.cross_entropy(run_parts(network, x), labels.to(device)).backward()
-                optimizer.step()
-            last = epoch + 1 == self.epochs
-            if last and self.reestimate:
-                update_bn((x for x, _ in self.batches(subject, batch, self.epochs)), network["backbone"])
-            if last or (epoch + 1) % self.every_epochs == 0:
-                yield self._score(network, subject)
+        for epoch in measured_epochs(self, groups, count, batches, "epochs of fine-tuning"):
+            if epoch == self.epochs and self.reestimate:
+                size = min(self.batch_size, count)
+                update_bn((x for x, _ in self.batches(subject, size, self.epochs)), network["backbone"])
+            yield self._score(network, subject)
 
     def batches(self, subject: Subject, size: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images as the network takes them, and their labels: the whole batches of an epoch, keyed by seed, epoch and image."""

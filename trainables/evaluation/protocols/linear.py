@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field
 
-from trainables.config import schedules
 from trainables.config.base import Direction
-from trainables.config.durations import Length
 from trainables.config.sections import Count, Epochs, LearningRate, NonNegative, Positive, Share
 from trainables.evaluation.protocols.base import Protocol
 from trainables.evaluation.scores import Scores
@@ -153,33 +151,29 @@ class Linear(Protocol):
             augmented: the bank's features of an epoch, where they are computed anew.
         """
         import torch
-        import torch.nn.functional as F
 
         from trainables.data import keyed, progress
+        from trainables.evaluation.sgd import measured_epochs
         from trainables.evaluation.subject import hits
 
         mean, std = bank.x.mean(0), bank.x.std(0).clamp(min=1e-6)
         if not self.standardise:
             mean, std = torch.zeros_like(mean), torch.ones_like(std)
         head = self._head(bank.x.shape[1], classes, seed).to(bank.x.device)
-        count = len(bank.labels)
-        batch, curve, x = min(self.batch_size, count), {}, (bank.x - mean) / std
-        per_epoch, scale = count // batch, batch / (self.base_batch or batch)
-        run = Length(self.epochs * per_epoch, per_epoch)
-        optimizer = torch.optim.SGD(head.parameters(), lr=0.1, momentum=self.momentum, weight_decay=self.weight_decay)
-        for epoch in progress.steps("epochs of the linear classifier", range(self.epochs)):
-            if augmented is not None:
-                x = (augmented(epoch) - mean) / std
+        count, plain = len(bank.labels), (bank.x - mean) / std
+
+        def batches(epoch: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+            x = plain if augmented is None else (augmented(epoch) - mean) / std
             order = keyed.permutation(count, seed, epoch, "linear").to(x.device)
-            for position, index in enumerate(progress.steps("batches", order[: per_epoch * batch].split(batch))):
-                optimizer.param_groups[0]["lr"] = scale * schedules.at(self.lr, epoch * per_epoch + position, run)
-                optimizer.zero_grad()
-                F.cross_entropy(head(x[index]), bank.labels[index]).backward()
-                optimizer.step()
-            if (epoch + 1) % self.every_epochs == 0 or epoch + 1 == self.epochs:
-                classifier = folded(head, mean, std)
-                with torch.no_grad():
-                    curve[epoch + 1] = hits("linear", classifier(queries.x), queries.labels)
+            for index in progress.steps("batches", order[: count // size * size].split(size)):
+                yield head(x[index]), bank.labels[index]
+
+        groups = [{"params": list(head.parameters()), "factor": 1.0}]
+        curve = {}
+        for epoch in measured_epochs(self, groups, count, batches, "epochs of the linear classifier"):
+            classifier = folded(head, mean, std)
+            with torch.no_grad():
+                curve[epoch] = hits("linear", classifier(queries.x), queries.labels)
         return Trained(classifier, curve)
 
     def _head(self, inputs: int, classes: int, seed: int) -> nn.Sequential:
