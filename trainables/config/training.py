@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from trainables.config.errors import UserError
 from trainables.config.sections import (
     MOST,
     MOST_EPOCHS,
@@ -103,6 +104,20 @@ class Train(Section):
     @property
     def num_shards(self) -> int:
         return self.batch_size // self.shard_size
+
+    def require_shards(self, workers: int, stated: str) -> None:
+        """Refuses more workers than there are shards to deal to them.
+
+        Args:
+            workers: of a trial.
+            stated: how the user states their number, such as "resources.workers = 3".
+
+        Raises:
+            UserError: there are more.
+        """
+        if workers > self.num_shards:
+            batch = f"train.batch_size {self.batch_size} / train.shard_size {self.shard_size}"
+            raise UserError(f"{stated}: more than the {self.num_shards} shards of a batch ({batch})")
 
     @model_validator(mode="after")
     def _whole_shards(self) -> Self:

@@ -79,10 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         base = c.parse(nested)
         check_data(base)
-        if max(given.workers) > base.train.num_shards:
-            raise UserError(
-                f"--workers {max(given.workers)}: more than the {base.train.num_shards} shards of the batch"
-            )
+        base.train.require_shards(max(given.workers), f"--workers {max(given.workers)}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

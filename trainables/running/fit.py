@@ -297,8 +297,7 @@ def main(arguments: list[str] | None = None) -> int:
         config = c.changed(settings.read_yaml(given.config), settings.read_settings(given.set))
         check_data(config)
         workers = group.from_torchrun()
-        if workers.size > config.train.num_shards:
-            raise UserError(f"{workers.size} workers: more than the {config.train.num_shards} shards of the batch")
+        config.train.require_shards(workers.size, f"{workers.size} workers")
         fit(config, given.folder, _print_metrics, workers)
     except (UserError, TrialFailure, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

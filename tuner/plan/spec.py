@@ -300,13 +300,8 @@ def first_metric(trial: c.TrialConfig) -> str:
 
 
 def check_workers(workers: int, trial: c.TrialConfig) -> None:
-    """Raises UserError where there are more workers than shards to deal to them."""
-    if workers > trial.train.num_shards:
-        train = trial.train
-        raise UserError(
-            f"resources.workers = {workers}: more than the {train.num_shards} shards of a batch "
-            f"(train.batch_size {train.batch_size} / train.shard_size {train.shard_size})"
-        )
+    """Raises UserError where a trial has fewer shards than `workers`."""
+    trial.train.require_shards(workers, f"resources.workers = {workers}")
 
 
 def parse(given: Mapping[str, Any]) -> SearchSpec:

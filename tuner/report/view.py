@@ -258,12 +258,13 @@ class Viewer:
     def _look(self, session: list[float] | None) -> list[FrozenTrial]:
         """Brings the rows up to date; returns all trials."""
         trials = self.study.trials()
+        numbers = [*self._open, *range(len(self._rows), len(trials))]
         if self._images is None:
-            told = [trial.user_attrs.get("metrics", {}) for trial in trials]
+            told = [trials[number].user_attrs.get("metrics", {}) for number in numbers]
             self._images = certainty.images_of([self.run.read_baseline() or {}, *told])
             if self._images is not None:
                 self._forget()  # rows without intervals
-        numbers = [*self._open, *range(len(self._rows), len(trials))]
+                numbers = list(range(len(trials)))
         self._open = []
         for number in numbers:
             trial = trials[number]
