@@ -372,11 +372,10 @@ class Core:
         recorded = {key for _, key, _ in records}
         for proposal in self.study.interrupted():
             self._trials[proposal.key] = _Trial(proposal, self.study.spec.resources.workers)
-        for trial in self.study.trials():
-            key = key_of(trial)
-            if trial.state.is_finished() and key not in recorded:
-                for epoch, value in sorted(trial.intermediate_values.items()):
-                    self._rejudge(key, epoch, self._sign * value, self.study.epochs_of(trial))
+        for frozen in self.study.trials():
+            if frozen.state.is_finished() and key_of(frozen) not in recorded:
+                for epoch, value in sorted(frozen.intermediate_values.items()):
+                    self._rejudge(key_of(frozen), epoch, self._sign * value, self.study.epochs_of(frozen))
         for sequence, key, content in records:
             self._sequence = sequence + 1
             self._take_up(key, content)

@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,7 +84,7 @@ class Store:
     # asking
 
     @contextlib.contextmanager
-    def draft(self, sampler: optuna.samplers.BaseSampler, fixed: dict[str, Any] | None = None) -> Iterator["Draft"]:
+    def draft(self, sampler: optuna.samplers.BaseSampler, fixed: Mapping[str, Any] | None = None) -> Iterator["Draft"]:
         """The next trial while it is drawn; it enters the study when the block calls `Draft.commit`.
 
         A block that raises, or that does not commit, leaves no trace: no numbered trial, no attribute of the sampler.
@@ -283,7 +283,9 @@ def _opened(journal: Path, reading: bool) -> JournalStorage | None:
     try:
         storage = JournalStorage(_Journal(str(journal)))
         whole = journal.read_bytes().rpartition(b"\n")[0] if journal.exists() else b""
-        if whole and not _operation(whole.rpartition(b"\n")[2]):  # Optuna passes over it, and trips on with the next line
+        if whole and not _operation(
+            whole.rpartition(b"\n")[2]
+        ):  # Optuna passes over it, and trips on with the next line
             raise ValueError
         return storage
     except OSError:
@@ -291,7 +293,9 @@ def _opened(journal: Path, reading: bool) -> JournalStorage | None:
     except Exception as error:  # Optuna replays what it reads unchecked: a damaged line may raise anything
         with journal.open("rb") as lines:
             numbered = enumerate(lines, start=1)
-            odd = next((f"line {number} is none of Optuna's" for number, line in numbered if not _operation(line)), None)
+            odd = next(
+                (f"line {number} is none of Optuna's" for number, line in numbered if not _operation(line)), None
+            )
         raise damaged(journal, odd or f"{type(error).__name__}: {error}") from None
 
 

@@ -24,7 +24,9 @@ from tuner.search.storage import Store, damaged
 Metrics = Mapping[str, Any]
 SamplerOf = Callable[[SearchSpec, int], optuna.samplers.BaseSampler]
 LAUNCHED = "launched"  # the study's attribute with what the search was launched with
-PASSED_OVER = "passed_over"  # the study's attribute with the number of ended trials whose failures do not count any more
+PASSED_OVER = (
+    "passed_over"  # the study's attribute with the number of ended trials whose failures do not count any more
+)
 RECORD = "core:"  # prefix of a trial's system attributes with what the core has heard and decided
 
 
@@ -185,7 +187,9 @@ class Study:
         trial = self.trial(key)
         if trial.state.is_finished():
             return
-        numbers = {name: value for name, value in metrics.items() if name != "loss_curve"}  # the checkpoint has the curve
+        numbers = {
+            name: value for name, value in metrics.items() if name != "loss_curve"
+        }  # the checkpoint has the curve
         flat = collapsed(metrics, self.config_of(trial).encoder.projector.prototypes)
         for name, value in {**details, "metrics": numbers, "error": error, "collapsed": flat}.items():
             self._store.set_user_attribute(trial.number, name, value)

@@ -43,5 +43,7 @@ class Stopper(ABC):
 def make(spec: SearchSpec) -> Stopper:
     """The stopper that a search names."""
     module = importlib.import_module(f"tuner.search.stoppers.{spec.stopping.kind}")
-    classes = (thing for thing in vars(module).values() if isinstance(thing, type) and thing.__module__ == module.__name__)
+    classes = (
+        thing for thing in vars(module).values() if isinstance(thing, type) and thing.__module__ == module.__name__
+    )
     return next(kind for kind in classes if issubclass(kind, Stopper))(spec)
