@@ -7,6 +7,7 @@
    `smoothing.kind: se`, which did not count.
 """
 
+import functools
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
@@ -41,6 +42,7 @@ def news(written: int) -> str | None:
     return f"{since}; from here on numbers differ where a trial has one of these: {where}; {lars}"
 
 
+@functools.cache
 def version() -> str | None:
     """Of this program; None where it was not installed."""
     try:

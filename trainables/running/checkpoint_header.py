@@ -1,6 +1,7 @@
 """What a checkpoint says of its trial, read without torch and without its tensors: for checks before the work. `checkpoint` verifies it."""
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,32 @@ LARGEST = 100 * 2**20  # bytes of a header that safetensors itself accepts
 
 def config_in(path: Path) -> dict[str, Any] | None:
     """The configuration in a checkpoint, or in the newest one of a folder; None where none can be read: `checkpoint` then says why."""
+    for values in _all_values(path):
+        if isinstance(config := values.get("config"), Mapping):
+            return formats.as_written(config, values.get("format", 1))
+    return None
+
+
+def history_in(path: Path) -> list[dict[str, Any]]:
+    """The metrics of each epoch in a checkpoint, or in the newest one of a folder; empty where none can be read."""
+    return next((values["history"] for values in _all_values(path) if isinstance(values.get("history"), list)), [])
+
+
+def _all_values(path: Path) -> Iterator[dict[str, Any]]:
+    """The plain values in a checkpoint, or in those of a folder, the newest first; those that cannot be read are left out."""
     if path.is_dir():
-        found = (config_in(file) for file in sorted(path.glob(PATTERN), reverse=True))
-        return next((config for config in found if config is not None), None)
-    if not path.is_file():  # a pipe would never answer
-        return None
+        for file in sorted(path.glob(PATTERN), reverse=True):
+            yield from _all_values(file)
+    elif path.is_file() and (values := _values(path)) is not None:  # a pipe would never answer
+        yield values
+
+
+def _values(path: Path) -> dict[str, Any] | None:
     try:
         with path.open("rb") as file:
-            length = int.from_bytes(
-                file.read(8), "little"
-            )  # safetensors: the length of a JSON header, the header, the tensors
+            length = int.from_bytes(file.read(8), "little")  # safetensors: length of a JSON header, header, tensors
             header = json.loads(file.read(length)) if length <= LARGEST else {}
         values = json.loads(header["__metadata__"]["values"])
-        return formats.as_written(values["config"], values.get("format", 1))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+    return values if isinstance(values, dict) else None

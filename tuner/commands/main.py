@@ -12,7 +12,7 @@ from trainables.config.errors import BrokenOff, TrialFailure, UserError, nearest
 from trainables.config.settings import whole_number
 from trainables.running import surroundings
 
-COMMANDS = ("launch", "resume", "status", "export", "train", "evaluate", "keys")
+COMMANDS = ("launch", "resume", "status", "export", "train", "evaluate", "simulate", "keys")
 ADDRESS = "'local' (default), 'auto' (default inside of a Ray job) or host:port of a Ray head"
 
 
@@ -141,6 +141,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     settable(added, "data.root=/new/place, evaluation.linear.recipe=eman or data.labels.per_class=10")
     added.add_argument("--json", action="store_true")
+
+    added = command("simulate", "show what a search would do, against recorded curves")
+    added.add_argument("search", type=Path, help="a search in YAML")
+    added.add_argument(
+        "--curves", type=Path, required=True, metavar="FILE|RUN", help="curves in Parquet, or the run of another search"
+    )
+    added.add_argument("--slots", type=whole_number, default=1, help="how many trials run at once (default: 1)")
+    added.add_argument("--pool", action="store_true", help="choose among the recorded trials only")
+    added.add_argument("--replay", action="store_true", help="follow the order of events in the run")
+    settable(added, "stopping.reduction=4")
+    added.add_argument("--json", action="store_true", help="everything, for programs")
 
     added = command("keys", "list what can be set in a search")
     added.add_argument("section", nargs="?", default="", help="such as trial.teacher")

@@ -314,12 +314,23 @@ def parse(given: Mapping[str, Any]) -> SearchSpec:
 
 
 def read(path: Path, settings: Iterable[str]) -> SearchSpec:
-    """A search's file with settings from the command line; relative data folders and space files are taken from the working folder.
+    """A search's file as `described` gives it, whose data are there.
+
+    Relative data folders and files of spaces are taken from the working folder.
+
+    Raises:
+        UserError: the file or a setting is at fault, or the data are missing.
+    """
+    return settled(described(path, settings))
+
+
+def described(path: Path, settings: Iterable[str]) -> SearchSpec:
+    """A search's file with settings from the command line.
 
     Keys of `trial` that are set so count in every point of a table.
 
     Raises:
-        UserError: the file or a setting is at fault, or the data is missing.
+        UserError: the file or a setting is at fault.
     """
     values = read_settings(settings)
     if "trial" in values:
@@ -327,7 +338,7 @@ def read(path: Path, settings: Iterable[str]) -> SearchSpec:
             "--set trial: would replace all that the file says of its trials; set keys of it, such as trial.train.epochs=20"
         )
     content = {"address": jobs.default_address(), **with_values(read_yaml(path), values, SearchSpec)}
-    return settled(parse(set_by_hand(content, values)))
+    return parse(set_by_hand(content, values))
 
 
 def continued(content: Mapping[str, Any], settings: Iterable[str]) -> SearchSpec:

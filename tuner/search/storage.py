@@ -227,7 +227,8 @@ class _Mirror(InMemoryStorage):
             for trial in self._studies[study].trials[count:]:
                 del self._trial_id_to_study_id_and_number[trial._trial_id]
             del self._studies[study].trials[count:]
-            self._max_trial_id = max(self._trial_id_to_study_id_and_number, default=-1)
+            left = self._studies[study].trials
+            self._max_trial_id = left[-1]._trial_id if left else -1  # ids rise with the numbers
             self._prev_waiting_trial_number[study] = min(self._prev_waiting_trial_number[study], count)
             self._studies[study].system_attrs = system_attrs
             self._studies[study].param_distribution.clear()  # of drafts; a space may change the choices of a name

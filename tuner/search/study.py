@@ -16,9 +16,9 @@ from trainables.config.errors import UserError
 from tuner.plan import points
 from tuner.plan.space import Space
 from tuner.plan.spec import SearchSpec, require_same
-from tuner.search.samplers import base as samplers
 from tuner.search.collapse import collapsed
 from tuner.search.failures import alike
+from tuner.search.samplers import base as samplers
 from tuner.search.storage import Store, damaged
 
 Metrics = Mapping[str, Any]
@@ -70,6 +70,7 @@ class Study:
         sampler_of: SamplerOf = samplers.make,
     ):
         self.spec, self.space, self._sampler_of = spec, space, sampler_of
+        self._configs: dict[str, c.TrialConfig] = {}  # of the trials that were asked here and not told yet, by key
         self._store = Store(journal, "maximize" if spec.objective.mode == "max" else "minimize", reading)
         without = [trial.number for trial in self.trials() if not isinstance(trial.user_attrs.get("values"), dict)]
         if journal is not None and without:
@@ -118,8 +119,7 @@ class Study:
         number = len(self._store)
         if number >= self.spec.trials or self._store.exhausted:
             return None
-        known = self.space.known_good[number] if number < len(self.space.known_good) else None
-        with self._store.draft(self._sampler_of(self.spec, number), known) as draft:
+        with self._store.draft(self._sampler_of(self.spec, number), self._fixed(number)) as draft:
             try:
                 values, config = self.space.propose(draft.trial, self.spec.trial)
             except UserError as error:
@@ -129,7 +129,13 @@ class Study:
             attributes = {"values": values, "format": formats.FORMAT, "version": formats.version()}
             draft.commit(attributes, dict(record or {}))
         trial = self._store.trial(number)
+        self._configs[key_of(trial)] = config
         return Proposal(key_of(trial), values, config, points.label_of(self.spec, trial))
+
+    def _fixed(self, number: int) -> Mapping[str, Any] | None:
+        """What trial `number` takes as it is, by suggested name: a known good point; None where the sampler draws."""
+        assert self.space is not None
+        return self.space.known_good[number] if number < len(self.space.known_good) else None
 
     def interrupted(self) -> list[Proposal]:
         """Trials that were asked and not told: those of a driver that died, when no other one runs."""
@@ -190,7 +196,8 @@ class Study:
         numbers = {
             name: value for name, value in metrics.items() if name != "loss_curve"
         }  # the checkpoint has the curve
-        flat = collapsed(metrics, self.config_of(trial).encoder.projector.prototypes)
+        config = self._configs.pop(key, None) or self.config_of(trial)
+        flat = collapsed(metrics, config.encoder.projector.prototypes)
         for name, value in {**details, "metrics": numbers, "error": error, "collapsed": flat}.items():
             self._store.set_user_attribute(trial.number, name, value)
         value = metrics.get(self.spec.objective.metric)

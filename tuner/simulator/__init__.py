@@ -1,0 +1,1 @@
+"""The core of a search against recorded curves, in virtual time."""
