@@ -76,7 +76,9 @@ class Variant:
     @torch.no_grad()
     def tapped(self) -> torch.Tensor:
         """What the student hands to the teacher, in a step that is made in one pass."""
-        return self.learner.student(torch.cat([*self.batches[0].pictures.values()])).tapped
+        return self.learner.student(
+            torch.cat([*self.batches[0].pictures.values()]), self.learner.shards.layout()
+        ).tapped
 
     def step(self) -> None:
         self.learner.step(self.batches)
@@ -86,7 +88,7 @@ class Variant:
         teacher, step, run = self.learner.teacher, self.learner.step_index, self.learner.run
         teacher.update(step, run)
         teacher.begin(step, run)
-        self.learner.target(self.tapped, 2)
+        self.learner.target(self.tapped, self.learner.shards.mine, 2)
         teacher.commit(self.learner.group)
 
 

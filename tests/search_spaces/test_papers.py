@@ -16,6 +16,7 @@ from trainables.data import images as data
 from trainables.data.feed import labelled_images
 from trainables.learning.learner import Learner
 from trainables.networks.group import Group
+from trainables.running.resolve import resolved
 from tuner.commands import main as cli
 from tuner.plan import points, spec
 
@@ -166,6 +167,7 @@ def test_every_row_makes_a_step(path: Path, stepped: dict[str, float]) -> None:
         key = config.model_dump_json()
         if key not in stepped:
             images, bank = data.splits(config.data, "train", "bank")
+            config = resolved(config, bank.classes)
             learner = Learner(config, images.channels, len(images), Group(), bank.classes)
             order = images.order(config.seed, 0, "order")
             loss = learner.step(feed_of(learner, images, labelled_images(config, bank)).batches(order, 0, 0))
@@ -177,7 +179,7 @@ def test_the_random_encoder_does_not_move() -> None:
     """But its probe learns."""
     config = points.configs(spec.read(ROOM / "placement_table2.yaml", TOY))["random encoder"]
     images, bank = data.splits(config.data, "train", "bank")
-    learner = Learner(config, images.channels, len(images), Group(), bank.classes)
+    learner = Learner(resolved(config, bank.classes), images.channels, len(images), Group(), bank.classes)
     before = {name: parameter.clone() for name, parameter in learner.student.named_parameters()}
     for at in range(2):
         learner.step(feed_of(learner, images).batches(images.order(config.seed, 0, "order"), at, 0))

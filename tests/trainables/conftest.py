@@ -16,6 +16,7 @@ from trainables.config import trial as c
 from trainables.data import images as data
 from trainables.learning.learner import Learner
 from trainables.networks import group
+from trainables.running.resolve import resolved
 
 TINY: dict[str, Any] = {
     "encoder.name": "resnet10",
@@ -71,7 +72,7 @@ def natural() -> dict[str, Tensor]:
 @pytest.fixture(scope="session")
 def learner_of() -> Callable[[c.TrialConfig], Learner]:
     """Makes a configuration's Learner for the digits, alone in its group."""
-    return lambda config: Learner(config, 1, 64, group.Group(), 10)
+    return lambda config: Learner(resolved(config, 10), 1, 64, group.Group(), 10)
 
 
 @pytest.fixture

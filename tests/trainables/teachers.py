@@ -7,20 +7,18 @@ from trainables.config import trial as c
 from trainables.config.durations import Length
 from trainables.learning.teacher import Teacher
 from trainables.networks.encoders import build_parts
-from trainables.networks.norm import Shards
+from trainables.networks.norms.base import Shards
 
 TOTAL = Length(100, 10)
+SHARDS = Shards(4, 1, range(1))
+LAYOUT = SHARDS.layout()
 Numbers = dict[str, Tensor]
 
 
 def student_parts(seed: int = 0) -> nn.ModuleDict:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        parts = (
-            build_parts(c.Encoder(width=4, projector=c.Head(hidden=8, out=4)), 1, Shards(4, 1, range(1)))
-            .double()
-            .train()
-        )
+        parts = build_parts(c.Encoder(width=4, projector=c.Head(hidden=8, out=4)), 1, SHARDS).double().train()
         disturb(parts, seed)
     return parts
 

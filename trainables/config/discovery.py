@@ -1,10 +1,13 @@
 """Methods, data sets and evaluation protocols are files of a package, found by their names: to add one, add a file."""
 
+import ast
+import functools
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Kind = TypeVar("Kind")
 _ROOT = Path(__file__).parents[1]
@@ -32,3 +35,27 @@ def class_in(package: str, name: str, base: type[Kind]) -> type[Kind]:
 def load(package: str, name: str) -> ModuleType:
     """Returns the module `trainables.<package>.<name>`, whose name has been validated."""
     return importlib.import_module(f"trainables.{package}.{name}")
+
+
+def ordered(package: str, first: Sequence[str]) -> tuple[str, ...]:
+    """Names of the modules in `trainables.<package>`: those of `first` in that order, then all others, sorted."""
+    return tuple(sorted(names(package), key=lambda name: (first.index(name) if name in first else len(first), name)))
+
+
+@functools.cache
+def constant(package: str, name: str, key: str, default: Any) -> Any:
+    """The literal that a class of a module assigns to an annotated `key`, or `default` if none does. Reads the source without importing it.
+
+    For what a configuration must know of a file that imports torch.
+    """
+    source = _ROOT.joinpath(*package.split("."), f"{name}.py").read_text()
+    kinds = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+    for statement in (statement for kind in kinds for statement in kind.body):
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and statement.target.id == key
+            and statement.value is not None
+        ):
+            return ast.literal_eval(statement.value)
+    return default

@@ -1,10 +1,11 @@
 """Everything that can be chosen of a teacher: the section `teacher` of a TrialConfig. Needs no torch."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from trainables.config import discovery
 from trainables.config.errors import nearest
 from trainables.config.sections import Duration, Factor, Kind, Schedule, Section, Share
 
@@ -43,6 +44,13 @@ class Alpha(CosineShare):
     final: Share = 0.0
 
 
+NORMS = discovery.ordered("networks.norms", ("batch", "sync", "shuffle", "momentum", "eman"))
+if TYPE_CHECKING:
+    NormKind = str
+else:
+    NormKind = Literal[NORMS]
+
+
 class TeacherNorm(Section):
     """Whose batch-norm statistics the teacher uses, in training.
 
@@ -53,7 +61,7 @@ class TeacherNorm(Section):
 
     SHORT: ClassVar[str] = "kind"
 
-    kind: Literal["batch", "sync", "shuffle", "momentum", "eman"] = "batch"
+    kind: NormKind = "batch"
     """Whose statistics: of the shard, the batch, a shuffled shard, a shard and its history (Momentum BN), or averages of the student's."""
     alpha: Alpha = Alpha()
     variance: Literal["biased", "unbiased", "released"] = "biased"
@@ -62,6 +70,11 @@ class TeacherNorm(Section):
     """Of Momentum BN: whether each shard has a history of its own, or all share one."""
     warm_start: Duration = "0 steps"
     """How long eman follows the student's statistics exactly at first."""
+
+    @property
+    def looks_at_the_batch(self) -> bool:
+        """Whether a worker must run all its shards in one pass: what the norm's file says as WHOLE_BATCH."""
+        return bool(discovery.constant("networks.norms", self.kind, "WHOLE_BATCH", False))
 
 
 class Preserving(Schedule):

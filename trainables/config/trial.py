@@ -18,6 +18,7 @@ from trainables.config.encoder import Head as Head
 from trainables.config.encoder import RandAugment as RandAugment
 from trainables.config.errors import UserError, shown, shown_name
 from trainables.config.evaluation import Evaluation
+from trainables.config.monitor import MonitorInfo
 from trainables.config.sections import LearningRate as LearningRate
 from trainables.config.sections import Section, Seed
 from trainables.config.settings import flat, merged, validated, with_values
@@ -33,7 +34,13 @@ else:
     AnyMethod = Annotated[Union[chosen], Discriminator(lambda section: _name(section, "byol"))]  # noqa: UP007
 
 _KEY_WITH_VALUE = re.compile(r"(?<![\w.])(?:trial\.)?([a-z_]+(?:\.[a-z_0-9]+)+) = ")
-Monitor = Literal["distance", "statistics", "embedding", "gradients", "drift", "filters"]
+MONITORS = discovery.classes("learning.monitors", MonitorInfo)
+if TYPE_CHECKING:
+    Monitor = str
+else:
+    Monitor = Literal[
+        discovery.ordered("learning.monitors", ("distance", "statistics", "embedding", "gradients", "drift", "filters"))
+    ]
 Monitors = Annotated[tuple[Monitor, ...], AfterValidator(lambda names: tuple(dict.fromkeys(names)))]  # each once
 
 
@@ -106,10 +113,9 @@ class TrialConfig(Section):
             )
         if self.encoder.stem == "standard" and self.encoder.name in WIDE:
             raise ValueError(f"encoder.stem = standard: '{self.encoder.name}' is for small images")
+        for name in self.monitors:
+            MONITORS[name].check(self.encoder)
         head = self.encoder.projector
-        if "filters" in self.monitors and (head.hidden != 2 or head.layers == 1 or head.prototypes):
-            rule = f"so encoder.projector.hidden = {head.hidden} must be 2, with layers = {head.layers} at least 2 and without prototypes"
-            raise ValueError(f"monitors: filters are points in a plane, {rule}")
         if self.teacher.placement == ("fc1",) and head.layers == 1 and not head.prototypes:
             raise ValueError("teacher.placement: a projector of one layer is fc2 alone, so nothing would be averaged")
         return self
@@ -137,7 +143,7 @@ class TrialConfig(Section):
             not self.train.exact
             or self.method.looks_at_the_batch
             or self.encoder.norm == "sync"
-            or self.teacher.norm.kind in ("sync", "shuffle")
+            or self.teacher.norm.looks_at_the_batch
         )
 
     def plain(self) -> dict[str, Any]:

@@ -10,17 +10,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.config import equivalence, schedules
+from trainables.config import schedules
 from trainables.config import trial as c
 from trainables.data.feed import Batch
+from trainables.data.images import Images
 from trainables.data.pieces import Sight
 from trainables.learning import optim
+from trainables.learning.gradient_sum import GradientSum
 from trainables.learning.loss_curve import LossCurve
 from trainables.learning.methods.base import Method, Pass
+from trainables.learning.monitoring import Monitors
+from trainables.learning.monitors.base import Numbers, Watched
 from trainables.learning.teacher import Teacher
 from trainables.networks.encoders import Student, StudentOutput, build_parts, feature_width, mlp
 from trainables.networks.group import Group
-from trainables.networks.norm import KINDS, Shards, begin, commit, norms_of
+from trainables.networks.norm_kinds import KINDS
+from trainables.networks.norms.base import Layout, Shards, begin, commit
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
 
@@ -29,7 +34,7 @@ class Learner:
     """A student that learns from its teacher, on this worker's shards.
 
     Args:
-        config: of the trial.
+        config: of the trial, resolved (`trainables.running.resolve`). It never changes.
         channels: of the images.
         images: number of training images, which fixes the length of every schedule.
         group: the workers of the trial; methods that say so are collective.
@@ -37,9 +42,8 @@ class Learner:
     """
 
     def __init__(self, config: c.TrialConfig, channels: int, images: int, group: Group, classes: int = 0):
-        config = equivalence.scaled(config)
-        if config.method.CLASSIFIES:
-            config = c.changed(config.plain(), {"encoder.projector.out": classes})
+        assert config.train.base_batch in (None, config.train.batch_size), "the equivalence rule was not applied"
+        assert not config.method.CLASSIFIES or config.encoder.projector.out == classes, "the classes were not filled in"
         self.config, self.group = config, group
         self.dtype = DTYPES[config.train.precision]
         self.run = c.length(config, images)
@@ -57,24 +61,21 @@ class Learner:
         self.teacher = Teacher(config.teacher, self.student.parts, config.seed, other, self.run).train()
         self.student.tap = self.teacher.tap
         self.optimizer = optim.build(config.optim, self.student, config.online_probe.lr)
+        self.monitors = Monitors(config.monitors)
         self.step_index = 0
-        self.loss_sum = torch.zeros(
-            (), dtype=torch.float64, device=group.device
-        )  # of this worker's shards, since the epoch began
+        # of this worker's shards, since the epoch began
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=group.device)
         self.loss_curve = LossCurve(self.run, num_shards, group.device)
         self.projections: list[Tensor] = []  # of the last step, for each pass [sights, shards, samples, D]
-        self.output_gradients: dict[
-            str, Tensor
-        ] = {}  # of the last step of an epoch: largest absolute value for each part
-        self.remembered: dict[str, Tensor] = {}  # what the drift of the teacher is measured against
-        self._norms = norms_of(self.student)
-        self._targets: list[Tensor] = []  # of this step's passes, where the method's state depends on them
+        # the largest absolute gradient at the output of each part, in the last step of an epoch
+        self.output_gradients: dict[str, Tensor] = {}
+        self._targets: list[Tensor] = []  # of this step's passes, if the method's state depends on them
         self._gradients = GradientSum(
             [p for p in self.student.parameters() if p.requires_grad], exact=config.train.exact
         )
 
     def passes(self) -> list[range]:
-        """The shards of this worker as they go through the networks: one after another where the arithmetic is exact, else all at once."""
+        """The shards of each forward of this worker: one after another if the arithmetic is exact, else all in one pass."""
         mine = self.shards.mine
         return [mine] if self.config.joint else [range(shard, shard + 1) for shard in mine]
 
@@ -94,12 +95,12 @@ class Learner:
         )
         if early:
             self.teacher.update(step, self.run, self.group.rank)
-        begin(self._norms, 0.0)
+        begin(self.student.norms, 0.0)
         self.teacher.begin(step, self.run)
         loss_sum = torch.zeros_like(self.loss_sum)
         self.projections.clear()
         last = (step + 1) % self.run.per_epoch == 0
-        self.student.watch = self._watch_gradient if last and "gradients" in self.config.monitors else None
+        self.student.watch = self._watch_gradient if last and self.monitors.need_gradients else None
         self.output_gradients.clear()
         for shards, batch in zip(self.passes(), batches, strict=True):
             loss_sum += self._learn_from(shards, batch)
@@ -107,7 +108,7 @@ class Learner:
         for part in self.method.frozen(step, self.run):
             self.student.parts[part].zero_grad()  # to None, which optimisers pass over
         self.optimizer.step()
-        commit(self._norms, self.group)
+        commit(self.student.norms, self.group)
         self.teacher.commit(self.group)
         self._close_method()
         if not early:
@@ -119,20 +120,18 @@ class Learner:
 
     def _learn_from(self, shards: range, batch: Batch) -> Tensor:
         """Forward and backward of some shards; returns their sum of losses, in float64."""
-        self.shards.current = shards
         learnt, taught = self.method.student_sights, self.method.teacher_sights
         with self._autocast():
-            outputs = [self.student(pictures) for pictures in self._forwards(batch, learnt)]
-            target = self.target(self._tapped(batch, outputs), len(taught)) if taught else None
+            outputs = [self.student(pictures, layout) for pictures, layout in self._forwards(shards, batch, learnt)]
+            target = self.target(self._tapped(shards, batch, outputs), shards, len(taught)) if taught else None
         predictions, projections = (
             torch.cat(rows).to(self.dtype).unflatten(0, (len(learnt), -1))
             for rows in zip(*(o[:2] for o in outputs), strict=True)
         )
+        targets = projections[:0] if target is None else target.to(self.dtype).unflatten(0, (len(taught), -1))
         given = Pass(
             predictions,
-            projections[:0].detach()
-            if target is None
-            else target.detach().to(self.dtype).unflatten(0, (len(taught), -1)),
+            targets.detach(),
             bool(self.teacher.averaged),
             self.method_state,
             self.step_index,
@@ -140,73 +139,67 @@ class Learner:
             len(shards),
             shards.start * self.shards.size,
             batch.labels.get("labelled"),
-            self.everyone,
+            self.shards.everyone,
         )
         loss = self.method.loss(given).unflatten(0, (len(shards), -1)).mean(1).sum()
-        self._gradients.add(loss if self.student.probe is None else loss + self._probe_loss(batch, outputs))
+        self._gradients.add(loss if self.student.probe is None else loss + self._probe_loss(shards, batch, outputs))
         self.projections.append(projections.detach().unflatten(1, (len(shards), -1)))
         if self.method_state:
             self._targets.append(given.targets)
         return loss.detach().double()
 
-    def _probe_loss(self, batch: Batch, outputs: Sequence[StudentOutput]) -> Tensor:
-        """Cross entropy of the online probe over all that the student saw, a sum over the shards; pictures without a label add nothing."""
+    def _probe_loss(self, shards: range, batch: Batch, outputs: Sequence[StudentOutput]) -> Tensor:
+        """Cross entropy of the online probe over all that the student saw, summed over the shards. Pictures without a label add 0."""
         assert self.student.probe is not None
         sights = self.method.student_sights
-        labels = torch.cat([self._joined(batch.labels[piece.stream] for piece in sight).flatten() for sight in sights])
+        labels = torch.cat(
+            [_joined(shards, (batch.labels[piece.stream] for piece in sight)).flatten() for sight in sights]
+        )
         with self._autocast():
             logits = self.student.probe(torch.cat([output.features for output in outputs]))
         each = F.cross_entropy(logits.to(self.dtype), labels, ignore_index=-1, reduction="none")
-        return each.sum() * len(self.shards.current) / len(labels)
+        return each.sum() * len(shards) / len(labels)
 
-    def _joined(self, pieces: Iterable[Tensor]) -> Tensor:
-        """Samples of several pieces [n, ...] that share a sight: [shards, samples, ...]."""
-        return torch.cat([piece.unflatten(0, (len(self.shards.current), -1)) for piece in pieces], dim=1)
-
-    def _forwards(self, batch: Batch, sights: Sequence[Sight]) -> Iterator[Tensor]:
-        """Pictures [sights * shards * samples, C, H, W] of some sights, those of one size together."""
-        layout = torch.channels_last if self.config.train.channels_last else torch.contiguous_format
-        joined = [self._joined(batch.pictures[piece] for piece in sight) for sight in sights]
+    def _forwards(self, shards: range, batch: Batch, sights: Sequence[Sight]) -> Iterator[tuple[Tensor, Layout]]:
+        """The forwards of some sights, those of one size together: pictures [sights * shards * samples, C, H, W] and their layout."""
+        memory = torch.channels_last if self.config.train.channels_last else torch.contiguous_format
+        joined = [_joined(shards, (batch.pictures[piece] for piece in sight)) for sight in sights]
         for shape, alike in groupby(joined, key=lambda pictures: pictures.shape):
-            self.shards.samples = shape[1]
-            yield torch.cat(list(alike)).flatten(0, 1).contiguous(memory_format=layout)
+            pictures = torch.cat(list(alike)).flatten(0, 1).contiguous(memory_format=memory)
+            yield pictures, self.shards.layout(shards, shape[1])
 
-    def _tapped(self, batch: Batch, outputs: Sequence[StudentOutput]) -> Tensor:
-        """What the teacher takes, [its sights * shards * samples, ...]; what the student saw too is not computed again."""
+    def _tapped(self, shards: range, batch: Batch, outputs: Sequence[StudentOutput]) -> Tensor:
+        """The teacher's input, [its sights * shards * samples, ...]. What the student computed is not computed again."""
         learnt, taught = self.method.student_sights, self.method.teacher_sights
         if learnt == taught and len(outputs) == 1:
             return outputs[0].tapped
         if set(taught) <= set(learnt):
             samples = sum(len(output.tapped) for output in outputs) // len(learnt)
-            seen = dict(
-                zip(learnt, (tapped for output in outputs for tapped in output.tapped.split(samples)), strict=True)
-            )
+            pieces = (tapped for output in outputs for tapped in output.tapped.split(samples))
+            seen = dict(zip(learnt, pieces, strict=True))
             return torch.cat([seen[sight] for sight in taught])
-        (pictures,) = self._forwards(batch, taught)
-        return self.student.shared(pictures)
-
-    def everyone(self, rows: Tensor) -> Tensor:
-        """[V, samples of this worker, D], ordered by shard -> [V, samples of all workers, D], with gradient. Collective."""
-        of_a_shard = rows.shape[1] // len(self.shards.mine)
-        counts = [shards * of_a_shard for shards in self.shards.counts]
-        return (
-            self.group.gather(rows.transpose(0, 1), counts).transpose(0, 1).contiguous()
-        )  # sums over it go in one order for any number
+        ((pictures, layout),) = self._forwards(shards, batch, taught)
+        return self.student.shared(pictures, layout)
 
     def _close_method(self) -> None:
         """Brings the teacher's outputs of the whole batch into the method's state. Collective."""
         if self.method_state:
             self.method.close(
-                self.method_state, self.everyone(torch.cat(self._targets, dim=1)), self.step_index, self.run
+                self.method_state, self.shards.everyone(torch.cat(self._targets, dim=1)), self.step_index, self.run
             )
             self._targets.clear()
 
-    def target(self, tapped: Tensor, sights: int) -> Tensor:
-        """The teacher's projections [sights * samples, out] of what the student tapped. Collective where the norm is."""
-        self.shards.samples = len(tapped) // (sights * len(self.shards.current))
-        if self.config.teacher.norm.kind == "shuffle":
+    def target(self, tapped: Tensor, shards: range, sights: int) -> Tensor:
+        """The teacher's projections [sights * samples, out] of what the student tapped. Collective if the norm is.
+
+        Args:
+            tapped: of all samples, [sights * samples, ...].
+            shards: that the samples are of.
+            sights: how many there are.
+        """
+        if self.teacher.shuffles:
             return self.teacher.shuffled(tapped, sights, self.step_index, self.shards)
-        return self.teacher(tapped)
+        return self.teacher(tapped, self.shards.layout(shards, len(tapped) // (sights * len(shards))))
 
     def _watch_gradient(self, part: str, output: Tensor) -> None:
         """Notes the largest gradient that reaches the output of a part, over this worker's passes."""
@@ -234,10 +227,9 @@ class Learner:
         return total
 
     def close_epoch(self) -> dict[str, float]:
-        """Mean loss since the epoch began, and what the monitors and schedules say of its last step. Collective; starts the next sum."""
-        loss, spread = self.group.sum(
-            torch.stack([self.loss_sum, self.spread_sum()])
-        ).tolist()  # divided later, so that sums stay exact
+        """Mean loss since the epoch began, and the values of its last step. Collective; starts the next sum."""
+        # divided after the sum, so that sums stay exact
+        loss, spread = self.group.sum(torch.stack([self.loss_sum, self.spread_sum()])).tolist()
         self.loss_sum.zero_()
         self.loss_curve.close_epoch(self.step_index, self.group)
         step, run = self.step_index - 1, self.run
@@ -251,6 +243,14 @@ class Learner:
             "lr": schedules.at(self.config.optim.lr, step, run),
             "weight_decay": schedules.at(self.config.optim.weight_decay, step, run),
         }
+
+    def watched(self) -> Watched:
+        """What monitors see, after the last step of an epoch."""
+        return Watched(self.student, self.teacher, self.shards, self.dtype, self.projections, self.output_gradients)
+
+    def watch(self, validation: Images) -> Numbers:
+        """The numbers of the trial's monitors, after the last step of an epoch. Collective."""
+        return self.monitors.measure(self.watched(), validation)
 
     def network(self, which: str) -> nn.ModuleDict:
         """The parts of the "student" or of the "teacher". Collective, since Momentum BN's history is gathered."""
@@ -271,7 +271,7 @@ class Learner:
                 for slot, value in self.optimizer.state[parameter].items()
                 if value is not None
             }
-        tensors |= {f"remembered.{name}": tensor for name, tensor in self.remembered.items()}
+        tensors |= self.monitors.state_dict()
         if self._teachers_differ:
             for name, tensor in self.teacher.own_state().items():
                 for rank, one in enumerate(self.group.join(tensor[None], [1] * self.group.size)):
@@ -320,10 +320,7 @@ class Learner:
                 self.optimizer.state[parameter] = {
                     slot: torch.empty_like(parameter).copy_(value) for slot, value in slots.items()
                 }
-        prefix = "remembered."
-        self.remembered = {
-            k.removeprefix(prefix): v.to(self.group.device) for k, v in tensors.items() if k.startswith(prefix)
-        }
+        self.monitors.load_state_dict(tensors, self.group.device)
         self.step_index = values["step"]
         self.loss_sum.fill_(sums[self.group.rank] if same_workers else sum(sums) * (self.group.rank == 0))
         self.loss_curve.restore(values.get("loss_windows"), values.get("loss_points", []), self.step_index, self.group)
@@ -357,38 +354,6 @@ class Learner:
         return torch.autocast(self.group.device.type, dtype=torch.bfloat16)
 
 
-class GradientSum:
-    """Gradients of a sum of losses that come in passes and from several workers, put into `parameter.grad` as one mean.
-
-    With `exact`, sums are taken in float64: a sum of float32 gradients is then free of rounding, whatever its order, unless they differ by
-    more than 2^29 in size. So the mean is the same bits for any number of workers. Without, they are taken in the parameters' own type.
-    """
-
-    def __init__(self, parameters: list[nn.Parameter], exact: bool):
-        self.parameters = parameters
-        first = parameters[0]
-        self._sum = torch.zeros(
-            sum(p.numel() for p in parameters), dtype=torch.float64 if exact else first.dtype, device=first.device
-        )
-        self._mean = torch.zeros_like(self._sum, dtype=first.dtype)
-        pieces = self._mean.split([p.numel() for p in parameters])
-        self._grads = [piece.as_strided(p.shape, p.stride()) for piece, p in zip(pieces, parameters, strict=True)]
-
-    def add(self, loss: Tensor) -> None:
-        """Adds the gradient of a loss."""
-        found = torch.autograd.grad(loss, self.parameters)
-        self._sum += torch.cat([_in_memory_order(g, p) for g, p in zip(found, self.parameters, strict=True)])
-
-    def close(self, group: Group, count: int) -> None:
-        """Sums over the workers, divides by `count`, hands the result to the parameters and starts anew. Collective."""
-        self._mean.copy_(group.sum(self._sum).div_(count))
-        self._sum.zero_()
-        for parameter, grad in zip(self.parameters, self._grads, strict=True):
-            parameter.grad = grad
-
-
-def _in_memory_order(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """A gradient as a vector, in the order in which the parameter lies in memory."""
-    if gradient.stride() != parameter.stride():
-        gradient = torch.empty_like(parameter).copy_(gradient)
-    return gradient.as_strided((gradient.numel(),), (1,))
+def _joined(shards: range, pieces: Iterable[Tensor]) -> Tensor:
+    """Samples of several pieces [n, ...] that share a sight, by shard: [shards, samples, ...]."""
+    return torch.cat([piece.unflatten(0, (len(shards), -1)) for piece in pieces], dim=1)

@@ -1,4 +1,4 @@
-"""The teacher: which parts of the encoder have an averaged copy, how they are averaged, and what becomes of their statistics."""
+"""The teacher: an average of past students over some parts of the encoder, with norm statistics of its own."""
 
 import torch
 from torch import Tensor, nn
@@ -10,37 +10,29 @@ from trainables.data import keyed
 from trainables.learning import smoothing
 from trainables.networks.encoders import run_parts
 from trainables.networks.group import Group
-from trainables.networks.norm import (
-    EmanNorm,
-    MomentumNorm,
-    Norm,
-    Shards,
-    begin,
-    commit,
-    convert,
-    gather_history,
-    norms_of,
-)
+from trainables.networks.norm_kinds import KINDS, convert
+from trainables.networks.norms.base import Layout, Norm, Shards, begin, commit, gather, laid_out, norms_of
 
 
 class Teacher(nn.Module):
     """An average of past students over the parts in `config.placement` (EMA placement); all other parts are shared with the student.
 
-    Parts before the first averaged one are not run again: the student's activations are reused. Parts behind it that are not averaged
-    run here with the student's own tensors, but with buffers of the teacher. Nothing here needs a gradient.
+    The parts before the first averaged one do not run again: the student's activations are reused. Later parts that are not averaged run
+    with the student's parameters and the teacher's buffers. Nothing here needs a gradient.
 
     Attributes:
-        parts: those that run here.
-        tap: the last part of the shared prefix, None where the teacher starts from the images.
+        parts: the parts that the teacher runs.
+        tap: the last part of the shared prefix; None if the teacher starts from the images.
+        shuffles: whether forwards are those of Shuffle BN, see `shuffled`.
         averaged: the averaged parameters by part.
-        norm_pairs: the part's name, each norm that runs here, and the student's in its place.
+        norm_pairs: for each norm of `parts` the name of its part, the norm itself and the student's norm in its place.
 
     Args:
         config: momentum, smoothing, placement and norm.
         student: the student's parts; the teacher starts as an exact copy, buffers included.
-        seed: key of the masks of Spatial Ensemble and of Shuffle BN's order, together with the step.
-        other: parts with other random weights, for a `first_copy` that is masked.
-        run: length of the run, which that copy's p depends on.
+        seed: together with the step it keys the masks of Spatial Ensemble and the order of Shuffle BN.
+        other: parts with other random weights, for a masked `first_copy`.
+        run: length of the run, for the preserving probability of a masked `first_copy`.
     """
 
     def __init__(
@@ -53,6 +45,7 @@ class Teacher(nn.Module):
     ):
         super().__init__()
         self.config, self.seed = config, seed
+        self.shuffles = KINDS[config.norm.kind].SHUFFLES
         names = list(student)
         averaged = [name for name in names if name in config.placement]
         executed = names[names.index(averaged[0]) :] if averaged else []
@@ -70,13 +63,12 @@ class Teacher(nn.Module):
             for pair in zip(norms_of(self.parts[name]), norms_of(student[name]), strict=True)
         ]
         for norm in self._norms:
-            if isinstance(norm, MomentumNorm):
-                norm.variance, norm.shared = config.norm.variance, config.norm.history == "shared"
+            norm.configure(config.norm)
         if other is not None:
             self._mask_first_copy(other, run)
 
     def momentum(self, step: int, run: Length, part: str | None = None) -> float:
-        """Keep-rate at a step, of a part where it is named."""
+        """Keep-rate at a step, of one part if it is named."""
         return schedules.at(self.config.momentum_of(part), step, run)
 
     def alpha(self, step: int, run: Length) -> float:
@@ -96,46 +88,51 @@ class Teacher(nn.Module):
         Args:
             step: 0-based index of the step.
             run: length of the run.
-            rank: of this worker; matters only where each worker has masks of its own.
+            rank: of this worker; matters only if each worker has masks of its own.
         """
         p, shares = self.p(step, run), {name: 1 - self.momentum(step, run, name) for name in self.averaged}
-        self._blend(
-            p, shares, (self.seed, "mask", step, *([rank] if self.config.smoothing.masks == "per_worker" else []))
-        )
+        of_worker = [rank] if self.config.smoothing.masks == "per_worker" else []
+        self._blend(p, shares, (self.seed, "mask", step, *of_worker))
         own: list[Tensor] = []
         students: list[Tensor] = []
         moves: list[float] = []
         warm = step < steps_in(self.config.norm.warm_start, run)
         for name, norm, source in self.norm_pairs:
-            if isinstance(norm, EmanNorm):  # with the mean keep-rate of the parameters; masks do not touch statistics
+            if norm.FOLLOWS_STUDENT:  # with the mean keep-rate of the parameters; masks do not touch statistics
                 own += [norm.running_mean, norm.running_var]
                 students += [source.running_mean, source.running_var]
                 moves += [1.0 if warm or name not in shares else (1 - p) * shares[name]] * 2
         smoothing.blend(own, students, moves)
 
     @torch.no_grad()
-    def forward(self, tapped: Tensor) -> Tensor:
-        """What the student tapped -> the teacher's projection [N, out]."""
-        return run_parts(self.parts, tapped)
+    def forward(self, tapped: Tensor, layout: Layout) -> Tensor:
+        """The projections [N, out] of N tapped samples of a layout."""
+        with laid_out(self._norms, layout):
+            return run_parts(self.parts, tapped)
 
     @torch.no_grad()
     def shuffled(self, tapped: Tensor, views: int, step: int, shards: Shards) -> Tensor:
-        """The forward of Shuffle BN: samples change places across the shards of a batch, view by view, and go back afterwards. Collective.
+        """The forward of Shuffle BN. Collective.
+
+        Samples change places across the shards of the batch, view by view, and their outputs go back afterwards.
 
         Args:
             tapped: of this worker's samples, [views * samples, ...].
-            views: how many views it holds.
+            views: number of views.
             step: key of the order.
-            shards: of the trial.
+            shards: of the trial; a forward is about all shards of a worker.
+
+        Returns:
+            The projections [views * samples, out] of this worker's samples, in their order.
         """
-        group = shards.group
-        counts = [count * shards.samples for count in shards.counts]
+        group, layout = shards.group, shards.layout(samples=len(tapped) // (views * len(shards.mine)))
+        counts = [count * layout.samples for count in shards.counts]
         batch, first = sum(counts), sum(counts[: group.rank])
         mine = slice(first, first + counts[group.rank])
         orders = [keyed.permutation(batch, self.seed, "shuffle", step, view).to(tapped.device) for view in range(views)]
         everything = [group.join(view, counts) for view in tapped.chunk(views)]
         moved = torch.cat([view[order[mine]] for view, order in zip(everything, orders, strict=True)])
-        output = self(torch.empty_like(tapped).copy_(moved))  # in its memory format
+        output = self(torch.empty_like(tapped).copy_(moved), layout)  # copied into the memory format of `tapped`
         outputs = [group.join(view, counts) for view in output.chunk(views)]
         return torch.cat([view[order.argsort()[mine]] for view, order in zip(outputs, orders, strict=True)])
 
@@ -144,12 +141,12 @@ class Teacher(nn.Module):
         begin(self._norms, self.alpha(step, run))
 
     def commit(self, group: Group) -> None:
-        """Closes the statistics of a step, once all its views went through. Collective."""
+        """Closes the statistics of a step, after all its forwards. Collective."""
         commit(self._norms, group)
 
     def gather(self, group: Group) -> None:
-        """Makes the buffers complete on every worker, for a checkpoint or an evaluation. Collective."""
-        gather_history(self._norms, group)
+        """Makes the buffers complete on every worker, before a checkpoint or an evaluation. Collective."""
+        gather(self._norms, group)
 
     def encoder(self, student: nn.ModuleDict) -> nn.ModuleDict:
         """All parts of the teacher's network, the shared prefix included."""
@@ -157,7 +154,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def distance(self, part: str | None = None) -> float:
-        """|teacher - student| / |student| over the averaged parameters, of one part where it is named; 0 where there are none."""
+        """|teacher - student| / |student| over the averaged parameters, of one part if it is named; 0 if there are none."""
         names = [part] if part else list(self.averaged)
         own, students = (self._tensors(side, names) for side in (self.averaged, self._students))
         if not own:
@@ -167,7 +164,7 @@ class Teacher(nn.Module):
         return (torch.stack(apart).norm() / torch.stack(whole).norm()).item()
 
     def own_state(self) -> dict[str, Tensor]:
-        """Averaged parameters and all buffers, by name: what a checkpoint holds. Shared tensors are the student's to save."""
+        """Averaged parameters and all buffers by name, for checkpoints. The student saves the shared parameters."""
         borrowed = [name for name in self.parts if name not in self.averaged]
         shared = {f"{name}.{key}" for name in borrowed for key, _ in self.parts[name].named_parameters()}
         return {key: tensor for key, tensor in self.parts.state_dict().items() if key not in shared}
@@ -189,14 +186,14 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def _mask_first_copy(self, other: nn.ModuleDict, run: Length) -> None:
-        """The released code's habit: from another initialisation, only what its first mask lets through is copied."""
+        """Copies the student through a mask into another initialisation, as the released code of Spatial Ensemble does."""
         for name, tensors in self.averaged.items():
             for tensor, fresh in zip(tensors, other[name].parameters(), strict=True):
                 tensor.copy_(fresh)
         self._blend(self.p(0, run), dict.fromkeys(self.averaged, 1.0), (self.seed, "first copy"))
 
     def _share(self, student: nn.ModuleDict, averaged: list[str]) -> None:
-        """Parts that run here but are not averaged use the student's tensors themselves, without their gradients."""
+        """Puts the student's tensors, without their gradients, into the parts that run here but are not averaged."""
         for name in self.parts:
             if name not in averaged:
                 for key, tensor in student[name].named_parameters():

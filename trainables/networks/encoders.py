@@ -14,7 +14,8 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from trainables.config.teacher import PROJECTOR
 from trainables.config.trial import Encoder, Head
-from trainables.networks.norm import EPS, KINDS, RUNNING_SHARE, Norm, Shards, norms_of
+from trainables.networks.norm_kinds import KINDS
+from trainables.networks.norms.base import EPS, RUNNING_SHARE, Layout, Norm, Shards, laid_out, norms_of
 
 DEPTHS = {
     "resnet10": (BasicBlock, (1, 1, 1, 1)),
@@ -29,9 +30,9 @@ SLOPE = 0.1  # of a Wide ResNet's leaky ReLU, as in FixMatch
 
 
 def build_parts(config: Encoder, channels: int, shards: Shards) -> nn.ModuleDict:
-    """The parts of an encoder, in order; each takes what the one before it returns.
+    """The parts of an encoder, in order; each takes the output of the one before it.
 
-    Images [N, channels, H, W] become the last block's pooled features [N, F] and the projector's output [N, out].
+    Images [N, channels, H, W] become the last block's pooled features [N, F] and then the projector's output [N, out].
     """
     norm = partial(KINDS[config.norm], shards=shards)
     backbone, features = (_wide_resnet if config.name in WIDENINGS else _resnet)(config, channels, norm)
@@ -49,7 +50,7 @@ def build_parts(config: Encoder, channels: int, shards: Shards) -> nn.ModuleDict
 
 
 def mlp(inputs: int, head: Head, norm: NormFactory) -> nn.Sequential:
-    """Linear layers, between them a norm and an activation: projectors and predictors."""
+    """Linear layers with a norm and an activation between them: projectors and predictors."""
     widths = [inputs, *[head.hidden] * (head.layers - 1), head.out]
     layers: list[nn.Module] = []
     for index, (before, after) in enumerate(pairwise(widths), start=1):
@@ -63,7 +64,7 @@ def mlp(inputs: int, head: Head, norm: NormFactory) -> nn.Sequential:
         layers[-1].requires_grad_(False)  # the last norm has no weights to learn
     if head.prototypes:
         for layer in layers:
-            if isinstance(layer, nn.Linear):  # so small that an image's place is its own from the start, as in DINO
+            if isinstance(layer, nn.Linear):  # small weights tell images apart from the start, as in DINO
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
@@ -85,7 +86,7 @@ class Prototypes(nn.Module):
 
 
 def _split(projector: nn.Sequential) -> tuple[nn.Sequential, nn.Sequential]:
-    """A projector up to its last layer, and that layer: the two parts that may have averaged copies of their own."""
+    """A projector up to its last layer, and that layer. Each of the two parts may have an averaged copy."""
     layers = list(projector)
     last = max(index for index, layer in enumerate(layers) if isinstance(layer, nn.Linear | Prototypes))
     return nn.Sequential(*layers[:last]), nn.Sequential(*layers[last:])
@@ -98,14 +99,14 @@ def feature_width(parts: nn.ModuleDict) -> int:
 
 
 def run_parts(parts: nn.ModuleDict, x: Tensor) -> Tensor:
-    """`x` through the parts, one after another."""
+    """Runs the parts one after another. In training mode their norms need a layout, see `laid_out`."""
     for part in parts.values():
         x = part(x)
     return x
 
 
 def backbone_of(parts: nn.ModuleDict, feature_norm: bool = True) -> nn.ModuleDict:
-    """The parts before the projector; where they end with a feature norm (BN1), with it or without."""
+    """The parts before the projector. A feature norm at their end (BN1) is left out unless `feature_norm` is true."""
     backbone = nn.ModuleDict({name: part for name, part in parts.items() if name not in PROJECTOR})
     if not feature_norm:
         *_, last = backbone
@@ -116,9 +117,12 @@ def backbone_of(parts: nn.ModuleDict, feature_norm: bool = True) -> nn.ModuleDic
 
 
 class StudentOutput(NamedTuple):
-    """What a student returns for a batch of N images: `prediction` and `projection` [N, out], and, without their gradient, the input of the
+    """What a student returns for N images.
 
-    teacher and the backbone's `features` [N, F].
+    prediction: of the predictor, or the projection where the method has none, [N, out].
+    projection: of the projector, [N, out].
+    tapped: the input of the teacher, without gradient.
+    features: of the backbone, without gradient, [N, F].
     """
 
     prediction: Tensor
@@ -128,10 +132,10 @@ class StudentOutput(NamedTuple):
 
 
 class Student(nn.Module):
-    """The trained network: the encoder's parts, the predictor where the method has one, and an online probe where one is wanted.
+    """The trained network: the encoder's parts, a predictor if the method has one, and an online probe if the trial has one.
 
-    `tap` names the last part that the teacher shares with the student, from the input on: what it returns is handed to the teacher, so
-    that a shared prefix is computed once. None hands over the images.
+    `tap` names the last part of the prefix that the teacher shares with the student. The student hands the output of that part to the
+    teacher, so that a shared prefix is computed once. With `tap` None it hands over the images.
     """
 
     def __init__(
@@ -139,38 +143,45 @@ class Student(nn.Module):
     ):
         super().__init__()
         self.parts, self.predictor, self.tap, self.probe = parts, predictor, tap, probe
-        self.watch: Callable[[str, Tensor], None] | None = None  # is shown what each part returns
+        self.norms = norms_of(self)
+        self.watch: Callable[[str, Tensor], None] | None = None  # receives the name and the output of each part
 
     @torch.no_grad()
-    def shared(self, x: Tensor) -> Tensor:
-        """What the teacher takes for images that the student does not learn from: the shared prefix, which leaves no trace in its norms."""
+    def shared(self, x: Tensor, layout: Layout) -> Tensor:
+        """The shared prefix of images that the student does not learn from. Leaves nothing pending in its norms."""
         if self.tap is None:
             return x
-        for name, part in self.parts.items():
-            norms = norms_of(part)
-            pending = [list(norm.pending) for norm in norms]
-            x = part(x)
-            for norm, before in zip(norms, pending, strict=True):
-                norm.pending = before
-            if name == self.tap:
-                break
+        with laid_out(self.norms, layout):
+            for name, part in self.parts.items():
+                norms = norms_of(part)
+                pending = [list(norm.pending) for norm in norms]
+                x = part(x)
+                for norm, before in zip(norms, pending, strict=True):
+                    norm.pending = before
+                if name == self.tap:
+                    break
         return x
 
-    def forward(self, x: Tensor) -> StudentOutput:
+    def forward(self, x: Tensor, layout: Layout) -> StudentOutput:
+        """Images [views * shards * samples, C, H, W] of a layout, through all parts and the predictor."""
         tapped = features = x
-        for name, part in self.parts.items():
-            if name == PROJECTOR[0]:
-                features = x.detach()
-            x = part(x)
-            if self.watch is not None:
-                self.watch(name, x)
-            if name == self.tap:
-                tapped = x.detach()
-        return StudentOutput(x if self.predictor is None else self.predictor(x), x, tapped, features)
+        with laid_out(self.norms, layout):
+            for name, part in self.parts.items():
+                if name == PROJECTOR[0]:
+                    features = x.detach()
+                x = part(x)
+                if self.watch is not None:
+                    self.watch(name, x)
+                if name == self.tap:
+                    tapped = x.detach()
+            return StudentOutput(x if self.predictor is None else self.predictor(x), x, tapped, features)
 
 
 class WideBlock(nn.Module):
-    """Two 3 x 3 convolutions behind their norms (Zagoruyko and Komodakis 2016, "basic"); where the shape changes, so does the shortcut."""
+    """Two 3 x 3 convolutions, each behind its norm (Zagoruyko and Komodakis 2016, "basic").
+
+    Where the shape changes, the shortcut is a convolution too.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int, norm: NormFactory):
         super().__init__()
@@ -188,7 +199,7 @@ class WideBlock(nn.Module):
 
 
 def _wide_resnet(config: Encoder, channels: int, norm: NormFactory) -> tuple[dict[str, nn.Sequential], int]:
-    """Parts of a Wide ResNet of depth 28 up to the pooling, the last norm included, and the width of its features (FixMatch's encoder)."""
+    """Parts of FixMatch's Wide ResNet of depth 28, up to its last norm, and the width of its features."""
     width = config.width or 16
     parts = {"conv1": nn.Sequential(nn.Conv2d(channels, width, 3, padding=1, bias=False))}
     inputs = width
@@ -205,7 +216,7 @@ def _wide_resnet(config: Encoder, channels: int, norm: NormFactory) -> tuple[dic
 
 
 def unlike_torchvision(config: Encoder) -> str | None:
-    """Why an encoder's backbone is none of torchvision's, so that `plain_resnet_state` would fit nothing; None where it is."""
+    """Why `plain_resnet_state` of this encoder fits none of torchvision's ResNets; None if it fits."""
     if config.name in WIDENINGS:
         return f"torchvision has no {config.name}"
     return (
@@ -216,7 +227,7 @@ def unlike_torchvision(config: Encoder) -> str | None:
 
 
 class PlainNorm(_BatchNorm):
-    """torch's batch norm, of 1d and 2d inputs alike."""
+    """torch's batch norm for 1d and 2d inputs."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass
@@ -224,23 +235,22 @@ class PlainNorm(_BatchNorm):
 
 @torch.no_grad()
 def plain(module: nn.Module) -> nn.Module:
-    """A copy of `module` with torch's batch norms, whose running statistics are those that an evaluation uses. All of it can be trained."""
+    """A copy of `module` with torch's batch norms. They get the statistics that an evaluation uses. All parameters can be trained."""
     module = copy.deepcopy(module)
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if isinstance(child, Norm):
                 norm = PlainNorm(len(child.weight), eps=EPS, momentum=RUNNING_SHARE).to(child.weight)
-                given = (child.weight, child.bias, *child.evaluation_statistics())
-                for own, value in zip(
-                    (*norm.parameters(), *norm.buffers()), given, strict=False
-                ):  # the counter begins at 0
-                    own.copy_(value)
+                sources = (child.weight, child.bias, *child.evaluation_statistics())
+                targets = (*norm.parameters(), *norm.buffers())
+                for target, source in zip(targets, sources, strict=False):  # torch's counter of batches stays 0
+                    target.copy_(source)
                 setattr(parent, name, norm)
     return module.requires_grad_(True)
 
 
 def plain_resnet_state(parts: nn.ModuleDict) -> dict[str, Tensor]:
-    """The backbone under torchvision's names, its norms as plain batch norms with the statistics that an evaluation uses.
+    """The backbone's state under torchvision's names. Its norms are plain batch norms with the statistics that an evaluation uses.
 
     Loads with `strict=True` into the torchvision ResNet of that depth with `fc = Identity()`, if width is 64 and the stem standard.
     """

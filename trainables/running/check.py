@@ -18,19 +18,20 @@ from trainables.data.check import check_data
 from trainables.data.feed import Feed, labelled_images
 from trainables.learning.learner import Learner
 from trainables.networks.group import Group
+from trainables.running.resolve import resolved
 
 TOLERANCE = {"fp32": 1e-4, "fp64": 1e-9}
 
 
 def loss_curves(configs: Sequence[c.TrialConfig], workers: int, steps: int) -> torch.Tensor:
-    """Loss of the whole batch in each of the first steps of each trial, float64 [configs, steps], on so many processes."""
+    """Loss of the whole batch in each of the first steps of each trial, on some number of processes: float64 [configs, steps]."""
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_worker, (configs, workers, steps, folder), nprocs=workers)
         return torch.load(f"{folder}/losses", weights_only=True)
 
 
 def differences(configs: Sequence[c.TrialConfig], workers: Sequence[int], steps: int) -> dict[int, list[float]]:
-    """For each number of workers and each trial, the largest relative difference of its loss curve from that on `workers[0]`."""
+    """The largest relative difference of each trial's loss curve from that on `workers[0]` processes, by number of workers."""
     curves = {count: loss_curves(configs, count, steps) for count in workers}
     first = curves[workers[0]]
     return {count: ((curve - first).abs() / first.abs()).amax(1).tolist() for count, curve in curves.items()}
@@ -42,9 +43,8 @@ def _worker(rank: int, configs: Sequence[c.TrialConfig], workers: int, steps: in
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=workers)
     group = Group(rank, workers)
     losses = torch.stack([_losses(config, group, steps) for config in configs])
-    group.sum(losses).div_(
-        torch.tensor([[config.train.num_shards] for config in configs])
-    )  # once summed, or this would round on its own
+    # divided after the sum, because the division rounds
+    group.sum(losses).div_(torch.tensor([[config.train.num_shards] for config in configs]))
     if rank == 0:
         torch.save(losses, f"{folder}/losses")
     if workers > 1:
@@ -52,11 +52,12 @@ def _worker(rank: int, configs: Sequence[c.TrialConfig], workers: int, steps: in
 
 
 def _losses(config: c.TrialConfig, group: Group, steps: int) -> torch.Tensor:
-    """Sum of the losses of this worker's shards, in each step."""
+    """Sum of the losses of this worker's shards in each step."""
     train, bank = data.splits(config.data, "train", "bank")
+    config = resolved(config, bank.classes)
     learner = Learner(config, train.channels, len(train), group, bank.classes)
     labelled = labelled_images(config, bank)
-    feed = Feed(learner.config, train, labelled, learner.passes(), group.device, learner.dtype)
+    feed = Feed(config, train, labelled, learner.passes(), group.device, learner.dtype)
     losses = torch.zeros(steps, dtype=torch.float64)
     for step in range(steps):
         epoch, at = divmod(step, learner.run.per_epoch)
@@ -66,7 +67,7 @@ def _losses(config: c.TrialConfig, group: Group, steps: int) -> torch.Tensor:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """A row for each precision, teacher norm and number of workers, against the first; exit status 1 where one exceeds its tolerance."""
+    """Prints a row for each precision, teacher norm and number of workers. Exit status 1 if a difference exceeds its tolerance."""
     parser = argparse.ArgumentParser(prog="python -m trainables.running.check", description=__doc__)
     parser.add_argument("config", type=Path, help="a TrialConfig in YAML")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key")

@@ -146,9 +146,9 @@ def _scored(
 ) -> tuple[dict[str, Any], Any]:
     """The scores of a checkpoint with all that they depend on, and its subject."""
     from trainables.networks.group import Group, default_device
-    from trainables.running import fit as train
+    from trainables.running import scoring
 
-    scores, subject, learner = train.evaluate(found, split, protocols, changes, Group(device=default_device()))
+    scores, subject, learner = scoring.evaluate(found, split, protocols, changes, Group(device=default_device()))
     config = subject.config
     counted = dict.fromkeys(used for name in protocols for used in (name, *PROTOCOLS[name].USES))
     facts = {

@@ -54,19 +54,8 @@ OTHERS = {
         "Spread of the last batch's embeddings: about 1 where they fill the sphere, 0 where they collapse.",
     ),
 }
-MONITORS = {  # by the first part of their names
-    "distance": Tag("teacher/distance", "|teacher - student| / |student| of a part."),
-    "statistics": Tag(
-        "teacher/statistics",
-        "Mismatch of the norms, teacher against student: means in standard deviations, |log| of variances.",
-    ),
-    "drift": Tag("teacher/drift", "Mean squared change of the teacher since the last evaluated epoch."),
-    "embedding": Tag(
-        "student/embedding", "Of the last batch's projections: effective rank in dimensions, alignment, uniformity."
-    ),
-    "gradient": Tag("student/gradient", "Largest |dL / d output| of a part in the epoch's last step."),
-    "filter/student": Tag("student/filter", "A row of the projector's last layer, as a point in a plane."),
-    "filter/teacher": Tag("teacher/filter", "A row of the projector's last layer, as a point in a plane."),
+MONITORS = {  # by the first part of their names; the monitors' files have them
+    kind: Tag(*curve) for monitor in c.MONITORS.values() for kind, curve in monitor.CURVES.items()
 }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from trainables.data import progress
-from trainables.running import checkpoint
+from trainables.running import checkpoint, scoring
 from trainables.running import fit as train
 
 
@@ -56,6 +56,6 @@ def test_every_long_protocol_says_where_it_is(tiny, tmp_path: Path):
     found, told = checkpoint.newest(tmp_path), []
     assert found is not None
     with progress.told_to(lambda what, done, total: told.append((what, done, total))):
-        train.evaluate(found, "validation", ["knn", "linear", "finetune", "label_free", "corruptions"])
+        scoring.evaluate(found, "validation", ["knn", "linear", "finetune", "label_free", "corruptions"])
     assert {("epochs of the linear classifier", 2, 2), ("epochs of fine-tuning", 2, 2), ("views", 3, 3)} <= set(told)
     assert ("corrupted batches", 74, 75) in told and ("batches of features", 1, 1) in told

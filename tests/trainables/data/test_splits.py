@@ -23,6 +23,7 @@ from trainables.data.sets.stl10 import STL10 as StoredSTL10
 from trainables.evaluation import subject
 from trainables.learning.learner import Learner
 from trainables.networks.group import Group
+from trainables.running import checkpoint, preparation, scoring
 from trainables.running import fit as train
 
 CPU = torch.device("cpu")
@@ -130,15 +131,15 @@ def test_a_trial_learns_from_unlabelled_images_and_is_scored_with_labelled_ones(
     monkeypatch.setattr(subject, "encode", noting)
     (metrics,) = train.fit(config, tmp_path / "trial", lambda metrics: True)
     assert metrics["step"] == 2 and sizes == [(24, 0), (6, 0)]
-    found = train.checkpoint.newest(tmp_path / "trial")
+    found = checkpoint.newest(tmp_path / "trial")
     assert found is not None
-    scores, judged, _ = train.evaluate(found, "test", ["linear"])
+    scores, judged, _ = scoring.evaluate(found, "test", ["linear"])
     assert judged.classes == 3 and 0 <= scores["linear_top1"] <= 1 and sizes[2:] == [(24, 0), (10, 0)]
 
 
 def test_what_is_learnt_from_and_scored_with_is_one_object_where_it_is_the_same(tmp_path: Path, tiny):
     for device in (CPU, torch.device("meta")):
-        learnt, bank, validation = train._sets(tiny().data, "validation", device)
+        learnt, bank, validation = preparation.load_sets(tiny().data, "validation", device)
         assert learnt is bank and validation is not bank
         assert learnt.pixels.device == device
 

@@ -26,7 +26,7 @@ from trainables.data.stream import Stream
 from trainables.evaluation.subject import Features, Subject
 from trainables.learning.learner import Learner
 from trainables.networks.group import Group
-from trainables.running import checkpoint
+from trainables.running import checkpoint, preparation
 from trainables.running import fit as train
 
 SIZES, GROUP = [23, 17, 20], 5  # of the Parquet files, and of their row groups: 5 + 4 + 4 of them, two are smaller
@@ -322,7 +322,7 @@ def test_torchrun_streams_as_one_worker_does(trial_of, tmp_path: Path):
         "--nproc-per-node",
         "2",
         "-m",
-        "trainables.running.fit",
+        "trainables.running.train",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [*launcher, str(tmp_path / "trial.yaml"), "--folder", str(tmp_path / "two")]
@@ -361,7 +361,7 @@ def test_a_damaged_image_ends_the_trial_by_name(trial_of, threads, sets, tmp_pat
     for file in folder.iterdir():
         file.unlink()
         file.symlink_to("nowhere")
-    train._load.cache_clear()
+    preparation.listed.cache_clear()
     with pytest.raises(UserError, match=r"train/n01/n01_0\d\d.JPEG: cannot be read \(No such file or directory\)"):
         train.fit(trial_of("imagefolder"), tmp_path / "folder", go_on)
     rows = [b"" if i == 9 else numbered(i) for i in range(23)]

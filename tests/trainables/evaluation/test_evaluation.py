@@ -22,7 +22,7 @@ from trainables.learning.learner import Learner
 from trainables.learning.methods.byol import BYOL
 from trainables.networks.encoders import backbone_of, build_parts, run_parts
 from trainables.networks.group import Group
-from trainables.networks.norm import Shards
+from trainables.networks.norms.base import Shards
 
 
 def clouds(count: int, classes: int, spread: float, seed: int) -> Features:

@@ -16,7 +16,7 @@ from trainables.evaluation.subject import Subject, encode
 from trainables.learning.learner import Learner
 from trainables.networks.encoders import PlainNorm, backbone_of, plain, run_parts
 from trainables.networks.group import Group
-from trainables.networks.norm import Norm
+from trainables.networks.norms.base import Norm
 
 FEW = {"data.labels.per_class": 3}
 

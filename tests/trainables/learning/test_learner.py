@@ -7,17 +7,19 @@ import pytest
 import torch
 
 from tests.trainables.feeds import feed_of
+from tests.trainables.layouts import through
 from trainables.config import schedules
 from trainables.config import trial as c
 from trainables.data import augment
 from trainables.learning.learner import Learner
 from trainables.networks.group import Group
-from trainables.networks.norm import begin, norms_of
+from trainables.networks.norms.base import begin, norms_of
 from trainables.running import checkpoint
+from trainables.running.resolve import resolved
 
 
 def learner_of(config: c.TrialConfig, images: int = 64) -> Learner:
-    return Learner(config, 1, images, Group())
+    return Learner(resolved(config, 0), 1, images, Group())
 
 
 def take_steps(learner: Learner, digits, first: int, last: int) -> list[float]:
@@ -66,16 +68,16 @@ def test_invariant_07_steps_equal_plain_byol(tiny, digits, exact, update):
         begin(norms_of(student, teacher), 0.0)
         losses = []
         for shard in range(2):
-            learner.shards.current = range(shard, shard + 1)
+            layout = learner.shards.layout(range(shard, shard + 1))
             a, b = (view[8 * shard : 8 * shard + 8] for view in views)
             with torch.no_grad():
-                targets = [torch.nn.Sequential(*teacher.values())(view) for view in (b, a)]
-            predictions = [student(view).prediction for view in (a, b)]
+                targets = [through(teacher, view, layout) for view in (b, a)]
+            predictions = [student(view, layout).prediction for view in (a, b)]
             losses += [2 - 2 * torch.cosine_similarity(p, t) for p, t in zip(predictions, targets, strict=True)]
         loss = torch.stack(losses).view(2, 2, 8).sum(1).mean()
         grads = torch.autograd.grad(loss, weights)
         for norm in norms_of(student):
-            for mean, var in torch.stack([found[:, 0] for _, found in norm.pending]).mean(0):
+            for mean, var in torch.stack([pending.views[:, 0] for pending in norm.pending]).mean(0):
                 norm.running_mean += 0.1 * (mean - norm.running_mean)
                 norm.running_var += 0.1 * (var - norm.running_var)
         with torch.no_grad():

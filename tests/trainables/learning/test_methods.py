@@ -16,6 +16,7 @@ from trainables.data.images import Images
 from trainables.learning.learner import Learner
 from trainables.learning.methods.simclr import SimCLR
 from trainables.networks.group import Group
+from trainables.running.resolve import resolved
 
 SMALL: dict[str, dict[str, Any]] = {  # what makes a method fit tiny networks and batches
     "byol": {"method.predictor_hidden": 32},
@@ -95,7 +96,7 @@ def test_a_trial_goes_on_from_its_state_bit_for_bit(trial_of, learner_of, digits
 def test_it_is_the_same_on_any_number_of_workers(trial_of, digits, together, variant, workers, precision):
     """In fp32 to the last bit, where a method's samples do not look at each other across shards."""
     size = {"train.batch_size": 32, "train.shard_size": 8}
-    config = trial_of(variant, {"train.precision": precision, **size, "optim.lr": 0.01})
+    config = resolved(trial_of(variant, {"train.precision": precision, **size, "optim.lr": 0.01}), 10)
     alone = Learner(config, 1, 64, Group(), 10)
     expected = take_steps(alone, digits, 0, 4)
     learners = [Learner(config, 1, 64, Group(rank, workers), 10) for rank in range(workers)]

@@ -11,12 +11,18 @@ from tests.trainables.feeds import feed_of
 from trainables.config import trial as c
 from trainables.data import augment
 from trainables.data import images as data
-from trainables.learning import monitors
+from trainables.learning import monitoring
 from trainables.learning.learner import Learner
+from trainables.learning.monitors.base import Numbers
+from trainables.learning.monitors.distance import Distance
+from trainables.learning.monitors.embedding import Embedding
+from trainables.learning.monitors.filters import Filters
+from trainables.learning.monitors.gradients import Gradients
+from trainables.learning.monitors.statistics import Statistics
 from trainables.networks.encoders import run_parts
 from trainables.networks.group import Group
 
-ALL = list(monitors.KINDS)
+ALL = list(monitoring.KINDS)
 
 
 @pytest.fixture(scope="module")
@@ -48,20 +54,20 @@ def epoch(learner: Learner, digits: data.Images, index: int = 0) -> None:
 def test_the_monitors_of_a_trial_are_those_that_it_names(tiny, digits, validation, learner_of):
     learner = learner_of(tiny({"monitors": ["embedding", "distance"]}))
     epoch(learner, digits)
-    found = monitors.measure(learner, validation)
+    found = learner.watch(validation)
     assert {key.split("/")[1] for key in found} == {"embedding", "distance"} and all(
         key.startswith("monitor/") for key in found
     )
-    assert learner.output_gradients == {} and learner.remembered == {}
+    assert learner.output_gradients == {} and learner.monitors.state_dict() == {}
     quiet = learner_of(tiny({"monitors": []}))
     epoch(quiet, digits)
-    assert monitors.measure(quiet, validation) == {}
+    assert quiet.watch(validation) == {}
 
 
 def test_distance_of_each_averaged_part(watched, digits, validation, learner_of):
     learner = learner_of(watched(teacher__placement=["block2", "fc2"]))
     epoch(learner, digits)
-    found = monitors.distance(learner, validation)
+    found = Distance().measure(learner.watched(), validation)
     assert list(found) == ["distance/block2", "distance/fc2"]
     for part in ("block2", "fc2"):
         own, student = (
@@ -77,7 +83,7 @@ def test_mismatch_of_statistics(watched, digits, validation, learner_of, kind):
     """Over all channels alike: of the parts that the teacher runs, averaged or not."""
     learner = learner_of(watched(teacher__norm__kind=kind, teacher__placement=["block4"]))
     epoch(learner, digits)
-    found = monitors.statistics(learner, validation)
+    found = Statistics().measure(learner.watched(), validation)
     means, variances = [], []
     for name in ("block4", "fc1"):
         student = dict(learner.student.parts[name].named_buffers())
@@ -99,7 +105,7 @@ def test_mismatch_of_statistics(watched, digits, validation, learner_of, kind):
 
 
 def test_without_norms_there_is_no_mismatch(watched, validation, learner_of):
-    assert monitors.statistics(learner_of(watched(teacher__placement="fc2")), validation) == {}
+    assert Statistics().measure(learner_of(watched(teacher__placement="fc2")).watched(), validation) == {}
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -109,7 +115,7 @@ def test_embedding_of_the_last_batch(watched, digits, validation, learner_of, ex
         lambda module, inputs, output: projections.append(output.detach())
     )
     epoch(learner, digits)
-    found = monitors.embedding(learner, validation)
+    found = Embedding().measure(learner.watched(), validation)
     passes = projections[-2:] if exact else projections[-1:]
     first, second = (torch.cat([one.chunk(2)[view] for one in passes]) for view in (0, 1))
     assert first.shape == (16, 5)
@@ -144,7 +150,7 @@ def test_the_largest_gradient_at_the_output_of_each_part(watched, digits, valida
     expected: dict[str, list[float]] = {name: [] for name in outputs}
     learner._gradients.add = noted  # type: ignore[method-assign]
     epoch(learner, digits)
-    found = monitors.gradients(learner, validation)
+    found = Gradients().measure(learner.watched(), validation)
     count = 2 if exact else 1
     for name, values in expected.items():
         assert found[f"gradient/{name}"] == pytest.approx(max(values[-count:]), rel=1e-6)
@@ -166,24 +172,24 @@ def test_drift_of_the_teacher_between_evaluations(watched, digits, validation, l
         return {"parameters": own.clone(), "outputs": outputs}
 
     epoch(learner, digits)
-    assert monitors.measure(learner, validation).keys() & {"monitor/drift/outputs", "monitor/drift/parameters"} == set()
+    assert learner.watch(validation).keys() & {"monitor/drift/outputs", "monitor/drift/parameters"} == set()
     first = now()
     epoch(learner, digits, 1)
-    found, second = monitors.measure(learner, validation), now()
+    found, second = learner.watch(validation), now()
     for name, tensor in second.items():
         assert (
             found[f"monitor/drift/{name}"] == pytest.approx((tensor - first[name]).square().mean().item(), rel=1e-9)
             and tensor.ndim
         )
     assert all(module.training for module in learner.student.modules()) and all(
-        norm.pending == [] for norm in learner._norms
+        norm.pending == [] for norm in learner.student.norms
     )
 
 
 def test_filters_are_the_first_rows_of_the_last_layer(watched, digits, validation, learner_of):
     learner = learner_of(watched(encoder__projector__out=20, teacher__placement="fc2", encoder__output_norm=True))
     epoch(learner, digits)
-    found = monitors.filters(learner, validation)
+    found = Filters().measure(learner.watched(), validation)
     assert len(found) == 2 * 16 * 2
     for which, parts in (("student", learner.student.parts), ("teacher", learner.teacher.parts)):
         for row in range(16):
@@ -200,11 +206,11 @@ def test_two_workers_say_what_one_says(watched, digits, validation, together, ki
     for workers in (1, 2):
         learners = [Learner(config, 1, 64, Group(rank, workers)) for rank in range(workers)]
 
-        def act(learner: Learner) -> list[monitors.Numbers]:
+        def act(learner: Learner) -> list[Numbers]:
             told = []
             for index in range(2):
                 epoch(learner, digits, index)
-                told.append(monitors.measure(learner, validation))
+                told.append(learner.watch(validation))
             return told
 
         found[workers] = together([lambda learner=learner: act(learner) for learner in learners])
@@ -219,6 +225,48 @@ def test_watching_changes_nothing(watched, digits, validation, learner_of):
     for index in range(2):
         for learner in (watching, blind):
             epoch(learner, digits, index)
-            monitors.measure(learner, validation)
+            learner.watch(validation)
     ours, theirs = watching.state_dict()[0], blind.state_dict()[0]
     assert all(torch.equal(tensor, ours[name]) for name, tensor in theirs.items())
+
+
+def test_the_state_of_monitors_goes_through_a_checkpoint(watched, digits, validation, learner_of):
+    """Under the names of earlier versions. A Learner without the monitor has no such state, and takes none."""
+    whole, resumed = learner_of(watched()), learner_of(watched())
+    epoch(whole, digits)
+    whole.watch(validation)
+    tensors, values = whole.state_dict()
+    assert {name for name in tensors if name.startswith("remembered.")} == {
+        "remembered.outputs",
+        "remembered.parameters",
+    }
+    resumed.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, values)
+    for learner in (whole, resumed):
+        epoch(learner, digits, 1)
+    assert whole.watch(validation) == resumed.watch(validation)
+    blind = learner_of(watched(monitors=["distance"]))
+    blind.load_state_dict(tensors, values)
+    assert blind.monitors.state_dict() == {}
+
+
+def test_monitors_have_names_of_their_own():
+    """No two store a tensor, or show a curve, under one name."""
+    kinds = list(monitoring.KINDS.values())
+    for names in ([name for kind in kinds for name in kind.STATE], [name for kind in kinds for name in kind.CURVES]):
+        assert len(names) == len(set(names)) > 0
+
+
+def test_every_number_of_a_monitor_has_a_curve(watched, digits, validation, learner_of):
+    learner = learner_of(watched())
+    for index in range(2):
+        epoch(learner, digits, index)
+        numbers = learner.watch(validation)
+    curves = {kind: curve for monitor in monitoring.KINDS.values() for kind, curve in monitor.CURVES.items()}
+    of = {
+        key.removeprefix("monitor/"): [kind for kind in curves if key.startswith(f"monitor/{kind}/")] for key in numbers
+    }
+    assert all(len(kinds) == 1 for kinds in of.values())
+    assert {kind for kinds in of.values() for kind in kinds} == set(curves)
+    assert all(
+        curve.name.split("/")[0] in ("student", "teacher") and curve.text.endswith(".") for curve in curves.values()
+    )

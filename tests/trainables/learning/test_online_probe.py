@@ -13,7 +13,7 @@ from trainables.data import images as data
 from trainables.data.feed import with_known_labels
 from trainables.learning.learner import Learner
 from trainables.networks.group import Group
-from trainables.running import fit as train
+from trainables.running import scoring
 
 
 @pytest.mark.parametrize("name", ["sgd", "lars"])
@@ -92,10 +92,11 @@ def test_its_score_is_that_of_its_logits(tiny, digits):
     config = tiny({"online_probe.lr": 0.1, "evaluation.protocols": ["knn", "online"]})
     learner = Learner(config, 1, 64, Group(), 10)
     take_steps(learner, digits, 0, 8)
-    found = train.score(learner, digits, digits)
+    found = scoring.score(learner, digits, digits)
     images = augment.standardise(digits.batch(torch.arange(64), torch.device("cpu"), torch.float32))
     learner.student.eval()
-    expected = (learner.student.probe(learner.student(images).features).argmax(1) == digits.labels).float().mean()
+    features = learner.student(images, learner.shards.layout()).features
+    expected = (learner.student.probe(features).argmax(1) == digits.labels).float().mean()
     assert found["online_top1"] == pytest.approx(expected.item()) and "knn_top1" in found
     for values in (
         {},

@@ -11,7 +11,7 @@ from trainables.config import trial as c
 from trainables.data import keyed
 from trainables.learning.teacher import Teacher
 from trainables.networks.encoders import build_parts
-from trainables.networks.norm import Shards
+from trainables.networks.norms.base import Shards
 
 UNITS: dict[str, dict[str, Any]] = {
     "layer": {"granularity": "layer"},

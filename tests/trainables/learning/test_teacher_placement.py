@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.trainables.feeds import feed_of
+from tests.trainables.layouts import through
 from tests.trainables.passes import given
 from trainables.config import trial as c
 from trainables.config.durations import Length
@@ -14,9 +15,10 @@ from trainables.data.images import Images
 from trainables.learning.learner import Learner
 from trainables.learning.methods.byol import BYOL
 from trainables.learning.teacher import Teacher
-from trainables.networks.encoders import Student, build_parts, mlp, run_parts
+from trainables.networks.encoders import Student, build_parts, mlp
 from trainables.networks.group import Group
-from trainables.networks.norm import Norm, Shards, begin, commit, norms_of
+from trainables.networks.norms.base import Shards, begin, commit, norms_of
+from trainables.networks.norms.batch import BatchNorm
 
 SHARDS = Shards(4, 1, range(1))
 RUN = Length(10, 5)
@@ -39,7 +41,7 @@ def network(seed: int = 0) -> tuple[nn.ModuleDict, nn.Module]:
         torch.manual_seed(seed)
         head = c.Head(hidden=8, out=4)
         parts = build_parts(c.Encoder(width=4, projector=head), 1, SHARDS).double().train()
-        return parts, mlp(4, head, lambda width: Norm(width, SHARDS)).double()
+        return parts, mlp(4, head, lambda width: BatchNorm(width, SHARDS)).double()
 
 
 def teacher_of(parts: nn.ModuleDict, placement: object, momentum: float = 0.9, norm: str = "batch") -> Teacher:
@@ -81,11 +83,11 @@ def test_invariant_40_reuse_equals_a_separate_forward_with_copied_weights(placem
     for name in teacher.config.placement:
         second[name].load_state_dict(teacher.parts[name].state_dict())
     student, x = Student(parts, predictor, teacher.tap), two_views()
-    output = student(x)
-    loss = loss_of(output.prediction, teacher(output.tapped))
+    output = student(x, SHARDS.layout())
+    loss = loss_of(output.prediction, teacher(output.tapped, SHARDS.layout()))
     with torch.no_grad():
-        target = run_parts(second, x)
-    expected = loss_of(predictor(run_parts(parts, x)), target)
+        target = through(second, x)
+    expected = loss_of(through(predictor, through(parts, x)), target)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
     grads = [torch.autograd.grad(value, list(student.parameters())) for value in (loss, expected)]
     torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-12)
@@ -136,9 +138,10 @@ def test_invariant_42_projector_with_momentum_0_is_a_siamese_network(placement):
     teacher = teacher_of(parts, placement, momentum=0.0)
     disturb(parts)
     teacher.update(0, RUN)
-    output = Student(parts, predictor, teacher.tap)(two_views())
+    output = Student(parts, predictor, teacher.tap)(two_views(), SHARDS.layout())
     loss, siamese = (
-        loss_of(output.prediction, target) for target in (teacher(output.tapped), output.projection.detach())
+        loss_of(output.prediction, target)
+        for target in (teacher(output.tapped, SHARDS.layout()), output.projection.detach())
     )
     torch.testing.assert_close(loss, siamese, rtol=1e-12, atol=1e-12)
     grads = [torch.autograd.grad(value, list(parts.parameters()), retain_graph=True) for value in (loss, siamese)]
@@ -159,7 +162,7 @@ def test_invariant_43_whole_is_the_union_of_all_parts():
         assert single.config.placement == (name,)
         for own, of_whole in zip(single.parts[name].parameters(), whole.parts[name].parameters(), strict=True):
             assert torch.equal(own, of_whole)
-    assert torch.equal(union(two_views()), whole(two_views()))
+    assert torch.equal(union(two_views(), SHARDS.layout()), whole(two_views(), SHARDS.layout()))
 
 
 @pytest.mark.parametrize("placement", ["projector", "fc1", "fc2"])
@@ -187,8 +190,8 @@ def test_invariant_45_a_shared_suffix_leaves_the_students_statistics_alone(norm)
         student_norms = norms_of(parts, predictor)
         begin(student_norms, 0.0)
         teacher.begin(0, RUN)
-        output = Student(parts, predictor, teacher.tap)(x)
-        teacher(output.tapped)
+        output = Student(parts, predictor, teacher.tap)(x, SHARDS.layout())
+        teacher(output.tapped, SHARDS.layout())
         commit(student_norms, Group())
         teacher.commit(Group())
         states.append({name: buffer.clone() for name, buffer in parts.named_buffers()})
@@ -203,9 +206,9 @@ def test_invariant_46_and_08_no_gradient_goes_through_the_teacher(tiny, digits, 
     """Fails when what is tapped keeps its graph, or the optimiser holds the teacher."""
     parts, predictor = network()
     teacher = teacher_of(parts, placement)
-    output = Student(parts, predictor, teacher.tap)(two_views())
-    assert not teacher(output.tapped).requires_grad and not output.tapped.requires_grad
-    assert not loss_of(output.prediction.detach(), teacher(output.tapped)).requires_grad
+    output = Student(parts, predictor, teacher.tap)(two_views(), SHARDS.layout())
+    assert not teacher(output.tapped, SHARDS.layout()).requires_grad and not output.tapped.requires_grad
+    assert not loss_of(output.prediction.detach(), teacher(output.tapped, SHARDS.layout())).requires_grad
 
     learner = learner_of(tiny, placement, digits)
     take_step(learner, digits)
@@ -255,9 +258,12 @@ def test_own_state_has_averaged_parameters_and_all_buffers(norm):
 def test_without_a_placement_the_teacher_is_the_student():
     parts, predictor = network()
     teacher = teacher_of(parts, "none")
-    output = Student(parts, predictor, teacher.tap)(two_views())
+    output = Student(parts, predictor, teacher.tap)(two_views(), SHARDS.layout())
     assert teacher.tap == "fc2"
-    assert torch.equal(teacher(output.tapped), output.projection) and not teacher(output.tapped).requires_grad
+    assert (
+        torch.equal(teacher(output.tapped, SHARDS.layout()), output.projection)
+        and not teacher(output.tapped, SHARDS.layout()).requires_grad
+    )
     teacher.begin(0, RUN), teacher.update(0, RUN), teacher.commit(Group()), teacher.gather(Group())
     assert teacher.own_state() == {} and list(teacher.parameters()) == [] and teacher.distance() == 0.0
     assert all(teacher.encoder(parts)[name] is parts[name] for name in c.PARTS)

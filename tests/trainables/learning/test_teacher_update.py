@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from tests.trainables.feeds import feed_of
-from tests.trainables.teachers import TOTAL, buffers, disturb, parameters, same, student_parts, teacher_of
+from tests.trainables.teachers import LAYOUT, TOTAL, buffers, disturb, parameters, same, student_parts, teacher_of
 from trainables.config import trial as c
 from trainables.config.teacher import Momentum
 from trainables.learning.teacher import Teacher
 from trainables.networks.encoders import run_parts
-from trainables.networks.norm import norms_of
+from trainables.networks.norms.base import norms_of
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ def test_invariant_27_eman_with_momentum_0_is_the_student_in_evaluation(parts, r
     teacher.update(0, TOTAL)
     x = torch.randn(3, 1, 8, 8, generator=rng, dtype=torch.float64)
     parts.eval()
-    assert torch.equal(teacher(x), run_parts(parts, x)) and (teacher(x).std(0) > 0.01).all()
+    assert torch.equal(teacher(x, LAYOUT), run_parts(parts, x)) and (teacher(x, LAYOUT).std(0) > 0.01).all()
 
 
 def test_invariant_25_an_eman_teacher_sees_samples_one_by_one(parts, rng):
@@ -241,9 +241,9 @@ def test_invariant_25_an_eman_teacher_sees_samples_one_by_one(parts, rng):
     x, other = (torch.randn(4, 1, 8, 8, generator=rng, dtype=torch.float64) for _ in range(2))
     other[1] = x[1]
     eman, plain = teacher_of(parts, norm="eman"), teacher_of(parts, norm="batch")
-    torch.testing.assert_close(eman(x)[1], eman(other)[1], rtol=1e-12, atol=1e-12)
-    assert not torch.allclose(eman(x)[0], eman(other)[0], rtol=1e-3)
-    assert not torch.allclose(plain(x)[1], plain(other)[1], rtol=1e-3)
+    torch.testing.assert_close(eman(x, LAYOUT)[1], eman(other, LAYOUT)[1], rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(eman(x, LAYOUT)[0], eman(other, LAYOUT)[0], rtol=1e-3)
+    assert not torch.allclose(plain(x, LAYOUT)[1], plain(other, LAYOUT)[1], rtol=1e-3)
 
 
 @pytest.mark.parametrize("norm", ["batch", "momentum"])

@@ -7,6 +7,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from tests.trainables.layouts import through
 from trainables.config import trial as c
 from trainables.networks.encoders import (
     Student,
@@ -17,7 +18,8 @@ from trainables.networks.encoders import (
     plain_resnet_state,
     run_parts,
 )
-from trainables.networks.norm import Norm, Shards, norms_of
+from trainables.networks.norms.base import Norm, Shards, norms_of
+from trainables.networks.norms.batch import BatchNorm
 
 ONE_SHARD = Shards(4, 1, range(1))
 
@@ -65,7 +67,7 @@ def test_parts_equal_torchvision_in_training(rng):
     parts = standard("resnet18").train()
     model = twin("resnet18", parts).train()
     x = torch.randn(4, 3, 48, 48, generator=rng)
-    found, expected = run_parts(backbone_of(parts), x), model(x)
+    found, expected = through(backbone_of(parts), x), model(x)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     found.sum().backward(), expected.sum().backward()
     torch.testing.assert_close(
@@ -90,11 +92,11 @@ def test_stems(stem, size, after_stem):
     x = torch.randn(4, 1, size, size)
     sizes = []
     for name in ("conv1", "block1", "block2", "block3"):
-        x = parts[name](x)
+        x = through(parts[name], x)
         sizes.append(tuple(x.shape[1:]))
     sides = [after_stem, after_stem, *(-(-after_stem // 2**i) for i in (1, 2))]
     assert sizes == [(width, side, side) for width, side in zip((4, 4, 8, 16), sides, strict=True)]
-    assert parts["block4"](x).shape == (4, 32)
+    assert through(parts["block4"], x).shape == (4, 32)
     kernel, stride = (3, 1) if stem == "small" else (7, 2)
     assert parts["conv1"][0].kernel_size == (kernel, kernel) and parts["conv1"][0].stride == (stride, stride)
 
@@ -105,8 +107,8 @@ def test_stems(stem, size, after_stem):
 def test_feature_width(name, width, features):
     parts = build_parts(c.Encoder(name=name, width=width, projector=c.Head(hidden=6, out=5)), 3, ONE_SHARD)
     assert feature_width(parts) == features
-    assert run_parts(backbone_of(parts), torch.randn(4, 3, 8, 8)).shape == (4, features)
-    assert run_parts(parts, torch.randn(4, 3, 8, 8)).shape == (4, 5)
+    assert through(backbone_of(parts), torch.randn(4, 3, 8, 8)).shape == (4, features)
+    assert through(parts, torch.randn(4, 3, 8, 8)).shape == (4, 5)
 
 
 def test_convolutions_start_with_fan_out_and_norms_with_1_and_0():
@@ -118,20 +120,22 @@ def test_convolutions_start_with_fan_out_and_norms_with_1_and_0():
 
 
 def test_heads_are_linear_norm_relu_linear(rng):
-    head = mlp(6, c.Head(hidden=5, out=3), lambda width: Norm(width, ONE_SHARD)).double()
+    head = mlp(6, c.Head(hidden=5, out=3), lambda width: BatchNorm(width, ONE_SHARD)).double()
     x = torch.randn(4, 6, generator=rng, dtype=torch.float64)
     h = x @ head[0].weight.T + head[0].bias
     h = (h - h.mean(0)) / (h.var(0, correction=0) + 1e-5).sqrt() * head[1].weight + head[1].bias
-    torch.testing.assert_close(head(x), h.clamp(min=0) @ head[3].weight.T + head[3].bias, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        through(head, x), h.clamp(min=0) @ head[3].weight.T + head[3].bias, rtol=1e-10, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("tap", [None, "conv1", "block2", "block4", "fc1", "fc2"])
 def test_a_student_hands_over_what_its_tap_names(tap):
     torch.manual_seed(0)
     parts = build_parts(c.Encoder(width=4, projector=c.Head(hidden=8, out=4)), 3, ONE_SHARD).eval()
-    predictor = mlp(4, c.Head(hidden=8, out=4), lambda width: Norm(width, ONE_SHARD)).eval()
+    predictor = mlp(4, c.Head(hidden=8, out=4), lambda width: BatchNorm(width, ONE_SHARD)).eval()
     x = torch.randn(4, 3, 8, 8)
-    output = Student(parts, predictor, tap)(x)
+    output = Student(parts, predictor, tap)(x, ONE_SHARD.layout())
     projection = run_parts(parts, x)
     assert torch.equal(output.projection, projection) and torch.equal(output.prediction, predictor(projection))
     assert torch.equal(
@@ -143,7 +147,7 @@ def test_a_student_hands_over_what_its_tap_names(tap):
 
 def test_a_student_without_a_predictor_predicts_its_projection():
     parts = build_parts(c.Encoder(width=4, projector=c.Head(hidden=8, out=4)), 3, ONE_SHARD)
-    output = Student(parts, None, None)(torch.randn(4, 3, 8, 8))
+    output = Student(parts, None, None)(torch.randn(4, 3, 8, 8), ONE_SHARD.layout())
     assert output.prediction is output.projection
 
 
@@ -179,7 +183,7 @@ def test_a_wide_resnet_equals_one_written_plainly(rng, training):
         build_parts(c.Encoder(name="wrn28-2", width=4, projector=c.Head(hidden=8, out=4)), 3, ONE_SHARD)
     ).train(training)
     x = torch.randn(4, 3, 8, 8, generator=rng, dtype=torch.float64)
-    found = run_parts(backbone_of(parts), x)
+    found = through(backbone_of(parts), x)
     assert found.shape == (4, 32) and feature_width(parts) == 32
     torch.testing.assert_close(found, plain_wide_resnet(parts, x, training), rtol=1e-9, atol=1e-10)
 
@@ -210,16 +214,16 @@ def test_norms_of_the_features_and_of_the_output(rng, name, kind, training):
     *blocks, a, b, d = parts[last]
     (norm,) = (module for module in (a, b, d) if isinstance(module, Norm))
     with torch.no_grad():
-        maps = nn.Sequential(*(parts[part] for part in before), *blocks)(x)
+        maps = through(nn.Sequential(*(parts[part] for part in before), *blocks), x)
         features = (
             plain_norm(maps.mean((2, 3)), norm, training)
             if kind == "pooled"
             else plain_norm(maps, norm, training).mean((2, 3))
         )
-        torch.testing.assert_close(run_parts(backbone_of(parts), x), features, rtol=1e-9, atol=1e-10)
-        torch.testing.assert_close(run_parts(backbone_of(parts, False), x), maps.mean((2, 3)), rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(through(backbone_of(parts), x), features, rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(through(backbone_of(parts, False), x), maps.mean((2, 3)), rtol=1e-9, atol=1e-10)
         linear, output_norm = parts["fc2"]
-        projection = plain_norm(linear(parts["fc1"](features)), output_norm, training)
-        torch.testing.assert_close(run_parts(parts, x), projection, rtol=1e-9, atol=1e-10)
+        projection = plain_norm(linear(through(parts["fc1"], features)), output_norm, training)
+        torch.testing.assert_close(through(parts, x), projection, rtol=1e-9, atol=1e-10)
     plain = build_parts(c.Encoder(name=name, width=4, projector=c.Head(hidden=8, out=4)), 3, ONE_SHARD)
     assert len(norms_of(parts)) == len(norms_of(plain)) + 2

@@ -6,11 +6,15 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from tests.trainables.layouts import through
 from trainables.config import trial as c
 from trainables.learning.teacher import Teacher
-from trainables.networks.encoders import backbone_of, build_parts, plain_resnet_state, run_parts
+from trainables.networks.encoders import backbone_of, build_parts, plain_resnet_state
 from trainables.networks.group import Group
-from trainables.networks.norm import MomentumNorm, Norm, Shards, begin, commit, convert, gather_history, norms_of
+from trainables.networks.norm_kinds import convert
+from trainables.networks.norms.base import Shards, begin, commit, gather, norms_of
+from trainables.networks.norms.batch import BatchNorm
+from trainables.networks.norms.momentum import MomentumNorm
 
 SIZE, CHANNELS = 8, 3
 
@@ -42,7 +46,7 @@ def normalised(x: Tensor, mean_and_var: Tensor, norm: MomentumNorm) -> Tensor:
 
 def step(norm: MomentumNorm, alpha: float, *views: Tensor) -> tuple[Tensor, ...]:
     begin([norm], alpha)
-    outputs = norm(torch.cat(views)).chunk(len(views))
+    outputs = through(norm, torch.cat(views)).chunk(len(views))
     commit([norm], Group())
     return outputs
 
@@ -170,7 +174,7 @@ def test_invariant_20_conventions_of_the_variance(variance, factor):
 def test_invariant_20_a_map_counts_all_its_positions(variance):
     """And each of several shards its own samples; through the teacher's configuration."""
     # Fails when n counts images instead of positions.
-    parts = nn.ModuleDict({"conv1": nn.Sequential(Norm(CHANNELS, Shards(SIZE, 2, range(2)))).double()})
+    parts = nn.ModuleDict({"conv1": nn.Sequential(BatchNorm(CHANNELS, Shards(SIZE, 2, range(2)))).double()})
     config = {"norm": {"kind": "momentum", "variance": variance, "history": "shared"}, "placement": ["conv1"]}
     teacher = Teacher(c.Teacher.model_validate(config), parts, seed=0).train()
     (norm,) = norms_of(teacher)
@@ -204,9 +208,8 @@ def test_invariant_23_histories_differ_but_for_a_shared_one(together, workers, p
         mine = norm.shards.mine
         begin([norm], alpha)
         for current in [mine] if passes == "one" else [range(shard, shard + 1) for shard in mine]:
-            norm.shards.current = current
             x = views[:, current.start : current.stop]
-            output = norm(x.flatten(0, 2)).view_as(x)
+            output = through(norm, x.flatten(0, 2), norm.shards.layout(current)).view_as(x)
             for index, shard in enumerate(current):  # in the forward each shard is blended with its own statistics
                 for v in range(2):
                     close(
@@ -219,7 +222,7 @@ def test_invariant_23_histories_differ_but_for_a_shared_one(together, workers, p
                     )
         commit([norm], group)
         if not shared:
-            gather_history([norm], group)
+            gather([norm], group)
         return norm.history
 
     histories = together([lambda rank=rank: act(rank) for rank in range(workers)])
@@ -243,7 +246,7 @@ def test_invariant_21_an_evaluation_alters_neither_history_nor_what_is_pending()
     norm, control = fresh(), fresh()
     begin([norm, control], 0.3)
     for one in (norm, control):
-        one(torch.cat([view(1), view(2)]))
+        through(one, torch.cat([view(1), view(2)]))
     history = norm.history.clone()
     norm.eval()
     close(norm(view(5)), normalised(view(5), history[0], norm))
@@ -301,6 +304,6 @@ def test_invariant_24_the_exported_network_equals_momentum_norm_at_alpha_0(rng):
     begin(norms_of(parts), 0.0)
     x = torch.randn(4, 3, 40, 40, generator=rng)
     with torch.no_grad():
-        found, expected = run_parts(backbone_of(parts), x), model(x)
+        found, expected = through(backbone_of(parts), x), model(x)
     assert expected.std() > 0.1
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.std().item())

@@ -1,11 +1,19 @@
 """Plain batch norm per shard, against torch's own; what all norms have in common."""
 
+from dataclasses import FrozenInstanceError
+
 import pytest
 import torch
 from torch import nn
 
+from tests.trainables.layouts import through
+from trainables.config import teacher
 from trainables.networks.group import Group
-from trainables.networks.norm import KINDS, EmanNorm, MomentumNorm, Norm, Shards, begin, commit, convert, norms_of
+from trainables.networks.norm_kinds import KINDS, convert
+from trainables.networks.norms.base import NoLayout, Norm, Shards, begin, commit, norms_of
+from trainables.networks.norms.batch import BatchNorm
+from trainables.networks.norms.eman import EmanNorm
+from trainables.networks.norms.momentum import MomentumNorm
 
 SHAPES = {"1d": (), "2d": (5, 3)}
 
@@ -35,12 +43,12 @@ def torch_norm(norm: Norm, shape: tuple[int, ...]) -> nn.Module:
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_one_shard_equals_torch_over_several_steps_of_two_views(shape):
-    norm = ready(Norm(4, Shards(8, 1, range(1))))
+    norm = ready(BatchNorm(4, Shards(8, 1, range(1))))
     twin = torch_norm(norm, shape)
     for step in range(3):
         ours, theirs = (images(2, 1, 8, shape, seed=step).requires_grad_() for _ in range(2))
         begin([norm], 0.0)
-        found, expected = norm(ours), torch.cat([twin(view) for view in theirs.chunk(2)])
+        found, expected = through(norm, ours), torch.cat([twin(view) for view in theirs.chunk(2)])
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
         weight = images(2, 1, 8, shape, seed=step + 10)
         found_grads = torch.autograd.grad((found * weight).sum(), [ours, norm.weight, norm.bias])
@@ -55,10 +63,10 @@ def test_one_shard_equals_torch_over_several_steps_of_two_views(shape):
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_each_shard_has_a_batch_norm_of_its_own(shape):
-    norm = ready(Norm(4, Shards(6, 3, range(3))))
+    norm = ready(BatchNorm(4, Shards(6, 3, range(3))))
     ours, theirs = (images(2, 3, 6, shape).requires_grad_() for _ in range(2))
     twins = [torch_norm(norm, shape) for _ in range(3)]
-    found = norm(ours)
+    found = through(norm, ours)
     expected = torch.cat([twins[i % 3](shard) for i, shard in enumerate(theirs.split(6))])
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     (ours_grad,), (theirs_grad,) = (
@@ -83,12 +91,10 @@ def test_shards_in_passes_equal_shards_in_one(kind):
     shards = Shards(4, 3, range(3))
     together, apart = (ready(KINDS[kind](4, shards)) for _ in range(2))
     begin([together, apart], 0.3)
-    whole = together(x.flatten(0, 2)).unflatten(0, (2, 3, 4))
+    whole = through(together, x.flatten(0, 2)).unflatten(0, (2, 3, 4))
     for shard in range(3):
-        shards.current = range(shard, shard + 1)
-        torch.testing.assert_close(
-            apart(x[:, shard].flatten(0, 1)), whole[:, shard].flatten(0, 1), rtol=1e-12, atol=1e-12
-        )
+        found = through(apart, x[:, shard].flatten(0, 1), shards.layout(range(shard, shard + 1)))
+        torch.testing.assert_close(found, whole[:, shard].flatten(0, 1), rtol=1e-12, atol=1e-12)
     commit([together], Group())
     commit([apart], Group())
     torch.testing.assert_close(apart.state_dict(), together.state_dict(), rtol=1e-12, atol=1e-12)
@@ -96,12 +102,12 @@ def test_shards_in_passes_equal_shards_in_one(kind):
 
 def test_layers_of_unlike_width_are_committed_together():
     shards = Shards(8, 1, range(1))
-    norms = [ready(Norm(4, shards)), ready(Norm(2, shards))]
+    norms = [ready(BatchNorm(4, shards)), ready(BatchNorm(2, shards))]
     twins = [torch_norm(norms[0], ()), nn.BatchNorm1d(2).double()]
     twins[1].load_state_dict({**norms[1].state_dict(), "num_batches_tracked": torch.tensor(0)})
     x = images(1, 1, 8, ())
     for norm, twin, width in zip(norms, twins, (4, 2), strict=True):
-        norm(x[:, :width]), twin(x[:, :width])
+        through(norm, x[:, :width]), twin(x[:, :width])
     commit(norms, Group())
     for norm, twin in zip(norms, twins, strict=True):
         torch.testing.assert_close(norm.running_mean, twin.running_mean, rtol=1e-12, atol=0)
@@ -113,7 +119,7 @@ def test_a_forward_changes_no_buffer_and_an_evaluation_leaves_nothing_pending(ki
     norm = ready(KINDS[kind](4, Shards(8, 1, range(1))))
     before = {name: tensor.clone() for name, tensor in norm.state_dict().items()}
     begin([norm], 0.7)
-    norm(images(2, 1, 8, ()))
+    through(norm, images(2, 1, 8, ()))
     assert len(norm.pending) == (0 if kind == "eman" else 1)
     held = list(norm.pending)
     norm.eval()(images(3, 1, 5, (), seed=3))
@@ -131,10 +137,10 @@ def test_a_forward_changes_no_buffer_and_an_evaluation_leaves_nothing_pending(ki
 def test_what_an_aborted_step_left_pending_is_dropped(kind):
     clean, aborted = (ready(KINDS[kind](4, Shards(8, 1, range(1)))) for _ in range(2))
     begin([aborted], 0.5)
-    aborted(images(2, 1, 8, (), seed=9))
+    through(aborted, images(2, 1, 8, (), seed=9))
     for norm in (clean, aborted):
         begin([norm], 0.5)
-        norm(images(2, 1, 8, (), seed=1))
+        through(norm, images(2, 1, 8, (), seed=1))
         commit([norm], Group())
     assert all(
         torch.equal(a, b) for a, b in zip(clean.state_dict().values(), aborted.state_dict().values(), strict=True)
@@ -145,13 +151,13 @@ def test_what_an_aborted_step_left_pending_is_dropped(kind):
 def test_a_batch_that_is_no_multiple_of_the_shards_is_refused(kind):
     norm = KINDS[kind](4, Shards(4, 3, range(2)))
     with pytest.raises(ValueError, match="batch of 12 is no multiple of 2 shards of 4"):
-        norm(torch.randn(12, 4))
+        through(norm, torch.randn(12, 4))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_convert_keeps_weights_and_running_statistics(kind):
     shards = Shards(8, 1, range(1))
-    module = nn.Sequential(nn.Linear(3, 4), nn.Sequential(ready(Norm(4, shards)), nn.ReLU()))
+    module = nn.Sequential(nn.Linear(3, 4), nn.Sequential(ready(BatchNorm(4, shards)), nn.ReLU()))
     converted = convert(module, kind)
     assert [type(norm) for norm in norms_of(converted)] == [KINDS[kind]]
     own, given = converted.state_dict(), module.state_dict()
@@ -160,7 +166,7 @@ def test_convert_keeps_weights_and_running_statistics(kind):
     )
     assert all(torch.equal(tensor, given[name]) for name, tensor in own.items() if name in given)
     assert not {p.data_ptr() for p in converted.parameters()} & {p.data_ptr() for p in module.parameters()}
-    assert [type(norm) for norm in norms_of(module)] == [Norm] and norms_of(converted)[0].shards is shards
+    assert [type(norm) for norm in norms_of(module)] == [BatchNorm] and norms_of(converted)[0].shards is shards
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -169,12 +175,12 @@ def test_half_precision_keeps_statistics_in_single(kind):
     x = images(1, 1, 64, (4, 4)).float()
     begin([norm], 1.0)
     with torch.no_grad():
-        full, half = norm(x), norm(x.bfloat16())
+        full, half = through(norm, x), through(norm, x.bfloat16())
     assert half.dtype == torch.bfloat16 and all(tensor.dtype == torch.float32 for tensor in norm.state_dict().values())
     torch.testing.assert_close(half.float(), full, rtol=0.02, atol=0.05)
-    for _, found in norm.pending:
-        assert found.dtype == torch.float32
-        torch.testing.assert_close(found[1], found[0], rtol=0.02, atol=0.05)
+    for pending in norm.pending:
+        assert pending.views.dtype == torch.float32
+        torch.testing.assert_close(pending.views[1], pending.views[0], rtol=0.02, atol=0.05)
 
 
 def test_channels_last_has_the_same_numbers():
@@ -182,18 +188,17 @@ def test_channels_last_has_the_same_numbers():
     for kind in ("batch", "momentum"):
         norm = ready(KINDS[kind](4, Shards(8, 2, range(2))))
         begin([norm], 0.4)
-        torch.testing.assert_close(
-            norm(x.contiguous(memory_format=torch.channels_last)), norm(x), rtol=1e-12, atol=1e-12
-        )
+        last = x.contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(through(norm, last), through(norm, x), rtol=1e-12, atol=1e-12)
 
 
 def test_invariant_25_an_eman_output_depends_on_its_own_sample_alone():
     """Fails when EMAN is plain batch norm."""
     first, second = images(1, 1, 8, (3, 3)), images(1, 1, 8, (3, 3), seed=1)
     second[2] = first[2]
-    eman, plain = (ready(cls(4, Shards(8, 1, range(1)))) for cls in (EmanNorm, Norm))
-    assert torch.equal(eman(first)[2], eman(second)[2])
-    assert not torch.allclose(plain(first)[2], plain(second)[2])
+    eman, plain = (ready(cls(4, Shards(8, 1, range(1)))) for cls in (EmanNorm, BatchNorm))
+    assert torch.equal(eman(first)[2], eman(second)[2])  # needs no layout
+    assert not torch.allclose(through(plain, first)[2], through(plain, second)[2])
 
 
 def test_invariant_28_eman_takes_a_batch_of_one():
@@ -216,3 +221,31 @@ def test_invariant_29_an_eman_forward_never_changes_its_buffers():
 
 def test_momentum_norm_has_no_running_statistics_of_its_own():
     assert set(MomentumNorm(4, Shards(8, 3, range(3))).state_dict()) == {"weight", "bias", "history"}
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"eman"}))
+def test_a_training_forward_outside_of_a_layout_is_refused(kind):
+    """And so is one behind a layout that has ended, by an error too: no later forward reads what an earlier one was about."""
+    norm, x = ready(KINDS[kind](4, Shards(8, 1, range(1)))), images(2, 1, 8, ())
+    with pytest.raises(NoLayout, match="must know the shards of its batch"):
+        norm(x)
+    through(norm, x)
+    with pytest.raises(ValueError, match="batch of 16 is no multiple of 1 shards of 5"):
+        through(norm, x, norm.shards.layout(samples=5))
+    with pytest.raises(NoLayout):
+        norm(x)
+    norm.eval()(x)
+
+
+def test_shards_and_layouts_do_not_change():
+    shards = Shards(8, 2, range(2))
+    for thing, name in ((shards, "mine"), (shards.layout(), "shards"), (shards.layout(), "samples")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(thing, name, range(1))
+
+
+def test_what_a_configuration_says_of_a_norm_is_what_its_file_says():
+    """The configuration reads the files without importing them, because they import torch."""
+    assert set(teacher.NORMS) == set(KINDS)
+    for kind, norm in KINDS.items():
+        assert teacher.TeacherNorm(kind=kind).looks_at_the_batch == norm.WHOLE_BATCH

@@ -5,13 +5,16 @@ import torch
 from torch import Tensor, nn
 
 from tests.trainables.feeds import feed_of
+from tests.trainables.layouts import through
 from tests.trainables.teachers import disturb, teacher_of
 from trainables.config import trial as c
 from trainables.data import keyed
 from trainables.learning.learner import Learner
 from trainables.networks.encoders import build_parts, run_parts
 from trainables.networks.group import Group
-from trainables.networks.norm import Norm, Shards, SyncNorm, batch_statistics, begin, commit, convert, merge, norms_of
+from trainables.networks.norm_kinds import convert
+from trainables.networks.norms.base import Norm, Shards, batch_statistics, begin, commit, laid_out, norms_of
+from trainables.networks.norms.sync import SyncNorm, merge
 
 SIZE, TOTAL_SHARDS, CHANNELS = 4, 3, 4
 SHAPES = {"1d": (), "2d": (5, 3)}
@@ -77,9 +80,9 @@ def test_invariant_23_sync_is_batch_norm_of_the_whole_batch_with_its_gradient(to
             begin([norm], 0.0)
             own = part_of(x.detach(), norm).requires_grad_()
             with torch.no_grad():
-                without = norm(own)
+                without = through(norm, own)
             norm.pending.pop()
-            output = norm(own)
+            output = through(norm, own)
             assert torch.allclose(without, output, rtol=1e-12, atol=1e-12)
             found = torch.autograd.grad((output * part_of(weight, norm)).sum(), [own, norm.weight, norm.bias])
             commit([norm], norm.shards.group)
@@ -102,24 +105,24 @@ def test_the_gradient_of_sync_against_differences(shape):
 
     def forward(*given: Tensor) -> Tensor:
         norm.pending.clear()
-        return torch.func.functional_call(norm, {"weight": given[1], "bias": given[2]}, (given[0],))
+        with laid_out([norm], norm.shards.layout()):
+            return torch.func.functional_call(norm, {"weight": given[1], "bias": given[2]}, (given[0],))
 
     assert torch.autograd.gradcheck(forward, (x, norm.weight, norm.bias))
 
 
 def test_sync_refuses_a_part_of_its_shards():
     norm = sync_norm(shards_of(0, 1))
-    norm.shards.current = range(1)
     with pytest.raises(ValueError, match="the shards of a worker go through it in one pass"):
-        norm(batch(1, ())[:, 0].flatten(0, 1))
+        through(norm, batch(1, ())[:, 0].flatten(0, 1), norm.shards.layout(range(1)))
 
 
 def test_half_precision_goes_through_sync_with_statistics_in_single():
     norm = sync_norm(shards_of(0, 1)).float()
     x = batch(2, (4, 4)).float().flatten(0, 2)
     ours, half = x.clone().requires_grad_(), x.bfloat16().requires_grad_()
-    full, rounded = norm(ours), norm(half)
-    assert rounded.dtype == torch.bfloat16 and norm.pending[0][1].dtype == torch.float32
+    full, rounded = through(norm, ours), through(norm, half)
+    assert rounded.dtype == torch.bfloat16 and norm.pending[0].views.dtype == torch.float32
     torch.testing.assert_close(rounded.float(), full, rtol=0.02, atol=0.05)
     (gradient,) = torch.autograd.grad((rounded * x.bfloat16()).sum(), [half])
     (expected,) = torch.autograd.grad((full * x).sum(), [ours])
@@ -139,7 +142,7 @@ def test_an_encoder_whose_student_is_in_sync_is_one_with_a_single_shard():
     for norm in norms_of(whole):
         norm.shards = Shards(SIZE * TOTAL_SHARDS, 1, range(1))
     x = torch.randn(2 * SIZE * TOTAL_SHARDS, 1, 8, 8, dtype=torch.float64)
-    torch.testing.assert_close(run_parts(parts, x), run_parts(whole, x), rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(through(parts, x), through(whole, x), rtol=1e-9, atol=1e-10)
 
 
 def network(shards: Shards) -> nn.ModuleDict:
@@ -163,7 +166,7 @@ def test_shuffle_normalises_with_shards_of_a_random_order_and_puts_it_back(toget
     for view, images in enumerate(x.flatten(1, 2)):
         order = keyed.permutation(len(images), seed, "shuffle", step, view).tolist()
         shuffled = torch.stack([images[place] for place in order])
-        outputs = torch.cat([run_parts(alone, shard) for shard in shuffled.split(SIZE)]).detach()
+        outputs = torch.cat([through(alone, shard) for shard in shuffled.split(SIZE)]).detach()
         expected.append(torch.stack([outputs[order.index(sample)] for sample in range(len(images))]))
     target = torch.stack(expected).unflatten(1, (TOTAL_SHARDS, SIZE))
 
@@ -175,7 +178,7 @@ def test_shuffle_normalises_with_shards_of_a_random_order_and_puts_it_back(toget
     for rank, found in enumerate(together([lambda rank=rank: act(rank) for rank in range(workers)])):
         mine = Group(rank, workers).share(TOTAL_SHARDS)
         torch.testing.assert_close(found, target[:, mine.start : mine.stop].flatten(0, 2), rtol=1e-10, atol=1e-11)
-    in_order = torch.cat([run_parts(alone, shard) for shard in x.flatten(0, 2).split(SIZE)])
+    in_order = torch.cat([through(alone, shard) for shard in x.flatten(0, 2).split(SIZE)])
     assert not torch.allclose(target.flatten(0, 2), in_order, rtol=1e-2)
 
 

@@ -14,7 +14,7 @@ from trainables.config import trial as c
 from trainables.config.errors import TrialFailure, UserError
 from trainables.config.evaluation import with_recipe
 from trainables.learning.learner import Learner
-from trainables.running import checkpoint
+from trainables.running import checkpoint, scoring
 from trainables.running import fit as train
 
 
@@ -117,7 +117,7 @@ def test_a_trial_survives_kill_9(tiny, tmp_path: Path):
     command = [
         sys.executable,
         "-m",
-        "trainables.running.fit",
+        "trainables.running.train",
         str(tmp_path / "trial.yaml"),
         "--folder",
         str(tmp_path / "killed"),
@@ -227,13 +227,13 @@ def test_a_checkpoint_says_what_it_is_of_and_is_evaluated(tiny, tmp_path: Path):
     assert found is not None and c.parse(found.values["config"]) == config
     assert found.values["versions"]["torch"] == torch.__version__
     assert len(list(tmp_path.glob(checkpoint.PATTERN))) == config.train.keep_checkpoints == 2
-    scores, subject, learner = train.evaluate(found, "validation")
+    scores, subject, learner = scoring.evaluate(found, "validation")
     assert scores["knn_top1"] == history[-1]["knn_top1"]
     assert learner.step_index == 8 and subject.config.evaluation.network == "student"
-    tested, teachers, _ = train.evaluate(found, "test", changes={"evaluation.network": "teacher"})
+    tested, teachers, _ = scoring.evaluate(found, "test", changes={"evaluation.network": "teacher"})
     assert set(tested) == {"knn_top1", "knn1_top1", "linear_top1", "linear_top5", "linear_best_top1"}
     assert all(0 < score <= 1 for score in tested.values())
-    assert tested != train.evaluate(found, "test")[0] and teachers.config.evaluation.network == "teacher"
+    assert tested != scoring.evaluate(found, "test")[0] and teachers.config.evaluation.network == "teacher"
 
 
 def test_an_evaluation_takes_a_recipe_whole(tiny, tmp_path: Path):
@@ -247,7 +247,7 @@ def test_an_evaluation_takes_a_recipe_whole(tiny, tmp_path: Path):
     assert linear.epochs == 100 and linear.lr.base == 7.0 and linear.lr.kind == "step" and linear.augment
     assert config.evaluation.protocol("knn").k == 3
     with pytest.raises(UserError, match="protocol classifier: needs a method whose head classifies"):
-        train.evaluate(found, "validation", ["knn", "classifier"])
+        scoring.evaluate(found, "validation", ["knn", "classifier"])
 
 
 def test_a_trial_is_scored_by_the_protocols_that_it_lists(tiny, tmp_path: Path):

@@ -13,12 +13,12 @@ import torch
 
 from tests.trainables.feeds import feed_of
 from trainables.config import trial as c
+from trainables.data import images as data
 from trainables.data import keyed
 from trainables.data.images import Images
 from trainables.learning.learner import Learner
 from trainables.networks.group import Group
 from trainables.running import check, checkpoint
-from trainables.running import fit as train
 
 STUDENTS = ("batch", "sync")
 TEACHERS = ("batch", "sync", "shuffle", "momentum", "eman")
@@ -76,7 +76,7 @@ def go_on(folder: Path) -> None:
         found = checkpoint.newest(begun)
         assert found is not None
         config = c.parse(found.values["config"])
-        images = train.data.load(config.data, "train")
+        images = data.load(config.data, "train")
         learner = Learner(config, images.channels, len(images), Group())
         learner.load_state_dict(found.tensors, found.values["learner"])
         take_steps(learner, images, learner.step_index, 6)

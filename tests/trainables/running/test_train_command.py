@@ -1,4 +1,4 @@
-"""The command line: python -m trainables.running.fit."""
+"""The command line: python -m trainables.running.train."""
 
 import subprocess
 import sys
@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from trainables.running import checkpoint
-from trainables.running import fit as train
+from trainables.running import checkpoint, train
 
 
 @pytest.fixture
@@ -20,7 +19,7 @@ def trial(tiny, tmp_path: Path) -> list[str]:
 
 def test_a_bad_key_ends_the_program_with_status_2_and_one_line(trial):
     done = subprocess.run(
-        [sys.executable, "-m", "trainables.running.fit", *trial, "--set", "train.epoch=3"],
+        [sys.executable, "-m", "trainables.running.train", *trial, "--set", "train.epoch=3"],
         capture_output=True,
         text=True,
     )

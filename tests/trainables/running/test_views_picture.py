@@ -16,8 +16,10 @@ from trainables.data import images as data
 from trainables.data.feed import labelled_images
 from trainables.data.pieces import Piece
 from trainables.learning.learner import Learner
+from trainables.networks.group import Group
 from trainables.running import fit as train
 from trainables.running import views_picture
+from trainables.running.resolve import resolved
 from trainables.running.views_picture import COLUMN, GAP, LINE, ROWS, SIDE
 
 
@@ -37,10 +39,10 @@ def shown(view: Tensor, row: int) -> np.ndarray:
 def test_the_picture_has_the_views_of_the_first_step(tiny, tmp_path: Path, method: str):
     """Fails when the picture's views are keyed otherwise than those that networks are trained with."""
     more = {"method.images_per_label": 4} if method == "fixmatch" else {"method.queue": 32} if method == "ressl" else {}
-    config = tiny({"method.name": method, **more})
+    config = resolved(tiny({"method.name": method, **more}), 10)
     images, bank = data.splits(config.data, "train", "bank")
     labelled = labelled_images(config, bank)
-    learner = Learner(config, 1, len(images), classes=10, group=train.Group())
+    learner = Learner(config, 1, len(images), classes=10, group=Group())
     batch = next(feed_of(learner, images, labelled).batches(images.order(config.seed, 0, "order"), 0, 0))
     picture = views_picture.draw(config, images, labelled)
     kinds, others = config.method.views, config.method.LABELLED_VIEWS

@@ -187,7 +187,7 @@ def test_torchrun_and_a_resume_on_fewer_workers(tiny, tmp_path: Path):
     command = [
         *launcher,
         "-m",
-        "trainables.running.fit",
+        "trainables.running.train",
         str(tmp_path / "trial.yaml"),
         "--folder",
         str(tmp_path / "two"),

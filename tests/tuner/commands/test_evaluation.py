@@ -20,7 +20,7 @@ from trainables.config import trial as c
 from trainables.config.errors import UserError
 from trainables.data import augment
 from trainables.data import images as data
-from trainables.running import checkpoint
+from trainables.running import checkpoint, scoring
 from trainables.running import fit as train
 from tuner.commands import evaluate as evaluation
 from tuner.commands import main as cli
@@ -57,7 +57,7 @@ def test_by_default_knn_and_the_linear_protocol(checkpoints, capsys):
     facts = json.loads(printed(capsys, checkpoints[0], "--json"))
     found = checkpoint.newest(checkpoints[0])
     assert found is not None
-    scores, _, _ = train.evaluate(found, "test")
+    scores, _, _ = scoring.evaluate(found, "test")
     assert scores.keys() == {"knn_top1", "knn1_top1", "linear_top1", "linear_top5", "linear_best_top1"}
     assert facts == {
         "checkpoint": str(found.path),
@@ -215,7 +215,7 @@ def test_what_is_saved_is_what_was_scored(checkpoints, capsys, tmp_path):
     saved, found = load_file(tmp_path / "saved"), checkpoint.newest(checkpoints[0])
     assert found is not None and saved["fc.weight"].shape == (10, 32) and saved["conv1.weight"].shape == (4, 1, 3, 3)
     changes = {"evaluation.linear.recipe": "momentum2", "evaluation.linear.epochs": 2}
-    _, subject, _ = train.evaluate(found, "validation", ["linear"], changes)
+    _, subject, _ = scoring.evaluate(found, "validation", ["linear"], changes)
     queries = subject.queries()
     logits = torch.nn.functional.linear(queries.x, saved["fc.weight"], saved["fc.bias"])
     assert facts["linear_top1"] == (logits.argmax(1) == queries.labels).float().mean().item()

@@ -74,7 +74,7 @@ def test_an_interrupted_trial_goes_on_as_the_version_that_began_it_would_have(
 def test_a_trial_of_lars_does_not_go_on_with_its_rate_elsewhere_and_one_of_sgd_does_not_care(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `python -m trainables.running.fit` would, with a configuration that lacks the key."""
+    """As `python -m trainables.running.train` would, with a configuration that lacks the key."""
     monkeypatch.setenv("TEACHER_TUNER_CACHE", str(tmp_path / "cache"))
     configs = {}
     for name in ("lars", "sgd"):

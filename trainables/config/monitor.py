@@ -1,0 +1,26 @@
+"""What configurations and reports may know of a monitor. Needs no torch."""
+
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
+
+from trainables.config.encoder import Encoder
+
+
+class Curve(NamedTuple):
+    """How TensorBoard shows a group of a monitor's numbers: under which name, and with which text."""
+
+    name: str
+    text: str
+
+
+class MonitorInfo:
+    """The part of a monitor that needs no torch.
+
+    CURVES: by the first part of the names of its numbers.
+    """
+
+    CURVES: ClassVar[Mapping[str, Curve]] = {}
+
+    @classmethod
+    def check(cls, encoder: Encoder) -> None:
+        """Raises ValueError, "monitors: rule", for an encoder that cannot be watched so."""

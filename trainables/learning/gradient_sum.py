@@ -1,0 +1,43 @@
+"""One gradient from the losses of several passes and workers."""
+
+import torch
+from torch import Tensor, nn
+
+from trainables.networks.group import Group
+
+
+class GradientSum:
+    """Sums the gradients of losses over passes and workers, and puts their mean into `parameter.grad`.
+
+    With `exact`, sums are float64: a sum of float32 gradients is then free of rounding in any order, unless the gradients differ by more
+    than 2^29 in size. So the mean has the same bits for any number of workers. Without `exact`, sums have the type of the parameters.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], exact: bool):
+        self.parameters = parameters
+        first = parameters[0]
+        self._sum = torch.zeros(
+            sum(p.numel() for p in parameters), dtype=torch.float64 if exact else first.dtype, device=first.device
+        )
+        self._mean = torch.zeros_like(self._sum, dtype=first.dtype)
+        pieces = self._mean.split([p.numel() for p in parameters])
+        self._grads = [piece.as_strided(p.shape, p.stride()) for piece, p in zip(pieces, parameters, strict=True)]
+
+    def add(self, loss: Tensor) -> None:
+        """Adds the gradient of a loss."""
+        gradients = torch.autograd.grad(loss, self.parameters)
+        self._sum += torch.cat([_in_memory_order(g, p) for g, p in zip(gradients, self.parameters, strict=True)])
+
+    def close(self, group: Group, count: int) -> None:
+        """Sums over the workers, divides by `count`, gives the parameters the result and starts the next sum. Collective."""
+        self._mean.copy_(group.sum(self._sum).div_(count))
+        self._sum.zero_()
+        for parameter, grad in zip(self.parameters, self._grads, strict=True):
+            parameter.grad = grad
+
+
+def _in_memory_order(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """A gradient as a vector, in the memory order of its parameter."""
+    if gradient.stride() != parameter.stride():
+        gradient = torch.empty_like(parameter).copy_(gradient)
+    return gradient.as_strided((gradient.numel(),), (1,))

@@ -1,0 +1,22 @@
+"""The configuration that a trial is trained with: resolved once, before a Learner sees it."""
+
+from trainables.config import equivalence
+from trainables.config import trial as c
+
+
+def resolved(config: c.TrialConfig, classes: int) -> c.TrialConfig:
+    """The configuration with what follows from other keys and from the data filled in. Resolving twice changes nothing.
+
+    A preset was already applied when the configuration was parsed.
+
+    Args:
+        config: of the trial, as the user or the search gave it.
+        classes: of the data; a method that classifies gets a projector of that width.
+
+    Returns:
+        The trial with the rates that the equivalence rule gives for its batch, and with `encoder.projector.out` of the classes.
+    """
+    config = equivalence.scaled(config)
+    if config.method.CLASSIFIES and config.encoder.projector.out != classes:
+        config = c.changed(config.plain(), {"encoder.projector.out": classes})
+    return config
