@@ -1,4 +1,4 @@
-"""The program `tuner`: parses its arguments and hands them to a command, a module of this folder that is imported then."""
+"""The program `tuner`: parses its arguments and imports the command, a module of this folder, that runs them."""
 
 import argparse
 import importlib
@@ -54,7 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _leave(last: str, status: int) -> NoReturn:
-    """Ends the process at once: workers are in the middle of an epoch, and Ray may be gone. A local Ray goes with its driver."""
+    """Ends the process at once: workers are in the middle of an epoch, and Ray may be gone.
+
+    A local Ray ends with its driver.
+    """
     print(last, file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(status)

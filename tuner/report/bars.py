@@ -1,15 +1,16 @@
-"""Progress of work that takes longer than a moment: bars with the time left on a terminal, calm plain lines elsewhere."""
+"""Progress of work that takes longer than a moment: bars on a terminal, calm plain lines elsewhere."""
 
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TaskID,
     TextColumn,
@@ -26,7 +27,7 @@ class Bars:
     """A context that shows how far a piece of work is.
 
     Args:
-        file: where to; standard output may belong to results.
+        file: where they are shown; by default standard error, because standard output may belong to results.
         clock: seconds, for plain lines.
         quiet: seconds between two plain lines, and before the first.
     """
@@ -39,7 +40,7 @@ class Bars:
         self._what, self._began, self._said = "", clock(), clock()
 
     def _made(self) -> Progress:
-        columns: list[Any] = [SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn()]
+        columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn()]
         columns += [MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()]
         return Progress(*columns, console=self.console, transient=True, redirect_stdout=False, redirect_stderr=False)
 
@@ -53,12 +54,12 @@ class Bars:
             self._bars.stop()
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """Prints a line that stays."""
         self.console.print(line)
         self._said = self._clock()
 
     def tell(self, what: str, done: int, total: int | None = None) -> None:
-        """How many steps of something are done: a `trainables.data.progress.Listener`."""
+        """Shows how many steps of something are done; it is a `trainables.data.progress.Listener`."""
         if what != self._what or done == 0:
             self._what, self._began = what, self._clock()
             if self._bars:
@@ -82,7 +83,7 @@ def so_far(what: str, done: int, total: int | None) -> str:
 
 
 def about(seconds: float) -> str:
-    """A length of time in words, as rough as an estimate is: "about 40 s", "about 12 min", "about 3.5 h"."""
+    """A length of time, as rough as an estimate is: "about 40 s", "about 12 min", "about 3.5 h"."""
     if seconds < 100:
         return f"about {max(1, round(seconds))} s"
     return f"about {round(seconds / 60)} min" if seconds < 100 * 60 else f"about {seconds / 3600:.1f} h"

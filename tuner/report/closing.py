@@ -1,4 +1,4 @@
-"""What a search ends with, in words: the best score, how sure it is, what it has to beat, and the commands to go on with."""
+"""The closing lines of a search: the best score, how sure it is, what it has to beat, and the next commands."""
 
 from pathlib import Path
 

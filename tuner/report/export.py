@@ -19,9 +19,9 @@ from tuner.search.study import Study, key_of
 
 
 def export(run: Run, study: Study, top: int, output: Path) -> list[Path]:
-    """Writes the `top` best complete trials, or points of a table, as TrialConfig files: output, output-2, output-3, ...
+    """Writes the `top` best complete trials, or points of a table, as TrialConfig files: output, output-2, ...
 
-    A point is ranked by the mean over its seeds and written with the first seed, so that no seed is picked for its luck.
+    A point is ranked by the mean over its seeds and written with its first seed: no seed is picked for its luck.
 
     Raises:
         UserError: no trial is complete, or no point is with all of its seeds.

@@ -1,8 +1,7 @@
-"""What a search varies: the columns by which its trials are compared, in the order in which it asks them, and short names of trials."""
+"""What a search varies: the columns by which TensorBoard compares its trials, and short names of trials."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -12,19 +11,19 @@ from trainables.config.settings import flat
 from tuner.plan import points
 from tuner.plan.space import REHEARSALS, Space
 from tuner.plan.spec import SearchSpec
-from tuner.report.summaries import Column
+from tuner.report.summaries import Column, Fact, Facts, Kind
 from tuner.report.wording import brief, title
 
 LONGEST = 48  # characters of a trial's name
 UNSAFE = r"[^\w .,+=()-]+"  # in the name of a folder
-Facts = dict[str, Any]  # what sets a trial apart, by dotted key: numbers, truth values and texts
 
 
 class Searched:
     """What differs between the trials of a search.
 
-    Columns are in the order in which a space asks them, or in which the points of a table name them. A space is rehearsed to learn its
-    order, so the columns are there before the first trial, and are the same in a resume. What only trials show follows, in their order.
+    Columns are in the order in which a space asks for values, or in which the points of a table name keys. The space is
+    rehearsed to learn its order, so the columns are known before the first trial, and are the same in a resume. Columns
+    that only trials show follow, in the order of the trials.
 
     Args:
         spec: of the search.
@@ -46,7 +45,7 @@ class Searched:
             for place, key in enumerate(self._keys(rows, told))
         ]
 
-    def facts(self, point: str | None, values: Mapping[str, Any], config: c.TrialConfig) -> Facts:
+    def facts(self, point: str | None, values: Mapping[str, object], config: c.TrialConfig) -> Facts:
         """What sets a trial apart, by the keys of the columns; those that it lacks are left out.
 
         Args:
@@ -54,11 +53,11 @@ class Searched:
             values: that were proposed, by dotted key.
             config: of the trial.
         """
-        found = self._all(point, values, config)
-        return {column.key: found[column.key] for column in self.columns if column.key in found}
+        every = self._all(point, values, config)
+        return {column.key: every[column.key] for column in self.columns if column.key in every}
 
     def run_name(self, key: str, facts: Facts, config: c.TrialConfig) -> str:
-        """A trial's key and in brief how it differs from what trials have in common, such as "0003 sts p 0.7 momentum".
+        """A trial's key, and in brief how it differs from what trials have in common: "0003 sts p 0.7 momentum".
 
         Safe as the name of a folder, and no longer than `LONGEST`.
         """
@@ -77,30 +76,28 @@ class Searched:
             text = longer
         return text.rstrip(" .")
 
-    def _all(self, point: str | None, values: Mapping[str, Any], config: c.TrialConfig) -> Facts:
+    def _all(self, point: str | None, values: Mapping[str, object], config: c.TrialConfig) -> Facts:
         if point is None:
             return _plain(flat(values))
         named = list(dict.fromkeys(key for values in self._table.values() for key in flat(values)))
         whole = flat(config.plain())
-        return {"point": point, "seed": config.seed} | _plain(
-            {key: whole[key] for name in named for key in whole if _below(key, name)}
-        )
+        first: dict[str, Fact] = {"point": point, "seed": config.seed}
+        return first | _plain({key: whole[key] for name in named for key in whole if _below(key, name)})
 
     def _keys(self, rows: Sequence[Facts], told: Sequence[Facts]) -> list[str]:
-        """Keys of the columns: those of which there is more than one value, all where there is none of them."""
+        """Keys of the columns: those with more than one value; all keys where there is none of these."""
         order, known = _merged(rows), {}
         for key in order:
-            known[key] = {
-                repr(row.get(key)) for row in rows if self._table or key in row
-            }  # in a table to lack a key is a value
+            # in a table the lack of a key counts as a value
+            known[key] = {repr(row.get(key)) for row in rows if self._table or key in row}
         keys = [key for key in order if len(known[key]) > 1 or key in ("point", "seed")]
         keys += [key for row in told for key in row if repr(row[key]) not in known.get(key, ())]
         return list(dict.fromkeys(keys)) or order
 
-    def _tells(self, name: str, value: Any, own: Mapping[str, Any]) -> bool:
+    def _tells(self, name: str, value: Fact, own: Mapping[str, object]) -> bool:
         """Whether a trial has another value of a key than the others by default.
 
-        A number has where its section is of another kind, such as the p of "sts" where the others have "tma".
+        A number also does where its section is of another kind, such as the p of "sts" where the others have "tma".
         """
         sections = [name[:dot] for dot in range(len(name)) if name[dot] == "."] if isinstance(value, float) else []
         keys = [key for key in {**own, **self._base} if _below(key, name)] + [f"{section}.kind" for section in sections]
@@ -108,7 +105,10 @@ class Searched:
 
 
 def _phrases(facts: Facts) -> list[str]:
-    """Texts speak for themselves, but for a schedule's kind; numbers stand behind the name of their key, or of its schedule."""
+    """Short phrases for facts.
+
+    A text stands alone, unless it is the kind of a schedule. A number stands behind the name of its key or schedule.
+    """
     phrases: dict[str, str] = {}
     for key, value in facts.items():
         section, end = key.split(".")[-2:] if "." in key else ("", key)
@@ -121,7 +121,7 @@ def _phrases(facts: Facts) -> list[str]:
     return list(phrases.values())
 
 
-def _rehearsed(space: Space, base: c.TrialConfig) -> Iterator[dict[str, Any]]:
+def _rehearsed(space: Space, base: c.TrialConfig) -> Iterator[dict[str, object]]:
     """Proposals of a space: its known good ones, and random ones that are the same each time."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
     fixed = [optuna.trial.FixedTrial(dict(known)) for known in space.known_good]
@@ -130,7 +130,7 @@ def _rehearsed(space: Space, base: c.TrialConfig) -> Iterator[dict[str, Any]]:
 
 
 def _merged(rows: Iterable[Iterable[str]]) -> list[str]:
-    """All keys of some rows in one order: what a row has besides comes behind what stands before it there."""
+    """All keys of the rows in one order: a new key of a row comes behind the key that stands before it in that row."""
     order: list[str] = []
     for row in rows:
         place = 0
@@ -145,15 +145,20 @@ def _below(key: str, name: str) -> bool:
     return key == name or key.startswith(f"{name}.")
 
 
-def _plain(values: Mapping[str, Any]) -> Facts:
-    """Without what is None; lists as a text."""
-    return {
-        key: "+".join(map(str, value)) if isinstance(value, list | tuple) else value
-        for key, value in values.items()
-        if value is not None
+def _plain(values: Mapping[str, object]) -> dict[str, Fact]:
+    """The values without those that are None; a list becomes a text."""
+    return {key: _fact(value) for key, value in values.items() if value is not None}
+
+
+def _fact(value: object) -> Fact:
+    if isinstance(value, list | tuple):
+        return "+".join(map(str, value))
+    return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def _kind(values: Iterable[Fact]) -> Kind:
+    """The kind of a column; of mixed values it is text."""
+    kinds: set[Kind] = {
+        "truth" if isinstance(v, bool) else "number" if isinstance(v, int | float) else "text" for v in values
     }
-
-
-def _kind(values: Iterable[Any]) -> Any:
-    kinds = {"truth" if isinstance(v, bool) else "number" if isinstance(v, int | float) else "text" for v in values}
     return kinds.pop() if len(kinds) == 1 else "text"

@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event
@@ -30,25 +30,34 @@ log = logging.getLogger(__name__)
 TYPES = {"number": api_pb2.DATA_TYPE_FLOAT64, "truth": api_pb2.DATA_TYPE_BOOL, "text": api_pb2.DATA_TYPE_STRING}
 
 
+Fact = float | bool | str
+Facts = Mapping[str, Fact]
+"""What sets a trial apart, by dotted key."""
+Kind = Literal["number", "truth", "text"]
+
+
 class Column(NamedTuple):
     """A column of HPARAMS: its place among the columns, its key, and what is shown of it."""
 
     place: int
     key: str
     title: str
-    kind: Literal["number", "truth", "text"]
+    kind: Kind
 
     @property
     def name(self) -> str:
-        """By which TensorBoard sorts its columns, whatever order they are given in; it shows the title instead."""
+        """The name by which TensorBoard sorts its columns, whatever order they come in; it shows the title instead."""
         return f"{self.place:03d} {self.key}"
 
 
 class Events:
-    """The event file of a run. What lay in its folder before is removed.
+    """The event file of a run of TensorBoard. What lay in its folder before is removed.
 
-    A board is a view of what the journal and the checkpoints hold, so a disk that is full or gone costs no search: the file then ends
-    where it is, the log says so, and a resume writes it anew.
+    A board is a view of what the journal and the checkpoints hold, so no search fails for a disc that is full or gone:
+    the file then ends where it is, the log says so, and a resume writes it anew.
+
+    Args:
+        folder: of its own.
     """
 
     def __init__(self, folder: Path):
@@ -64,16 +73,16 @@ class Events:
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def scalar(self, tag: Tag, value: float, step: float, at: float | None = None) -> None:
-        """A point of a curve; `at` is its time, in seconds since 1970, by default now."""
+        """Adds a point of a curve; `at` is its time in seconds since 1970, by default now."""
         tensor = TensorProto(dtype=DT_FLOAT, float_val=[value])
         self._add(tag.name, scalars.create_summary_metadata("", tag.text), tensor, round(step), at)
 
     def text(self, tag: str, text: str, description: str) -> None:
-        """A text in Markdown."""
+        """Adds a text in Markdown."""
         self._add(tag, texts.create_summary_metadata("", description), make_tensor_proto([text.encode()]))
 
     def image(self, tag: str, file: Path, description: str) -> None:
-        """A picture in a file, as it is encoded there; one that cannot be read is left out."""
+        """Adds a picture from a file, as it is encoded there; one that cannot be read is left out."""
         try:
             with Image.open(file) as opened:
                 size = [str(side).encode() for side in opened.size]
@@ -84,8 +93,8 @@ class Events:
         self._add(tag, images.create_summary_metadata("", description), make_tensor_proto([*size, encoded]))
 
     def experiment(self, columns: Sequence[Column], metrics: Mapping[str, str]) -> None:
-        """What HPARAMS shows of all runs: its columns, and the titles of metrics by tag."""
-        found = api_pb2.Experiment(
+        """Says what HPARAMS shows of all runs: its columns, and the titles of metrics by tag."""
+        experiment = api_pb2.Experiment(
             hparam_infos=[
                 api_pb2.HParamInfo(name=c.name, display_name=c.title, type=TYPES[c.kind], differs=True) for c in columns
             ],
@@ -94,18 +103,18 @@ class Events:
                 for tag, title in metrics.items()
             ],
         )
-        self._add_hparams(hparams.EXPERIMENT_TAG, HParamsPluginData(experiment=found))
+        self._add_hparams(hparams.EXPERIMENT_TAG, HParamsPluginData(experiment=experiment))
 
-    def begin(self, columns: Sequence[Column], values: Mapping[str, float | bool | str]) -> None:
-        """Says by which values, by key, HPARAMS lists this run."""
+    def begin(self, columns: Sequence[Column], values: Facts) -> None:
+        """Says with which values HPARAMS lists this run; `values` are by key."""
         start = SessionStartInfo(start_time_secs=time.time())
         for column in columns:
             if column.key not in values:
                 continue
             if column.kind == "number":
-                start.hparams[column.name].number_value = values[column.key]
+                start.hparams[column.name].number_value = float(values[column.key])
             elif column.kind == "truth":
-                start.hparams[column.name].bool_value = values[column.key]
+                start.hparams[column.name].bool_value = bool(values[column.key])
             else:
                 start.hparams[column.name].string_value = str(values[column.key])
         self._add_hparams(hparams.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=start))
@@ -127,7 +136,7 @@ class Events:
             if self._file is not None:
                 self._file.close()
 
-    def _add_hparams(self, tag: str, content: Any) -> None:
+    def _add_hparams(self, tag: str, content: HParamsPluginData) -> None:
         self._add(tag, hparams.create_summary_metadata(content), hparams.NULL_TENSOR)
 
     def _add(

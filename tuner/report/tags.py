@@ -3,8 +3,8 @@
 TensorBoard sorts groups by name, so score comes first: score, student, teacher, train.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from trainables.config import trial as c
 from tuner.plan.spec import METRICS
@@ -67,8 +67,13 @@ def score(metric: str) -> Tag:
     return Tag(f"score/{metric}", f"Share of validation images whose class was told right{among}, from 0 to 1.")
 
 
-def tags_of(metrics: Mapping[str, Any], teacher: c.Teacher) -> dict[str, Tag]:
-    """The curves that an epoch's metrics are points of, by metric. What the teacher does not use has none."""
+def tags_of(metrics: Iterable[str], teacher: c.Teacher) -> dict[str, Tag]:
+    """The curves that an epoch's metrics belong to, by metric. What the teacher does not use has no curve.
+
+    Args:
+        metrics: names of the metrics.
+        teacher: of the trial.
+    """
     used = {
         "momentum": bool(teacher.placement) and teacher.smoothing.kind != "se",
         "alpha": bool(teacher.placement) and teacher.norm.kind == "momentum",

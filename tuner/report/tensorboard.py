@@ -12,7 +12,7 @@ import yaml
 from trainables.config import trial as c
 from tuner.plan.spec import Objective
 from tuner.report.searched import Searched
-from tuner.report.summaries import Column, Events
+from tuner.report.summaries import Column, Events, Facts
 from tuner.report.tags import BEST, COLLAPSED, EPOCH, LOSS, score, tags_of
 from tuner.runs.run import BASELINE, Run
 from tuner.search.collapse import collapsed
@@ -22,7 +22,7 @@ VIEWS = "What student and teacher see: a row for each image, a column for each v
 
 
 class TrialWriter:
-    """The board of one trial. A trial that is continued tells its history again, so its folder is written anew.
+    """Writes the board of one trial. A trial that is continued tells its history again, so its folder is written anew.
 
     Args:
         folder: of its own, in the folder that TensorBoard is given.
@@ -38,7 +38,7 @@ class TrialWriter:
         config: c.TrialConfig,
         objective: Objective,
         columns: Sequence[Column] = (),
-        facts: Mapping[str, object] = MappingProxyType({}),
+        facts: Facts = MappingProxyType({}),
     ):
         self.config, self.objective = config, objective
         self.events = Events(folder)

@@ -1,4 +1,4 @@
-"""How long a search has run, how long it will run, and what lies between two trials on a slot; from the times that its trials noted."""
+"""How long a search has run and will run, and the gaps between two trials on a slot, by the times of its trials."""
 
 import math
 import statistics

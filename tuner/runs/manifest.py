@@ -5,7 +5,6 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -63,7 +62,7 @@ def read(folder: Path) -> Content:
     return content
 
 
-def format_of(content: Mapping[str, Any]) -> int:
+def format_of(content: Content) -> int:
     """The format of a run; manifests that name none are of the first one."""
     return int(content.get("format", 1))
 

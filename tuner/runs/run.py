@@ -7,8 +7,8 @@ tensorboard/<key> <in brief>/                curves and hparams; untrained/ what
 best/                                        the best configurations, best first
 logs/                                        the driver's log
 
-What Ray Tune and Ray Train write is thrown away with the session, and lies in a temporary folder of the driver's node: a run directory that
-is full breaks neither of them, and they leave nothing behind.
+What Ray Tune and Ray Train write is thrown away with the session. It lies in a temporary folder of the driver's node,
+so a full disc under the run directory breaks neither of them, and they leave nothing behind.
 """
 
 import contextlib
@@ -19,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -29,7 +28,7 @@ from trainables.config.settings import read_yaml
 from tuner.runs import manifest as manifests
 from tuner.runs.files import write_atomically
 from tuner.runs.lock import Lock
-from tuner.runs.manifest import Kind
+from tuner.runs.manifest import Content, Kind
 
 RUNS = Path("runs")  # where runs are made by default
 SPACE_COPY = "space.py"
@@ -43,6 +42,16 @@ ASKED = re.compile(rb'^\{"op_code": ?4,', re.MULTILINE)  # the beginning of a jo
 class Run:
     """A run directory; `create` makes one, `Run(path)` opens one.
 
+    Attributes:
+        path: of the directory.
+        manifest: what made it, with which versions, on which machines.
+        kind: "search" or "train".
+        format: of its files.
+        replaces: whether it took the place of another run, in which nothing was asked.
+
+    Args:
+        path: of the directory.
+
     Raises:
         UserError: the folder is no run.
     """
@@ -52,15 +61,22 @@ class Run:
         self.manifest = manifests.read(path)
         self.kind: Kind = self.manifest["kind"]
         self.format = manifests.format_of(self.manifest)
-        self.replaces = False  # another run, in which nothing was asked
+        self.replaces = False
         self._lock = Lock(self.path)
         self._ray: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
-    def create(cls, path: Path, kind: Kind, content: dict[str, Any], seed: int) -> "Run":
-        """Makes the directory with its spec and manifest, held by this process; a run in which nothing was asked gives way to it.
+    def create(cls, path: Path, kind: Kind, content: Content, seed: int) -> "Run":
+        """Makes the directory with its spec and manifest, held by this process.
 
-        It is held before it can be seen: another launch would take it for one in which nothing was asked, and replace it.
+        A run in which nothing was asked gives way to it. The new run is held before it can be seen: otherwise another
+        launch would find a run in which nothing was asked, and replace it.
+
+        Args:
+            path: of the directory.
+            kind: of the run.
+            content: the spec, as nested plain values.
+            seed: of the search, or of the full run's trial.
 
         Raises:
             UserError: something else is there already.
@@ -97,7 +113,7 @@ class Run:
 
     @classmethod
     def _of_no_use(cls, path: Path) -> "Run":
-        """The run at a path, held by this process, if nothing was asked in it and it holds no file of somebody else.
+        """The run at a path, held by this process, if nothing was asked in it and it has no foreign files.
 
         Raises:
             UserError: something else is there.
@@ -146,7 +162,7 @@ class Run:
         return len(ASKED.findall(self.journal.read_bytes())) if self.journal.is_file() else 0
 
     def check_journal(self) -> None:
-        """Refuses a journal that lacks trials which have a folder: a search that went on over it would ask for them again.
+        """Refuses a journal that lacks trials which have a folder: a search would ask for them again.
 
         Raises:
             UserError: the journal is missing, was emptied, or is older than the trials.
@@ -173,8 +189,8 @@ class Run:
         return f"{self.path / SPACE_COPY}:{function}"
 
     @property
-    def spec(self) -> dict[str, Any]:
-        """What was asked for, as nested values; keys that the version of the launch did not have get the value that they had then.
+    def spec(self) -> Content:
+        """What was asked for, as nested values. Keys that are newer than the run get the value that held then.
 
         Raises:
             UserError: the file is missing or damaged.
@@ -184,7 +200,7 @@ class Run:
             content["trial"] = formats.as_written(trial, self.format)
         return content
 
-    def write_spec(self, content: dict[str, Any]) -> None:
+    def write_spec(self, content: Content) -> None:
         write_atomically(self.path / "spec.yaml", yaml.safe_dump(content, sort_keys=False))
 
     @property
@@ -224,7 +240,7 @@ class Run:
         return self.trial_folder(key) / "views.png"
 
     def trial_log(self, key: str, error: str = "") -> Path:
-        """The log of the worker that an error names, else that of the first; the others' are beside it."""
+        """The log of the worker that an error names, or else of the first worker; the others' are beside it."""
         named = re.search(r"\(worker (\d+)\)", error)
         return self.trial_folder(key) / f"rank-{named[1] if named else 0}.log"
 
@@ -241,7 +257,7 @@ class Run:
         self._lock.note(waits)
 
     def waits(self) -> str:
-        """What the process waits for that runs it now; empty where it does not wait, or where there is none."""
+        """What the process that runs it now waits for; empty where it does not wait, or where there is none."""
         return self._lock.noted()
 
     def held(self) -> bool:
@@ -278,7 +294,10 @@ class Run:
 
 
 def unused(folder: Path, name: str) -> Path:
-    """The first of name, name-2, name-3, ... that is not in `folder`, or is a run in which nothing was asked and that nobody holds."""
+    """The first of name, name-2, name-3, ... in `folder` that does not exist, or that gives way to another run.
+
+    A run gives way if nothing was asked in it and nobody holds it.
+    """
     candidates = [folder / name, *(folder / f"{name}-{n}" for n in range(2, 10_000))]
     return next(path for path in candidates if not path.exists() or _gives_way(path))
 
@@ -293,9 +312,10 @@ def _gives_way(path: Path) -> bool:
 
 @contextlib.contextmanager
 def beginning(run: Run, launched: bool) -> Iterator[None]:
-    """What a launch or a resume does once it holds its run. If it fails before anything was asked, it can be launched again.
+    """A context around what a launch or a resume does once it holds its run.
 
-    An error of the user then discards a run that was just `launched`. After a failure it stays with its logs, until a launch replaces it.
+    If that fails before anything was asked, the run can be launched again: an error of the user discards a run that was
+    just `launched`, and after a failure the run stays with its logs until a launch replaces it.
     """
     try:
         yield

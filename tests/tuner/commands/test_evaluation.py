@@ -1,5 +1,6 @@
 """`tuner evaluate` on a checkpoint: what it prints, records, compares and saves."""
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -22,11 +23,10 @@ from trainables.data import augment
 from trainables.data import images as data
 from trainables.running import checkpoint, scoring
 from trainables.running import fit as train
-from tuner.commands import evaluate as evaluation
 from tuner.commands import main as cli
 from tuner.commands import train as full_run
 from tuner.plan import spec
-from tuner.report import certainty
+from tuner.report import certainty, scores
 from tuner.report.view import best_of
 from tuner.runs import run as runs
 
@@ -159,18 +159,22 @@ def test_what_does_not_fit_is_said_before_any_work(checkpoints, tmp_path):
 
 
 def test_five_answers_of_five_classes_are_not_printed():
-    scores = {"linear_top1": 0.5, "linear_top5": 1.0}
-    facts = {
-        "network": "student",
-        "split": "test",
-        "checkpoint": "a",
-        "step": 1,
-        "protocols": ["linear"],
-        "images": 20,
-        "scores": scores,
-    }
+    scored = scores.Scored(
+        network="student",
+        split="test",
+        checkpoint="a",
+        step=1,
+        protocols=["linear"],
+        images=20,
+        classes=5,
+        settings={},
+        before_feature_norm=False,
+        labels={},
+        seed=0,
+        scores={"linear_top1": 0.5, "linear_top5": 1.0},
+    )
     for classes, told in ((5, False), (6, True)):
-        lines = evaluation._lines({**facts, "classes": classes}, None)
+        lines = scores.lines(dataclasses.replace(scored, classes=classes))
         assert any(line.startswith("linear_top5") for line in lines) is told
         assert any(line.startswith("linear_top1 ") for line in lines)
 
@@ -283,13 +287,13 @@ def test_an_objective_that_is_not_given_is_what_the_method_is_judged_by(trial, m
 def test_a_table_of_corruptions():
     """Types by severities, with their means."""
     kinds = ("fog", "snow")
-    scores = {f"corruptions/{kind}/{s}": 0.1 * s + 0.01 * i for i, kind in enumerate(kinds) for s in (1, 2, 3)}
-    scores |= {f"corruptions/{kind}": 0.2 + 0.01 * i for i, kind in enumerate(kinds)}
-    scores |= {f"corruptions/severity_{s}": 0.1 * s + 0.005 for s in (1, 2, 3)}
-    lines = evaluation._cells({"clean_top1": 0.9, "corruptions/mean": 0.205, **scores}, "top-1")
+    told = {f"corruptions/{kind}/{s}": 0.1 * s + 0.01 * i for i, kind in enumerate(kinds) for s in (1, 2, 3)}
+    told |= {f"corruptions/{kind}": 0.2 + 0.01 * i for i, kind in enumerate(kinds)}
+    told |= {f"corruptions/severity_{s}": 0.1 * s + 0.005 for s in (1, 2, 3)}
+    lines = scores.cells({"clean_top1": 0.9, "corruptions/mean": 0.205, **told}, "top-1")
     assert [line.split() for line in lines[1:]] == [
         ["fog", "0.1000", "0.2000", "0.3000", "0.2000"],
         ["snow", "0.1100", "0.2100", "0.3100", "0.2100"],
         ["mean", "0.1050", "0.2050", "0.3050", "0.2050"],
     ]
-    assert evaluation._cells({"knn_top1": 0.9}, "top-1") == []
+    assert scores.cells({"knn_top1": 0.9}, "top-1") == []

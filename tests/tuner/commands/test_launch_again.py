@@ -1,4 +1,4 @@
-"""A run in which nothing was asked gives way to another launch; one in which something was, or that is held, never does."""
+"""A run in which nothing was asked gives way to another launch; one that is held, or that was asked, never does."""
 
 import json
 import shutil
@@ -142,7 +142,7 @@ def test_a_run_that_is_held_stays(tmp_path: Path) -> None:
 
 
 def test_what_an_end_before_the_first_trial_leaves(tmp_path: Path) -> None:
-    """An error of the user discards a launch that left no log, and never what is resumed; a failure keeps the log and says what to do."""
+    """An error of the user discards a launch that left no log, never a resumed run; a failure keeps the log."""
     run = runs.Run.create(tmp_path / "run", "search", {}, 0)
     with pytest.raises(UserError, match="^no room$"), runs.beginning(run, launched=False):
         raise UserError("no room")
@@ -169,10 +169,8 @@ def test_status_and_resume_of_a_run_that_failed_at_once(tmp_path: Path, capsys: 
     run.note_failure("the untrained encoder cannot be scored: trial.data.image_size: must be given")
     assert cli.main(["status", str(run.path)]) == 0
     said = capsys.readouterr().out
-    assert (
-        "it failed before a trial was asked: the untrained encoder cannot be scored: trial.data.image_size: must be given\n"
-        in said
-    )
+    why = "the untrained encoder cannot be scored: trial.data.image_size: must be given"
+    assert f"it failed before a trial was asked: {why}\n" in said
     assert "launch it again, which replaces this run" in said and "resume" not in said
     assert cli.main(["resume", str(run.path), "--set", "trial.data.image_size=32"]) == 2
     said = capsys.readouterr().err

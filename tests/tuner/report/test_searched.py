@@ -35,7 +35,7 @@ def named(
 
 
 def test_columns_are_what_is_searched_in_the_order_in_which_the_space_asks() -> None:
-    """Also those that only some trials have; constants that a proposal carries along, such as where a schedule ends, are none."""
+    """Also keys that only some trials have; constants of a proposal, such as where a schedule ends, are no columns."""
     found = Searched(search(), TEACHER, []).columns
     assert [column.title for column in found] == ORDER
     assert [column.kind for column in found] == [

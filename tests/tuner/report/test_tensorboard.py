@@ -93,7 +93,7 @@ def search(tmp_path: Path) -> Search:
 
 
 def test_hparams_has_what_was_searched_in_the_order_of_the_space_for_trials_of_all_states(search: Search) -> None:
-    """Complete, failed before its first epoch, stopped, running, and one whose driver was killed: the board was never told of its end."""
+    """Complete, failed before its first epoch, stopped, running, and one whose driver was killed before its end."""
     complete, failed, stopped, running, _ = (search.start() for _ in range(5))
     search.hear(complete, SCORES)
     search.end(complete)
@@ -147,7 +147,7 @@ def test_hparams_of_a_table_has_point_and_seed_first(tmp_path: Path) -> None:
 
 
 def test_curves_of_a_trial(search: Search) -> None:
-    """The score is the first group, the loss has points within epochs, monitors stand with the network that they watch."""
+    """The score is the first group, the loss has points within epochs, monitors stand with the network they watch."""
     trial = search.start()
     search.hear(trial, SCORES)
     search.hear(trial, SCORES)  # told again, as after a death of the trial's actor

@@ -1,4 +1,4 @@
-"""A run directory that was changed or damaged between two commands: a line says what to do, and nothing is written over."""
+"""A run directory that was damaged between two commands: a line says what to do, and nothing is written over."""
 
 import json
 from collections.abc import Callable
@@ -88,8 +88,8 @@ def test_each_key_that_was_edited_gets_a_line(tmp_path: Path) -> None:
     lines = str(error.value).splitlines()
     assert "seed = 9: was 0 at the launch; trials of both cannot be compared, so put it back" in lines
     assert (
-        "trial.teacher.momenta.fc2.base = 0.5: was None at the launch; trials of both cannot be compared, so put it back"
-        in lines
+        "trial.teacher.momenta.fc2.base = 0.5: was None at the launch; "
+        "trials of both cannot be compared, so put it back" in lines
     )
 
 

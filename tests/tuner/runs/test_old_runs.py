@@ -1,4 +1,4 @@
-"""Runs that an earlier version made and left in the middle of a trial: they go on, with the numbers that it would have given."""
+"""Runs that an earlier version left in the middle of a trial go on, with the numbers that it would have given."""
 
 import json
 import shutil
@@ -37,9 +37,10 @@ def opened(path: Path) -> tuple[Run, Study]:
 
 
 def assert_same_curve(found: list[dict[str, Any]], name: str, key: str) -> None:
-    """As the version that made the run resumed it. Another CPU rounds otherwise, which grows from 1e-7 to 2e-3 within 240 steps.
+    """As the version that made the run resumed it.
 
-    With the learning rate inside of LARS's buffer the loss of the second epoch is 5e-3 off, that of the third 2e-2.
+    Another CPU rounds otherwise, which grows from 1e-7 to 2e-3 within 240 steps. With the learning rate inside of
+    LARS's buffer the loss of the second epoch is 5e-3 off, that of the third 2e-2.
     """
     expected = json.loads((FIXTURES / name / "expected.json").read_text())[key]
     assert [row["epoch"] for row in found] == [row["epoch"] for row in expected] == [1, 2, 3]
