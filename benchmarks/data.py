@@ -1,9 +1,9 @@
 """What it costs to stream images in place of reading decoded ones, side by side: `python -m benchmarks.data`.
 
-It writes a set of JPEGs of 96 to 160 pixels twice, as folders and as Parquet, and takes an epoch of batches of each kind in turn: by
-itself, and beside a step of a fixed length, during which the next batches are decoded. Of all rounds the fastest counts. Memory is what
-the process gained in anonymous pages while it did so: decoded images are pages of a file, which the system may take back at any time. The
-table of the last run is in benchmarks/data.md.
+It writes a set of JPEGs of 96 to 160 pixels twice, as folders and as Parquet, and takes an epoch of batches of each
+kind in turn: by itself, and beside a step of a fixed length, during which the next batches are decoded. Of all rounds
+the fastest counts. Memory is what the process gained in anonymous pages while it did so: decoded images are pages of a
+file, which the system may take back at any time. The table of the last run is in benchmarks/data.md.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def anonymous() -> float:
 
 
 def epoch(images: data.Images, key: int, batch: int, seconds: float) -> tuple[float, float]:
-    """Images a second of one epoch, each batch followed by a step of some seconds, and the most MiB that were gained."""
+    """Images a second of one epoch with a step of some seconds after each batch, and the most MiB that were gained."""
     before, most, order = anonymous(), 0.0, images.order(key)
     began = time.perf_counter()
     images.expect(order, 2 * batch)
@@ -114,11 +114,14 @@ def main() -> None:
             opened[name] = time.perf_counter() - began
         decoded = given.images * SIZE * SIZE * 3
         print(
-            f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}; {given.images} JPEGs: {stored / 2**20:.0f} MiB, ",
+            f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}; ",
+            f"{given.images} JPEGs: {stored / 2**20:.0f} MiB, ",
+            sep="",
             end="",
         )
         print(
-            f"decoded {decoded / 2**20:.0f} MiB; batches of {given.batch}, steps of {1000 * given.step:.0f} ms, {given.rounds} rounds\n"
+            f"decoded {decoded / 2**20:.0f} MiB; batches of {given.batch}, "
+            f"steps of {1000 * given.step:.0f} ms, {given.rounds} rounds\n"
         )
         print("| images | opened in s | images/s | ratio | beside steps | ratio | MiB |\n|---|---|---|---|---|---|---|")
         alone, beside = (
@@ -130,7 +133,8 @@ def main() -> None:
             first, second = (max(row[0][0] for row in rows) for rows in (alone, beside))
             most = max(row[place][1] for row in alone + beside)
             print(
-                f"| {name} | {opened[name]:.2f} | {fast:.0f} | {fast / first:.3f} | {busy:.0f} | {busy / second:.3f} | {most:.0f} |"
+                f"| {name} | {opened[name]:.2f} | {fast:.0f} | {fast / first:.3f} "
+                f"| {busy:.0f} | {busy / second:.3f} | {most:.0f} |"
             )
 
 

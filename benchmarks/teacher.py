@@ -1,9 +1,9 @@
-"""What each kind of teacher costs: time of a BYOL step against that of the plain one, side by side: `python -m benchmarks.teacher`.
+"""What each kind of teacher costs: `python -m benchmarks.teacher` times BYOL steps side by side with the plain teacher.
 
-All variants take turns in one process, so that a drift of the machine's speed meets all of them, and of all rounds the fastest counts, for
-what is slower is other work on the machine. Where variants differ in their teacher alone, its part of the step (update, forward, commit)
-is timed by itself and added to the fastest student's part: the student's noise would hide what teachers differ in. The tables of the last
-runs are in benchmarks/teacher.md.
+All variants take turns in one process, so that a drift of the machine's speed meets all of them. The fastest of all
+rounds counts, because whatever is slower is other work on the machine. If variants differ in their teacher alone, the
+teacher's part of the step (update, forward, commit) is timed by itself and added to the fastest student's part: the
+noise of the student would hide the differences between teachers. benchmarks/teacher.md has the tables of the last runs.
 """
 
 import argparse
@@ -124,7 +124,8 @@ def main() -> None:
         else f"{platform.machine()}, {given.threads} thread(s)"
     )
     print(
-        f"{machine}, torch {torch.__version__}; {given.encoder}, {side} x {side}, BYOL, fp32, fastest of {given.rounds} rounds\n"
+        f"{machine}, torch {torch.__version__}; {given.encoder}, {side} x {side}, BYOL, fp32, "
+        f"fastest of {given.rounds} rounds\n"
     )
     print("| teacher | its ms | ms a step | ratio |\n|---|---|---|---|")
     for group in given.group:

@@ -81,7 +81,7 @@ def rng() -> torch.Generator:
 
 
 class Threads:
-    """Stands for torch.distributed in `trainables.networks.group`: workers are threads, and meet wherever they call a collective."""
+    """Stands for torch.distributed in `trainables.networks.group`: workers are threads that meet in collectives."""
 
     ReduceOp = dist.ReduceOp
 
@@ -115,7 +115,7 @@ class Threads:
 
 @pytest.fixture
 def together(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[Callable[[], Any]]], list[Any]]:
-    """Does what each rank of a group has to do, all at once: `together([act_of_rank_0, act_of_rank_1])` gives what they return."""
+    """Runs the acts of all ranks of a group at once: `together([of_rank_0, of_rank_1])` returns their results."""
 
     def run(acts: Sequence[Callable[[], Any]]) -> list[Any]:
         threads = Threads(len(acts))

@@ -24,7 +24,7 @@ def student_parts(seed: int = 0) -> nn.ModuleDict:
 
 
 def disturb(parts: nn.Module, seed: int) -> None:
-    """Other weights and running statistics, as if the student had learned; means around 0, or no channel would outlive its ReLU."""
+    """Other weights and running statistics, as if the student had learned; means around 0 keep channels alive."""
     generator = torch.Generator().manual_seed(seed)
     for p in parts.parameters():
         p.data += 0.2 * torch.randn(p.shape, generator=generator, dtype=p.dtype)

@@ -56,7 +56,8 @@ def test_images_and_labels_are_looked_at_without_torch(tmp_path: Path):
         "from trainables.config import trial as config\n"
         "from trainables.data.check import check_data\n"
         "for name in ('parquet', 'imagefolder'):\n"
-        f"    data = {{'name': name, 'root': '{tmp_path}/' + name, 'image_size': 6, 'labels': {{'file': '{tmp_path}/list.txt'}}}}\n"
+        f"    data = {{'name': name, 'root': '{tmp_path}/' + name, 'image_size': 6}}\n"
+        f"    data['labels'] = {{'file': '{tmp_path}/list.txt'}}\n"
         "    check_data(config.parse({'data': data, 'train': {'batch_size': 4, 'shard_size': 2}}))\n"
     )
 

@@ -14,7 +14,10 @@ _ROOT = Path(__file__).parents[1]
 
 
 def names(package: str) -> list[str]:
-    """Returns the names of the modules in `trainables.<package>`, sorted, without those of base classes. Imports none of them."""
+    """Returns the names of the modules in `trainables.<package>`, sorted, without those of base classes.
+
+    Imports none of them.
+    """
     folder = _ROOT.joinpath(*package.split("."))
     modules = (module.name for module in pkgutil.iter_modules([str(folder)]))
     return sorted(name for name in modules if not name.startswith("base"))
@@ -44,7 +47,9 @@ def ordered(package: str, first: Sequence[str]) -> tuple[str, ...]:
 
 @functools.cache
 def constant(package: str, name: str, key: str, default: Any) -> Any:
-    """The literal that a class of a module assigns to an annotated `key`, or `default` if none does. Reads the source without importing it.
+    """The literal that a class of a module assigns to an annotated `key`, or `default` if none does.
+
+    Reads the source without importing it.
 
     For what a configuration must know of a file that imports torch.
     """

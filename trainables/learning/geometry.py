@@ -1,4 +1,7 @@
-"""How embeddings fill their space: numbers without labels, for monitors and for the protocol `label_free`. Rows are embeddings [N, D]."""
+"""How embeddings fill their space: numbers without labels, for monitors and for the protocol `label_free`.
+
+Rows are embeddings [N, D].
+"""
 
 import torch
 import torch.nn.functional as F
@@ -19,15 +22,16 @@ def alignment(rows: Tensor, others: Tensor) -> float:
 
 
 def uniformity(rows: Tensor) -> float:
-    """log of the mean of exp(-2 squared distance) over pairs of samples, at unit length, in [-8, 0] (Wang and Isola 2020, t = 2)."""
+    """log of the mean of exp(-2 squared distance) over pairs of unit rows, in [-8, 0] (Wang and Isola 2020, t = 2)."""
     return torch.pdist(F.normalize(rows.double(), dim=-1)).square().mul(-2).exp().mean().log().item()
 
 
 def lidar(views: Tensor) -> float:
     """Effective rank of the linear discriminant between samples, of views [q, N, D] (LiDAR; Thilak et al. 2023).
 
-    The classes are the samples, whose members are their views. B is the covariance of the samples' means, W that of views around the mean
-    of their sample, plus 1e-4 on its diagonal; LiDAR is exp of the entropy of the shares of W^(-1/2) B W^(-1/2)'s eigenvalues.
+    The classes are the samples, whose members are their views. B is the covariance of the samples' means, W that of
+    views around the mean of their sample, plus 1e-4 on its diagonal; LiDAR is exp of the entropy of the shares of
+    W^(-1/2) B W^(-1/2)'s eigenvalues.
     """
     views = views.double()
     means = views.mean(0)

@@ -9,8 +9,9 @@ from trainables.networks.group import Group
 class GradientSum:
     """Sums the gradients of losses over passes and workers, and puts their mean into `parameter.grad`.
 
-    With `exact`, sums are float64: a sum of float32 gradients is then free of rounding in any order, unless the gradients differ by more
-    than 2^29 in size. So the mean has the same bits for any number of workers. Without `exact`, sums have the type of the parameters.
+    With `exact`, sums are float64: a sum of float32 gradients is then free of rounding in any order, unless the
+    gradients differ by more than 2^29 in size. So the mean has the same bits for any number of workers. Without
+    `exact`, sums have the type of the parameters.
     """
 
     def __init__(self, parameters: list[nn.Parameter], exact: bool):
@@ -29,7 +30,10 @@ class GradientSum:
         self._sum += torch.cat([_in_memory_order(g, p) for g, p in zip(gradients, self.parameters, strict=True)])
 
     def close(self, group: Group, count: int) -> None:
-        """Sums over the workers, divides by `count`, gives the parameters the result and starts the next sum. Collective."""
+        """Sums over the workers, divides by `count`, gives the parameters the result and starts the next sum.
+
+        Collective.
+        """
         self._mean.copy_(group.sum(self._sum).div_(count))
         self._sum.zero_()
         for parameter, grad in zip(self.parameters, self._grads, strict=True):

@@ -75,7 +75,7 @@ class Learner:
         )
 
     def passes(self) -> list[range]:
-        """The shards of each forward of this worker: one after another if the arithmetic is exact, else all in one pass."""
+        """The shards of each forward of this worker: one by one if the arithmetic is exact, else all in one pass."""
         mine = self.shards.mine
         return [mine] if self.config.joint else [range(shard, shard + 1) for shard in mine]
 
@@ -86,8 +86,8 @@ class Learner:
             batches: one for each of `passes()`.
 
         Returns:
-            The sum of this worker's losses over its shards, each the mean of its samples: a float64 scalar without gradient. Divided by
-            the number of shards and summed over the workers it is the loss of the batch.
+            The sum of this worker's losses over its shards, each the mean of its samples: a float64 scalar without
+            gradient. Divided by the number of shards and summed over the workers it is the loss of the batch.
         """
         step, rates, early = self.step_index, self.config.optim, self.config.teacher.update == "before"
         optim.schedule(
@@ -149,7 +149,10 @@ class Learner:
         return loss.detach().double()
 
     def _probe_loss(self, shards: range, batch: Batch, outputs: Sequence[StudentOutput]) -> Tensor:
-        """Cross entropy of the online probe over all that the student saw, summed over the shards. Pictures without a label add 0."""
+        """Cross entropy of the online probe over all that the student saw, summed over the shards.
+
+        Pictures without a label add 0.
+        """
         assert self.student.probe is not None
         sights = self.method.student_sights
         labels = torch.cat(
@@ -161,7 +164,11 @@ class Learner:
         return each.sum() * len(shards) / len(labels)
 
     def _forwards(self, shards: range, batch: Batch, sights: Sequence[Sight]) -> Iterator[tuple[Tensor, Layout]]:
-        """The forwards of some sights, those of one size together: pictures [sights * shards * samples, C, H, W] and their layout."""
+        """The forwards of some sights, those of one size together.
+
+        Yields:
+            Pictures [sights * shards * samples, C, H, W] and their layout.
+        """
         memory = torch.channels_last if self.config.train.channels_last else torch.contiguous_format
         joined = [_joined(shards, (batch.pictures[piece] for piece in sight)) for sight in sights]
         for shape, alike in groupby(joined, key=lambda pictures: pictures.shape):
@@ -169,7 +176,10 @@ class Learner:
             yield pictures, self.shards.layout(shards, shape[1])
 
     def _tapped(self, shards: range, batch: Batch, outputs: Sequence[StudentOutput]) -> Tensor:
-        """The teacher's input, [its sights * shards * samples, ...]. What the student computed is not computed again."""
+        """The teacher's input, [its sights * shards * samples, ...].
+
+        What the student computed is not computed again.
+        """
         learnt, taught = self.method.student_sights, self.method.teacher_sights
         if learnt == taught and len(outputs) == 1:
             return outputs[0].tapped
@@ -217,8 +227,8 @@ class Learner:
     def spread_sum(self) -> Tensor:
         """Spread of the last step's embeddings, summed over this worker's shards: a float64 scalar.
 
-        Of a shard it is the mean standard deviation of unit embeddings, times sqrt(D): about 1 where they fill the sphere, 0 where they
-        collapsed.
+        Of a shard it is the mean standard deviation of unit embeddings, times sqrt(D): about 1 where they fill the
+        sphere, 0 where they collapsed.
         """
         total = torch.zeros_like(self.loss_sum)
         for projections in self.projections:

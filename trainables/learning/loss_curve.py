@@ -12,7 +12,7 @@ POINTS = 20  # of an epoch, at most
 
 
 class LossCurve:
-    """Means of the loss over windows of equal length, at most `POINTS` of them in an epoch; the last one may be shorter.
+    """Means of the loss over windows of equal length, at most `POINTS` in an epoch; the last one may be shorter.
 
     Sums stay on the device until the epoch ends, so a step waits for nothing and exchanges nothing.
 
@@ -54,8 +54,8 @@ class LossCurve:
         """Goes on after `step` steps, on any number of workers.
 
         Args:
-            sums: of the windows, for each worker that there was. None where the checkpoint is older than this curve: the windows that
-                have begun are then not known (NaN), and get no point.
+            sums: of the windows, for each worker that there was. None where the checkpoint is older than this curve:
+                the windows that have begun are then not known (NaN), and get no point.
             points: of ended epochs that were not taken yet.
             step: number of steps that were made.
             group: the workers that go on.

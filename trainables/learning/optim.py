@@ -12,8 +12,8 @@ from trainables.config import trial as c
 def build(config: "c.Optim", module: nn.Module, probe_lr: float = 0.0) -> torch.optim.Optimizer:
     """The configured optimiser over a student; `schedule` sets its rates in each step.
 
-    SGD decays every parameter; LARS neither scales nor decays those of one dimension. An online probe is not decayed, and its learning rate
-    follows the student's from `probe_lr` on.
+    SGD decays every parameter; LARS neither scales nor decays those of one dimension. An online probe is not decayed,
+    and its learning rate follows the student's from `probe_lr` on.
     """
     groups: dict[tuple[bool, bool, float, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
@@ -44,10 +44,12 @@ def schedule(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -
 class LARS(torch.optim.Optimizer):
     """Layer-wise adaptive rate scaling (You et al. 2017).
 
-    d = g + weight_decay w; where `adapt`, d is scaled by trust |w| / (|g| + weight_decay |w|), or by 1 where that is 0 or undefined.
+    d = g + weight_decay w; where `adapt`, d is scaled by trust |w| / (|g| + weight_decay |w|), or by 1 where that is 0
+    or undefined.
     With `lr_in_buffer`, as by You et al.: buffer = momentum buffer + lr d, and w -= buffer.
-    Without, as SGD does it:               buffer = momentum buffer + d, and w -= lr buffer.
-    Both are the same while the learning rate is; when it falls, the first goes on with the higher rate of the past for a while.
+    Without it, as in SGD:                 buffer = momentum buffer + d, and w -= lr buffer.
+    Both are the same at a constant learning rate. When the rate falls, the first keeps the higher rate of the past for
+    a while.
 
     Args:
         params: parameters or groups; a group may set `adapt` and `weight_decay`.

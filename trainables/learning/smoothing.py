@@ -1,4 +1,4 @@
-"""Units of the teacher that are kept or updated together, and the average over those that are updated (Spatial Ensemble, alg. 1-2)."""
+"""Updates of the teacher's units, each of which is averaged or kept as a whole (Spatial Ensemble, alg. 1-2)."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ Key = tuple[int | str, ...]
 
 
 def blend(own: Sequence[Tensor], students: Sequence[Tensor], shares: Sequence[float]) -> None:
-    """own <- (1 - share) own + share student, tensor by tensor, in place and in few launches: temporal moving average, all units."""
+    """own <- (1 - share) own + share student for all units, tensor by tensor, in place: a temporal moving average."""
     for share in set(shares):
         chosen = [index for index, s in enumerate(shares) if s == share]
         torch._foreach_lerp_([own[index] for index in chosen], [students[index] for index in chosen], share)
@@ -36,7 +36,8 @@ def blend_channels(
 ) -> None:
     """The same where each index of a tensor's first dimension is kept with probability p.
 
-    Coupled, a vector shares its draws with the matrix before it where their lengths agree: a layer's bias, and the norm behind a layer.
+    Coupled, a vector shares its draws with the matrix before it where their lengths agree: a layer's bias, and the norm
+    behind a layer.
     """
     device, widths = own[0].device, [len(tensor) for tensor in own]
     follows = [

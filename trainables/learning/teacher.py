@@ -15,10 +15,10 @@ from trainables.networks.norms.base import Layout, Norm, Shards, begin, commit, 
 
 
 class Teacher(nn.Module):
-    """An average of past students over the parts in `config.placement` (EMA placement); all other parts are shared with the student.
+    """An average of past students over the parts in `config.placement`; all other parts are shared with the student.
 
-    The parts before the first averaged one do not run again: the student's activations are reused. Later parts that are not averaged run
-    with the student's parameters and the teacher's buffers. Nothing here needs a gradient.
+    The parts before the first averaged one do not run again: the student's activations are reused. Later parts that are
+    not averaged run with the student's parameters and the teacher's buffers. Nothing here needs a gradient.
 
     Attributes:
         parts: the parts that the teacher runs.
@@ -83,7 +83,8 @@ class Teacher(nn.Module):
     def update(self, step: int, run: Length, rank: int = 0) -> None:
         """Averages the student in, with the schedules' values at `step`.
 
-        Units are kept unchanged with probability p, the others move by teacher <- momentum * teacher + (1 - momentum) * student.
+        Units are kept unchanged with probability p. The others move:
+        teacher <- momentum * teacher + (1 - momentum) * student.
 
         Args:
             step: 0-based index of the step.
@@ -154,7 +155,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def distance(self, part: str | None = None) -> float:
-        """|teacher - student| / |student| over the averaged parameters, of one part if it is named; 0 if there are none."""
+        """|teacher - student| / |student| over the averaged parameters, or those of one part; 0 if there are none."""
         names = [part] if part else list(self.averaged)
         own, students = (self._tensors(side, names) for side in (self.averaged, self._students))
         if not own:
@@ -186,7 +187,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def _mask_first_copy(self, other: nn.ModuleDict, run: Length) -> None:
-        """Copies the student through a mask into another initialisation, as the released code of Spatial Ensemble does."""
+        """Copies the student through a mask into another initialisation, as Spatial Ensemble's released code does."""
         for name, tensors in self.averaged.items():
             for tensor, fresh in zip(tensors, other[name].parameters(), strict=True):
                 tensor.copy_(fresh)

@@ -132,10 +132,10 @@ class StudentOutput(NamedTuple):
 
 
 class Student(nn.Module):
-    """The trained network: the encoder's parts, a predictor if the method has one, and an online probe if the trial has one.
+    """The trained network: the encoder's parts, and a predictor and an online probe if the trial has them.
 
-    `tap` names the last part of the prefix that the teacher shares with the student. The student hands the output of that part to the
-    teacher, so that a shared prefix is computed once. With `tap` None it hands over the images.
+    `tap` names the last part of the prefix that the teacher shares with the student. The student hands the output of
+    that part to the teacher, so that a shared prefix is computed once. With `tap` None it hands over the images.
     """
 
     def __init__(
@@ -235,7 +235,10 @@ class PlainNorm(_BatchNorm):
 
 @torch.no_grad()
 def plain(module: nn.Module) -> nn.Module:
-    """A copy of `module` with torch's batch norms. They get the statistics that an evaluation uses. All parameters can be trained."""
+    """A copy of `module` with torch's batch norms.
+
+    They get the statistics that an evaluation uses. All parameters can be trained.
+    """
     module = copy.deepcopy(module)
     for parent in list(module.modules()):
         for name, child in parent.named_children():
@@ -250,9 +253,12 @@ def plain(module: nn.Module) -> nn.Module:
 
 
 def plain_resnet_state(parts: nn.ModuleDict) -> dict[str, Tensor]:
-    """The backbone's state under torchvision's names. Its norms are plain batch norms with the statistics that an evaluation uses.
+    """The backbone's state under torchvision's names.
 
-    Loads with `strict=True` into the torchvision ResNet of that depth with `fc = Identity()`, if width is 64 and the stem standard.
+    Its norms are plain batch norms with the statistics that an evaluation uses.
+
+    Loads with `strict=True` into the torchvision ResNet of that depth with `fc = Identity()`, if width is 64 and the
+    stem standard.
     """
     states = {name: plain(part).state_dict() for name, part in backbone_of(parts).items()}
     return {_torchvision_name(part, name): tensor for part, state in states.items() for name, tensor in state.items()}

@@ -1,4 +1,7 @@
-"""The workers of one trial: who they are, and the few sums that they exchange. A group of one needs no process group."""
+"""The workers of one trial: who they are, and the few sums that they exchange.
+
+A group of one needs no process group.
+"""
 
 import datetime
 import os
@@ -14,7 +17,10 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Group:
-    """One worker's place in its trial. The methods are collective: every worker of the group calls them in the same order."""
+    """One worker's place in its trial.
+
+    The methods are collective: every worker of the group calls them in the same order.
+    """
 
     rank: int = 0
     size: int = 1

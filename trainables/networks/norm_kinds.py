@@ -11,7 +11,10 @@ KINDS: dict[str, type[Norm]] = discovery.classes("networks.norms", Norm)
 
 
 def convert(module: nn.Module, kind: str) -> nn.Module:
-    """A copy of `module` whose norms are of another kind. Weights and, where both kinds have them, buffers are copied."""
+    """A copy of `module` whose norms are of another kind.
+
+    Weights and, where both kinds have them, buffers are copied.
+    """
     module = copy.deepcopy(module)
     for parent in list(module.modules()):
         for name, child in parent.named_children():

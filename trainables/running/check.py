@@ -1,4 +1,7 @@
-"""Does a trial depend on how many workers it got? `python -m trainables.running.check config.yaml` measures it on CPUs, with gloo."""
+"""Does a trial depend on the number of its workers? Measured on CPUs, with gloo.
+
+`python -m trainables.running.check config.yaml`
+"""
 
 import argparse
 import sys
@@ -24,14 +27,14 @@ TOLERANCE = {"fp32": 1e-4, "fp64": 1e-9}
 
 
 def loss_curves(configs: Sequence[c.TrialConfig], workers: int, steps: int) -> torch.Tensor:
-    """Loss of the whole batch in each of the first steps of each trial, on some number of processes: float64 [configs, steps]."""
+    """Losses of the whole batch in the first steps of each trial, on `workers` processes: float64 [configs, steps]."""
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_worker, (configs, workers, steps, folder), nprocs=workers)
         return torch.load(f"{folder}/losses", weights_only=True)
 
 
 def differences(configs: Sequence[c.TrialConfig], workers: Sequence[int], steps: int) -> dict[int, list[float]]:
-    """The largest relative difference of each trial's loss curve from that on `workers[0]` processes, by number of workers."""
+    """Each trial's largest relative difference of the loss from that on `workers[0]` processes, by workers."""
     curves = {count: loss_curves(configs, count, steps) for count in workers}
     first = curves[workers[0]]
     return {count: ((curve - first).abs() / first.abs()).amax(1).tolist() for count, curve in curves.items()}
@@ -67,7 +70,10 @@ def _losses(config: c.TrialConfig, group: Group, steps: int) -> torch.Tensor:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prints a row for each precision, teacher norm and number of workers. Exit status 1 if a difference exceeds its tolerance."""
+    """Prints a row for each precision, teacher norm and number of workers.
+
+    Exit status 1 if a difference exceeds its tolerance.
+    """
     parser = argparse.ArgumentParser(prog="python -m trainables.running.check", description=__doc__)
     parser.add_argument("config", type=Path, help="a TrialConfig in YAML")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key")

@@ -1,4 +1,7 @@
-"""Checkpoints of a Learner: one safetensors file each, atomic, verified by a hash, never code. The newest valid one counts."""
+"""Checkpoints of a Learner: one safetensors file each, atomic, verified by a hash, never code.
+
+The newest valid one counts.
+"""
 
 import hashlib
 import json
@@ -24,7 +27,7 @@ ABANDONED = 600.0  # seconds after which a temporary file is that of a writer th
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors on the CPU, and `values`: the Learner's plain state, the metric history, the configuration and versions."""
+    """Tensors on the CPU, and `values`: the Learner's plain state, metric history, configuration and versions."""
 
     path: Path
     tensors: dict[str, Tensor]
@@ -32,7 +35,7 @@ class Checkpoint:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The trial's configuration as nested values; keys that its version did not have get the value that they had then."""
+        """The trial's configuration as nested values. Keys that its version lacked get the value that they had then."""
         return formats.as_written(self.values["config"], self.values.get("format", 1))
 
 
@@ -41,14 +44,15 @@ class Damaged(ValueError):
 
 
 def write(folder: Path, step: int, tensors: dict[str, Tensor], values: dict[str, Any], keep: int) -> Path:
-    """Writes `folder`/step-<step>.safetensors: under a temporary name, hashed, flushed, then made visible by one rename.
+    """Writes `folder`/step-<step>.safetensors: hashed, flushed under a temporary name, made visible by one rename.
 
     Args:
         folder: of the trial; made where it is missing.
         step: of the state, names the file.
         tensors: by name.
         values: plain values, stored as JSON.
-        keep: how many of the newest files stay. Those of later steps do not count: they are damaged ones that were passed over.
+        keep: how many of the newest files stay. Those of later steps do not count: they are damaged ones that were
+            passed over.
 
     Raises:
         OSError, SafetensorError: the disc is full, or cannot be written; nothing of it is left there.
@@ -88,7 +92,7 @@ def read(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise Damaged(f"{path}: damaged, or no checkpoint ({error})") from None
     if not metadata.keys() >= {"sha256", "values"}:
@@ -105,7 +109,10 @@ def read(path: Path) -> Checkpoint:
 
 
 def newest(folder: Path) -> Checkpoint | None:
-    """The newest valid checkpoint of a folder. What is damaged, no file, or not of the step in its name is logged and passed over."""
+    """The newest valid checkpoint of a folder.
+
+    What is damaged, no file, or not of the step in its name is logged and passed over.
+    """
     for path in sorted(folder.glob(PATTERN), reverse=True):
         try:
             found = read(path)
@@ -117,7 +124,10 @@ def newest(folder: Path) -> Checkpoint | None:
 
 
 def _require_named_step(found: Checkpoint) -> None:
-    """A file that was renamed, or that holds no step, would be taken for a newer one, and those that are newer than it be overwritten."""
+    """Refuses a file that was renamed, or that holds no step.
+
+    It would be taken for a newer one, and the files that are newer than it would be overwritten.
+    """
     learner = found.values.get("learner")
     held = learner.get("step") if isinstance(learner, dict) else None
     if not isinstance(held, int):

@@ -1,4 +1,7 @@
-"""What a checkpoint says of its trial, read without torch and without its tensors: for checks before the work. `checkpoint` verifies it."""
+"""What a checkpoint says of its trial, read without torch and without its tensors: for checks before the work.
+
+`checkpoint` verifies it.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -12,7 +15,7 @@ LARGEST = 100 * 2**20  # bytes of a header that safetensors itself accepts
 
 
 def config_in(path: Path) -> dict[str, Any] | None:
-    """The configuration in a checkpoint, or in the newest one of a folder; None where none can be read: `checkpoint` then says why."""
+    """The configuration in a checkpoint or in the newest one of a folder. None if it cannot be read."""
     for values in _all_values(path):
         if isinstance(config := values.get("config"), Mapping):
             return formats.as_written(config, values.get("format", 1))
@@ -25,7 +28,7 @@ def history_in(path: Path) -> list[dict[str, Any]]:
 
 
 def _all_values(path: Path) -> Iterator[dict[str, Any]]:
-    """The plain values in a checkpoint, or in those of a folder, the newest first; those that cannot be read are left out."""
+    """The plain values in a checkpoint, or in those of a folder, the newest first. Unreadable ones are left out."""
     if path.is_dir():
         for file in sorted(path.glob(PATTERN), reverse=True):
             yield from _all_values(file)

@@ -25,14 +25,17 @@ from trainables.running.scoring import score
 
 log = logging.getLogger(__name__)
 Report = Callable[[Metrics], bool]
-"""Receives the metrics of an epoch on rank 0 and says whether to go on. On a resume it receives the whole history again first."""
+"""Receives the metrics of an epoch on rank 0 and says whether to go on.
+
+On a resume it receives the whole history again first.
+"""
 
 
 def fit(config: c.TrialConfig, folder: Path, report: Report, workers: Group = Group()) -> list[Metrics]:
     """Trains a trial to its end, or until `report` says no. Collective.
 
-    The newest valid checkpoint in `folder` is continued; a run that was killed anywhere ends like one that was not. Metrics are a function
-    of the trial, except those under "time/".
+    The newest valid checkpoint in `folder` is continued; a run that was killed anywhere ends like one that was not.
+    Metrics are a function of the trial, except those under "time/".
 
     Args:
         config: of the trial; it is resolved here. With 0 epochs the untrained encoder is scored, as epoch 0.

@@ -11,12 +11,16 @@ from trainables.data import images as data
 
 
 def make_deterministic(device: torch.device, precision: str) -> None:
-    """Makes a resumed trial equal one that was not interrupted, on a GPU too. Torch warns of operations that it cannot repeat."""
+    """Makes a resumed trial equal one that was not interrupted, on a GPU too.
+
+    Torch warns of operations that it cannot repeat.
+    """
     if device.type != "cuda":
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a write for every new tensor
+    # else torch writes to every new tensor
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "bf16"
 
@@ -39,5 +43,8 @@ def load_sets(config: c.Data, split: str, device: torch.device) -> tuple[data.Im
 
 @functools.lru_cache(maxsize=2)
 def listed(config: c.Data, split: str) -> Sequence[data.Images]:
-    """Train, bank and a split. Remembered, so that a worker that runs trial after trial does not list a million files for each."""
+    """Train, bank and a split.
+
+    Remembered, so that a worker that runs trial after trial does not list a million files for each.
+    """
     return data.splits(config, "train", "bank", split)

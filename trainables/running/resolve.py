@@ -14,7 +14,8 @@ def resolved(config: c.TrialConfig, classes: int) -> c.TrialConfig:
         classes: of the data; a method that classifies gets a projector of that width.
 
     Returns:
-        The trial with the rates that the equivalence rule gives for its batch, and with `encoder.projector.out` of the classes.
+        The trial with the rates that the equivalence rule gives for its batch, and with `encoder.projector.out` of the
+        classes.
     """
     config = equivalence.scaled(config)
     if config.method.CLASSIFIES and config.encoder.projector.out != classes:

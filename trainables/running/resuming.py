@@ -29,7 +29,9 @@ def save(learner: Learner, history: list[Metrics], folder: Path) -> None:
 
 
 def resume(learner: Learner, folder: Path) -> list[Metrics]:
-    """Restores the newest valid checkpoint on every worker, the one that rank 0 found valid, and returns its history. Collective.
+    """Restores the newest valid checkpoint on every worker, the one that rank 0 found valid, and returns its history.
+
+    Collective.
 
     Raises:
         UserError: it is of another configuration.

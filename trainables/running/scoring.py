@@ -18,7 +18,10 @@ from trainables.running.resolve import resolved
 
 
 def score(learner: Learner, bank: data.Images, validation: data.Images) -> Metrics:
-    """The scores of the trial's `evaluation.protocols` on the validation split, and the number of its images. Collective."""
+    """The scores of the trial's `evaluation.protocols` on the validation split, and the number of its images.
+
+    Collective.
+    """
     chosen = learner.config.evaluation
     network, probe = learner.network(chosen.network), learner.student.probe
     scores = measure(Subject(network, learner.config, bank, validation, learner.group, probe), chosen.protocols)
@@ -38,8 +41,8 @@ def evaluate(
         checkpoint: of the trial.
         split: "validation" or "test"; protocols learn from images of the bank.
         protocols: their names.
-        changes: dotted keys that differ from the trial's, such as where its data are now. Another `recipe` for a protocol replaces all
-            of the trial's options of that protocol.
+        changes: dotted keys that differ from the trial's, such as where its data are now. Another `recipe` for a
+            protocol replaces all of the trial's options of that protocol.
         workers: this worker's place.
 
     Returns:

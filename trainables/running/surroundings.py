@@ -1,4 +1,4 @@
-"""Faults of a trial's surroundings, its discs and its network. They are not told as the trial's own: it waits until they are mended."""
+"""Faults of a trial's surroundings, its discs and its network. The trial waits until they are mended."""
 
 import errno
 import os
@@ -27,9 +27,10 @@ PROBE = 2**20  # bytes that a folder must hold before a trial is started in it, 
 
 
 def fault(error: BaseException, folder: Path) -> str | None:
-    """What of the surroundings an error comes of, and what to do, in words; None where it is the trial's own or the user's.
+    """Says which fault of the surroundings caused an error, and what to do. None if the trial or the user caused it.
 
-    A file that is missing, or may not be read, is the user's. Errors that this one was raised in place of count as well.
+    A file that is missing, or may not be read, is the user's. Errors that this one was raised in place of count as
+    well.
 
     Args:
         error: of a trial.
@@ -55,7 +56,7 @@ def _number(error: BaseException) -> int | None:
 
 
 def require_room(folder: Path) -> None:
-    """Tries whether another checkpoint fits into a trial's folder, so that a trial which waits for room does not train in vain.
+    """Tries whether a trial's folder has room for another checkpoint, so that no trial trains in vain.
 
     Raises:
         OSError: it does not, or the folder cannot be written.

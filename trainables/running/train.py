@@ -1,4 +1,4 @@
-"""The command line of one trial, without Ray: `python -m trainables.running.train config.yaml`, or the same under torchrun."""
+"""The command line of one trial, without Ray: `python -m trainables.running.train config.yaml`, also by torchrun."""
 
 import argparse
 import logging
@@ -19,7 +19,10 @@ NOT_SHOWN = ("loss_curve", "time/first_step_at", "time/measured_at")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Trains one configuration and prints each epoch. Exit status: 1 if the trial failed, 2 for what the user can mend."""
+    """Trains one configuration and prints each epoch.
+
+    Exit status: 1 if the trial failed, 2 for what the user can mend.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m trainables.running.train", description="Train one student and its teacher, without Ray."
     )

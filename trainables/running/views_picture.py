@@ -1,4 +1,4 @@
-"""What student and teacher see, as one picture: a row for each image, a column for each view, with who looks at it above."""
+"""What student and teacher see, as one picture: a row for each image, a column for each view."""
 
 import os
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The loss within an epoch: means over windows, the same after a resume, from old checkpoints and on other numbers of workers."""
+"""The loss within an epoch: means over windows, after a resume, from old checkpoints, on any number of workers."""
 
 from pathlib import Path
 

@@ -126,7 +126,7 @@ def test_it_runs_with_every_norm_and_placement(trial_of, learner_of, digits, var
 
 @every_method_now_or_later
 def test_its_loss_falls_on_digits(trial_of, learner_of, digits, variant):
-    """The teacher, where there is one, stays as it is, and past keys are its own: what falls is the distance to one and the same target."""
+    """The teacher, if there is one, stays as it is, and past keys are its own: the target never moves."""
     values: dict[str, Any] = {"train.epochs": 15, "train.exact": False, "optim.lr": 0.05}
     if "mean_teacher" not in variant and "fixmatch" not in variant:
         values["encoder.projector.norm"] = "hidden"
@@ -149,7 +149,7 @@ def test_without_norm_in_the_head_and_without_an_average_it_collapses_visibly(tr
 
 @pytest.mark.parametrize("name", ["byol", "simsiam", "simclr"])
 def test_without_its_predictor_or_its_negatives_it_collapses_visibly(trial_of, learner_of, digits, monkeypatch, name):
-    """No option removes these safeguards, so the test does: what goes into the predictor comes out of it; only positives are compared."""
+    """No option removes these safeguards, so the test does: an identity as predictor; only positives are compared."""
     spread = {}
     for safe in (True, False):
         values = {"train.epochs": 15, "train.exact": False, "optim.lr": 0.3, "encoder.projector.norm": "hidden"}
@@ -169,7 +169,10 @@ def test_without_its_predictor_or_its_negatives_it_collapses_visibly(trial_of, l
 
 @pytest.mark.parametrize(("momentum", "collapses"), [(0.9, False), (1.0, True)])
 def test_without_its_center_dino_collapses_visibly(trial_of, learner_of, digits, momentum, collapses):
-    """To one prototype or two: less is left to learn than ln 24 of a fresh network. A center that keeps all of itself stays at 0."""
+    """To one prototype or two: less is left to learn than ln 24 of a fresh network.
+
+    A center that keeps all of itself stays at 0.
+    """
     values = {"train.epochs": 15, "train.exact": False, "optim.lr": 0.05, "method.center_momentum": momentum}
     losses = take_steps(learner_of(trial_of("dino", values)), digits, 0, 60)
     assert (sum(losses[-12:]) / 12 < 1) == collapses

@@ -132,7 +132,7 @@ def test_embedding_of_the_last_batch(watched, digits, validation, learner_of, ex
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_the_largest_gradient_at_the_output_of_each_part(watched, digits, validation, learner_of, exact):
-    """Of the mean over the batch, in the last step of an epoch: against a loss that is a function of each part's output."""
+    """Of the mean over the batch, in an epoch's last step: against a loss that is a function of each part's output."""
     learner = learner_of(watched(train__exact=exact))
     outputs: dict[str, list[Tensor]] = {name: [] for name in learner.student.parts}
     losses: list[Tensor] = []

@@ -30,7 +30,7 @@ def test_the_student_is_the_same_with_a_probe_and_without(tiny, digits, name):
 
 
 def test_its_step_is_that_of_plain_cross_entropy(tiny, digits):
-    """Mean over both views and all samples, of features without gradient; no decay, and the schedule of the student's rate."""
+    """Mean over both views and all samples, features without gradient, no decay, the schedule of the student's rate."""
     values = {
         "train.precision": "fp64",
         "optim.lr": {"kind": "cosine", "base": 0.04},

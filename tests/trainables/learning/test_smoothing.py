@@ -34,7 +34,10 @@ def in_units(tensor: Tensor, units: dict[str, Any]) -> Tensor:
 
 
 def updated(teacher: Teacher, old: Numbers, units: dict[str, Any]) -> Numbers:
-    """Which units of each tensor moved; a unit moves as a whole or not at all. Vectors that are coupled to a matrix are left out."""
+    """Which units of each tensor moved; a unit moves as a whole or not at all.
+
+    Vectors that are coupled to a matrix are left out.
+    """
     found = {}
     for name, p in teacher.parts.named_parameters():
         moved = in_units(p, units) != in_units(old[name], units)
@@ -264,7 +267,7 @@ def test_invariant_39_spatial_ensemble_never_mixes(parts, units):
 
 @at_every_granularity
 def test_a_part_with_a_momentum_of_its_own_keeps_it_where_all_others_are_copied(parts, units):
-    """A part that is frozen does not move in a Spatial Ensemble either; at another momentum its updated units are averaged."""
+    """A frozen part does not move in a Spatial Ensemble either; at another momentum its updated units are averaged."""
     # Fails when "se" does not look at `momenta`.
     teacher = teacher_of(parts, kind="se", p=0.3, momenta={"fc2": 1.0, "fc1": 0.9}, **units)
     began = parameters(teacher.parts)

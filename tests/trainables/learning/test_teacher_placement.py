@@ -74,7 +74,7 @@ def take_step(learner: Learner, digits: Images, at: int = 0) -> None:
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_invariant_40_reuse_equals_a_separate_forward_with_copied_weights(placement):
-    """Averaged parts have weights of their own, all others the student's; loss and gradients are those of a whole second network."""
+    """Averaged parts have weights of their own, others the student's: loss and gradients of a whole second network."""
     # Fails when the tap is a part too early, or shared parts are copies.
     parts, predictor = network()
     teacher = teacher_of(parts, placement)

@@ -150,7 +150,10 @@ def test_masks_and_momenta_of_parts_go_together(parts):
 def test_invariant_07_the_first_update_does_nothing_before_the_forward_and_something_after_the_step(
     tiny, digits, learner_of, update
 ):
-    """Before: the initial student enters. After: what the optimiser made of it, at the momentum of the step just done."""
+    """Before: the initial student enters.
+
+    After: what the optimiser made of it, at the momentum of the step just done.
+    """
     # Fails when the early update is made for "after" instead of "before".
     learner = learner_of(tiny({"teacher.update": update, "train.precision": "fp64"}))
     students = [parameters(learner.student.parts)]
@@ -167,7 +170,7 @@ def test_invariant_07_the_first_update_does_nothing_before_the_forward_and_somet
 
 @pytest.mark.parametrize("update", ["before", "after"])
 def test_emans_statistics_enter_with_the_weights(tiny, digits, learner_of, update):
-    """As the preset of EMAN with MoCo says: before the forward they have not seen the current batch, as little as the weights have."""
+    """As EMAN's preset for MoCo says: before the forward neither they nor the weights have seen the current batch."""
     learner = learner_of(tiny({"teacher.update": update, "teacher.norm.kind": "eman", "train.precision": "fp64"}))
     students, expected = [buffers(learner.student.parts)], buffers(learner.teacher.parts)
     for step in range(3):

@@ -158,7 +158,7 @@ def test_invariant_19_any_number_of_views(count):
 
 @pytest.mark.parametrize(("variance", "factor"), [("biased", 1.0), ("unbiased", 32 / 31), ("released", (32 / 31) ** 2)])
 def test_invariant_20_conventions_of_the_variance(variance, factor):
-    """At 32 samples and alpha 1, for what is normalised with and for what is stored; the released code's ratio is 1.06556."""
+    """At 32 samples and alpha 1, for the forward and for the history; the released code's ratio is 1.06556."""
     # Fails when the released variance is corrected once.
     norm = MomentumNorm(CHANNELS, Shards(32, 1, range(1))).double()
     norm.variance = variance
@@ -192,8 +192,9 @@ def test_invariant_20_a_map_counts_all_its_positions(variance):
 @pytest.mark.parametrize("passes", ["one", "several"])
 @pytest.mark.parametrize(("shared", "variance"), [(True, "biased"), (True, "unbiased"), (False, "biased")])
 def test_invariant_23_histories_differ_but_for_a_shared_one(together, workers, passes, shared, variance):
-    """A shared history moves to the statistics of the whole batch: mean of means; mean of variances plus variance of means."""
-    # Fails when the variance of means is left out, a shared variance is corrected by a shard's n, or histories are always shared.
+    """A shared history moves to those of the whole batch: mean of means; mean of variances plus variance of means."""
+    # Fails when the variance of means is left out, a shared variance is corrected by a shard's n, or histories are
+    # always shared.
     views, alpha = torch.stack([torch.stack([view(10 * v + shard) for shard in range(3)]) for v in range(2)]), 0.4
     norms = [fresh(3, Group(rank, workers).share(3)) for rank in range(workers)]
     whole = [statistics(one.flatten(0, 1), variance) for one in views]

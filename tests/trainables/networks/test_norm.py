@@ -225,7 +225,7 @@ def test_momentum_norm_has_no_running_statistics_of_its_own():
 
 @pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"eman"}))
 def test_a_training_forward_outside_of_a_layout_is_refused(kind):
-    """And so is one behind a layout that has ended, by an error too: no later forward reads what an earlier one was about."""
+    """And so is one behind a layout that has ended, even by an error: no forward reads the layout of an earlier one."""
     norm, x = ready(KINDS[kind](4, Shards(8, 1, range(1)))), images(2, 1, 8, ())
     with pytest.raises(NoLayout, match="must know the shards of its batch"):
         norm(x)

@@ -34,7 +34,8 @@ def test_the_state_of_a_method_has_the_precision_of_its_trial(tiny, learner_of, 
 def test_queues_and_centers_are_the_same_on_two_workers_to_1e_12(tiny, digits, together, values):
     """Eight steps of four shards; the third begins to overwrite the queue.
 
-    In fp32 a few numbers of a long run were rounded another way where workers had summed in another order, which is 6e-8 then.
+    In fp32 a few numbers of a long run were rounded another way where workers had summed in another order, which is
+    6e-8 then.
     """
     sizes = {"train.batch_size": 32, "train.shard_size": 8, "train.epochs": 4, "optim.lr": 0.01}
     config = tiny({**values, **sizes, "train.precision": "fp64"})

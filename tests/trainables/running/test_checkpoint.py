@@ -74,7 +74,7 @@ def test_only_the_newest_stay_and_no_temporary_file(tmp_path: Path):
 
 
 def test_a_state_is_not_dropped_in_favour_of_a_damaged_newer_one(tmp_path: Path):
-    """A trial that passed over a damaged file writes older steps again; these must survive, or the next kill loses all."""
+    """A trial that passed over a damaged file writes older steps again. Without these the next kill would lose all."""
     write(tmp_path, 100, keep=1).write_bytes(b"damaged")
     path = write(tmp_path, 60, keep=1)
     found = checkpoint.newest(tmp_path)

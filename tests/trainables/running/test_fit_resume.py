@@ -92,7 +92,7 @@ COMBINATIONS = {
 
 @pytest.mark.parametrize("values", COMBINATIONS.values(), ids=COMBINATIONS)
 def test_invariant_22_a_killed_trial_ends_as_one_that_was_left_alone(tiny, tmp_path: Path, values):
-    """Epochs of 3 steps, checkpoints after steps 2, 3, 4 and 6; killed before the first, in the second epoch, and with a lost last file."""
+    """Epochs of 3 steps, checkpoints after 2, 3, 4, 6; killed before the first, in epoch 2, and with the last lost."""
     # Fails when the sum of losses, or what drift is measured against, is forgotten.
     config = tiny({"train.checkpoint_steps": 2, "data.train_images": 48, "optim.lr.warmup": 0.5, **values})
     whole = train.fit(config, tmp_path / "whole", go_on)
@@ -237,7 +237,7 @@ def test_a_checkpoint_says_what_it_is_of_and_is_evaluated(tiny, tmp_path: Path):
 
 
 def test_an_evaluation_takes_a_recipe_whole(tiny, tmp_path: Path):
-    """What the trial set of a protocol does not stay where another recipe is asked for; what is set beside the recipe does."""
+    """Another recipe replaces what the trial set of a protocol; what is set beside the recipe stays."""
     train.fit(tiny({"train.epochs": 0, "evaluation.linear.epochs": 2, "evaluation.knn.k": 3}), tmp_path, go_on)
     found = checkpoint.newest(tmp_path)
     assert found is not None

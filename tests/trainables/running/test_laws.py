@@ -1,4 +1,4 @@
-"""Laws 1 and 2 for every kind of teacher: a trial depends neither on the number of its workers nor on being interrupted."""
+"""Laws 1 and 2 for every kind of teacher: neither the number of workers nor an interruption changes a trial."""
 
 import itertools
 import json
@@ -70,7 +70,7 @@ def take_steps(learner: Learner, images: Images, first: int, last: int) -> None:
 
 
 def go_on(folder: Path) -> None:
-    """In a process of its own: continues every trial of the folder to its sixth step, and writes what it came to beside it."""
+    """In its own process: continues every trial of the folder to its sixth step, and writes its checkpoint there."""
     torch.set_num_threads(1)
     for begun in sorted(folder.iterdir()):
         found = checkpoint.newest(begun)
@@ -101,7 +101,8 @@ def test_every_teacher_goes_on_in_a_new_process_as_if_nothing_had_been(tiny, dig
         save(learner, tmp_path / f"{index:03d}")
         take_steps(learner, digits, cut, 6)
         ends.append(learner.state_dict())
-    command = f"from pathlib import Path; from tests.trainables.running.test_laws import go_on; go_on(Path({str(tmp_path)!r}))"
+    module = "tests.trainables.running.test_laws"
+    command = f"from pathlib import Path; from {module} import go_on; go_on(Path({str(tmp_path)!r}))"
     subprocess.run([sys.executable, "-c", command], check=True, timeout=500)
     for index, (point, (tensors, values)) in enumerate(zip(points, ends, strict=True)):
         resumed = checkpoint.newest(tmp_path / f"{index:03d}")

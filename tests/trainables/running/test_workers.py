@@ -174,7 +174,7 @@ def timeless(history: list[train.Metrics]) -> list[train.Metrics]:
 
 @pytest.mark.long
 def test_torchrun_and_a_resume_on_fewer_workers(tiny, tmp_path: Path):
-    """Two workers with 3 shards give one worker's trial to the last bit, and so does one worker that goes on in mid-epoch."""
+    """Two workers with 3 shards give one worker's trial to the last bit; so does one that goes on in mid-epoch."""
     values = {
         "teacher.norm.kind": "momentum",
         "evaluation.network": "teacher",

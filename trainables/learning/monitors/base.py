@@ -1,7 +1,7 @@
 """One file a monitor: what it measures of a Learner at the end of an epoch, and how TensorBoard shows it.
 
-Configurations and reports read these files, so torch is imported where it is used. `trainables.learning.monitoring` runs the monitors that
-a trial names.
+Configurations and reports read these files, so torch is imported where it is used. `trainables.learning.monitoring`
+runs the monitors that a trial names.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Watched:
         shards: of the trial, with the group of workers.
         dtype: of the networks' inputs.
         projections: of the last step, for each pass [sights, shards, samples, D].
-        output_gradients: the largest |dL/d output| of each part in the last step of an epoch on this worker, L summed over the batch; empty
-            unless a monitor `NEEDS_GRADIENTS`.
+        output_gradients: the largest |dL/d output| of each part in the last step of an epoch on this worker, L summed
+            over the batch; empty unless a monitor `NEEDS_GRADIENTS`.
     """
 
     student: Student
@@ -60,7 +60,9 @@ class Monitor(MonitorInfo):
         self.state: dict[str, Tensor] = {}
 
     def measure(self, watched: Watched, validation: Images) -> Numbers:
-        """The numbers of an epoch by name; "monitor/" is put before. Collective, and the same on every worker up to rounding.
+        """The numbers of an epoch by name; "monitor/" is put before.
+
+        Collective, and the same on every worker up to rounding.
 
         Args:
             watched: the Learner, after the last step of an epoch.

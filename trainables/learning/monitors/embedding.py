@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 class Embedding(Monitor):
-    """Effective rank, alignment and uniformity of the student's projections of the last batch (`trainables.learning.geometry`)."""
+    """Effective rank, alignment and uniformity of the student's projections of the last batch.
+
+    `trainables.learning.geometry` has the formulas.
+    """
 
     CURVES: ClassVar[Mapping[str, Curve]] = {
         "embedding": Curve(

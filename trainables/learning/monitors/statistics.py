@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 class Statistics(Monitor):
     """Mismatch of the statistics that evaluations use, over all channels of the norms that the teacher runs.
 
-    mean: |teacher's mean - student's| in the student's standard deviations. variance: |log(teacher's variance / student's)|.
+    mean: |teacher's mean - student's| in the student's standard deviations.
+    variance: |log(teacher's variance / student's)|.
     """
 
     CURVES: ClassVar[Mapping[str, Curve]] = {

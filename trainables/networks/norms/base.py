@@ -1,16 +1,17 @@
 """Batch normalisation whose statistics belong to shards, with one body for 1d and 2d inputs.
 
-A training forward holds views, a view holds the shards of the forward's layout, a shard holds its samples: [view, shard, sample].
-Statistics are computed shard by shard, so a trial does not depend on how its shards are dealt to workers. A forward changes no buffer: it
-leaves its statistics pending, and `commit` brings them in once all forwards of the step are done (the lazy update of Momentum² Teacher,
-sec. 3.3).
+A training forward holds views, a view holds the shards of the forward's layout, a shard holds its samples: [view,
+shard, sample]. Statistics are computed shard by shard, so a trial does not depend on how its shards are dealt to
+workers. A forward changes no buffer: it leaves its statistics pending, and `commit` brings them in once all forwards of
+the step are done (the lazy update of Momentum² Teacher, sec. 3.3).
 
-A kind of norm is one file of this folder, found by its name: a subclass of `Norm`. `trainables.networks.norm_kinds` collects them.
+A kind of norm is one file of this folder, found by its name: a subclass of `Norm`. `trainables.networks.norm_kinds`
+collects them.
 """
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 import torch
@@ -26,7 +27,7 @@ RUNNING_SHARE = 0.1  # share of the current batch in running statistics, as in t
 
 @dataclass(frozen=True)
 class Layout:
-    """What lies along the batch dimension of one training forward: `samples` samples of each of the `shards`, view by view."""
+    """What lies along the batch dimension of a training forward: `samples` samples of each of the `shards`, by view."""
 
     shards: range
     samples: int
@@ -46,7 +47,7 @@ class Shards:
     size: int
     total: int
     mine: range
-    group: Group = Group()
+    group: Group = field(default_factory=Group)
 
     @property
     def counts(self) -> list[int]:
@@ -104,7 +105,8 @@ class Norm(nn.Module):
 
     Buffers: running_mean [C], running_var [C] (unbiased, as in torch).
 
-    WHOLE_BATCH: whether a forward needs all shards of a worker in one pass. The configuration reads it without importing the file.
+    WHOLE_BATCH: whether a forward needs all shards of a worker in one pass. The configuration reads it without
+    importing the file.
     SHUFFLES: whether the teacher's samples change places across the shards of the batch for a forward.
     FOLLOWS_STUDENT: whether the Teacher averages the student's running statistics into this norm's.
     """
@@ -170,7 +172,9 @@ class Norm(nn.Module):
         return x.split(samples)
 
     def leave_pending(self, statistics: Tensor, count: int) -> None:
-        """Keeps the statistics [views * shards, 2, C] of a forward for `commit`. Another forward of the same shards adds views.
+        """Keeps the statistics [views * shards, 2, C] of a forward for `commit`.
+
+        Another forward of the same shards adds views.
 
         Args:
             statistics: by view and shard.
@@ -193,8 +197,8 @@ class Norm(nn.Module):
     def commit_all(cls, norms: Sequence[Self], group: Group) -> None:
         """Brings the pending statistics of norms of this kind into their buffers. Collective: all layers share one sum.
 
-        Running statistics move once a view, as separate forwards would move them, towards the mean over all shards. That mean is summed in
-        float64, so that it does not depend on the number of workers.
+        Running statistics move once a view, as separate forwards would move them, towards the mean over all shards.
+        That mean is summed in float64, so that it does not depend on the number of workers.
         """
         passes = zip(*(norm.pending for norm in norms), strict=True)
         sums = [
@@ -209,7 +213,10 @@ class Norm(nn.Module):
 
     @classmethod
     def gather_all(cls, norms: Sequence[Self], group: Group) -> None:
-        """Makes the buffers of norms of this kind complete on every worker. Collective where a worker has a part of them only."""
+        """Makes the buffers of norms of this kind complete on every worker.
+
+        Collective where a worker has a part of them only.
+        """
 
 
 @contextlib.contextmanager
@@ -272,8 +279,9 @@ def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 def normalise(x: Tensor, weight: Tensor, bias: Tensor, statistics: Tensor, saved: Tensor | None = None) -> Tensor:
     """Equal pieces of a batch, each normalised with its row of `statistics` [pieces, 2, C], into one output.
 
-    With `saved` [pieces, 2, C] each piece is normalised with its own statistics instead. Both tensors then receive them, as torch's batch
-    norm leaves them: `statistics` the means and unbiased variances, `saved` the means and 1 / sqrt(biased variance + eps).
+    With `saved` [pieces, 2, C] each piece is normalised with its own statistics instead. Both tensors then receive
+    them, as torch's batch norm leaves them: `statistics` the means and unbiased variances, `saved` the means and
+    1 / sqrt(biased variance + eps).
     """
     if not (
         x.is_contiguous()

@@ -20,7 +20,9 @@ class BatchNorm(Norm):
 
 
 class _ShardFunction(torch.autograd.Function):
-    """Batch norm of equal pieces of a batch, each by its own statistics, into one output. It saves the copies of joining the pieces.
+    """Batch norm of equal pieces of a batch, each by its own statistics, into one output.
+
+    It saves the copies of joining the pieces.
 
     `statistics` [pieces, 2, C] receives their means and unbiased variances.
     """

@@ -1,4 +1,4 @@
-"""EMAN: the teacher normalises with exponential moving averages of the student's running statistics (Cai et al. 2021)."""
+"""EMAN: the teacher normalises with moving averages of the student's running statistics (Cai et al. 2021)."""
 
 from typing import ClassVar
 

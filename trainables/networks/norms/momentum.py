@@ -19,9 +19,9 @@ class MomentumNorm(Norm):
     All views of a step see the same history S and the same alpha: T_v = alpha s_v + (1 - alpha) S. `commit` then moves
     S <- alpha mean_v(s_v) + (1 - alpha) S.
 
-    Buffer: history [num_shards, 2, C], mean and variance of each shard. A worker keeps the rows of its own shards up to date; `gather`
-    makes all rows true on all workers. With a shared history all rows are alike: s is then mean and variance of the whole batch of a view,
-    and the variance is corrected by the n of the whole batch.
+    Buffer: history [num_shards, 2, C], mean and variance of each shard. A worker keeps the rows of its own shards up to
+    date; `gather` makes all rows true on all workers. With a shared history all rows are alike: s is then mean and
+    variance of the whole batch of a view, and the variance is corrected by the n of the whole batch.
     """
 
     variance = "biased"
@@ -89,7 +89,10 @@ class MomentumNorm(Norm):
 
 
 def _share_pending(norms: Sequence[MomentumNorm], group: Group) -> None:
-    """Replaces the pending statistics of each shard by those of the whole batch, alike for every shard of it. Collective."""
+    """Replaces the pending statistics of each shard by those of the whole batch, alike for every shard of it.
+
+    Collective.
+    """
     parts = [torch.cat([pending.views for pending in norm.pending], dim=1).double() for norm in norms]
     # each part is [views, my shards, 2, C]; the sums are those of means, variances and squared means
     sums = [torch.cat([part, part[:, :, :1] ** 2], dim=2).sum(1) for part in parts]

@@ -10,7 +10,9 @@ from trainables.networks.norms.base import EPS, Norm, batch_statistics, normalis
 
 
 class SyncNorm(Norm):
-    """Batch norm over the whole batch of a view, on all workers, with its gradient. Runs on CPUs too, which torch's SyncBatchNorm refuses.
+    """Batch norm over the whole batch of a view, on all workers, with its gradient.
+
+    Runs on CPUs too, which torch's SyncBatchNorm refuses.
 
     A forward takes all of a worker's shards and is collective; so is its backward.
     """
@@ -39,7 +41,10 @@ def merge(statistics: Tensor) -> Tensor:
 
 
 class _SyncFunction(torch.autograd.Function):
-    """(x - mean) / sqrt(var + eps) * weight + bias, with statistics [views, 2, C] of the whole batch that the gradient passes through."""
+    """(x - mean) / sqrt(var + eps) * weight + bias with statistics [views, 2, C] of the whole batch.
+
+    The gradient passes through the statistics.
+    """
 
     @staticmethod
     def forward(
