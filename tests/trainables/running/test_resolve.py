@@ -13,7 +13,7 @@ from trainables.running import checkpoint
 from trainables.running.fit import fit
 from trainables.running.resolve import resolved
 
-CLASSIFIER = {"method.name": "mean_teacher", "method.images_per_label": 4}
+CLASSIFIER = {"method.name": "fixmatch", "method.images_per_label": 4}
 BASE_BATCH = {"train.base_batch": 32}
 Make = Callable[..., c.TrialConfig]
 
