@@ -1,4 +1,7 @@
-"""Inside of a Ray job: `ray job submit` runs the command in a copy of the user's folder, which Ray deletes when no job uses it any more."""
+"""What holds inside of a Ray job: its command runs in a copy of the user's folder.
+
+Ray deletes the copy when no job uses it any more.
+"""
 
 import json
 import os
@@ -20,13 +23,17 @@ def inside() -> bool:
 def default_address() -> str:
     """Where a search runs that names no address: on the cluster of its job, else on a Ray of its own.
 
-    A Ray of its own could not even start there: it would be told to fetch the job's working folder, which only the cluster has.
+    A Ray of its own could not even start there: it would try to fetch the job's working folder, which only the cluster
+    has.
     """
     return "auto" if inside() else "local"
 
 
 def variables() -> set[str]:
-    """Names of the environment variables that the job sets for its workers; Ray refuses to start where a driver sets one of them, too."""
+    """Names of the environment variables that the job sets for its workers.
+
+    Ray refuses to start where a driver sets one of them, too.
+    """
     return set(json.loads(os.environ[MARK]).get("runtime_env", {}).get("env_vars", {})) if inside() else set()
 
 

@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -16,17 +15,18 @@ from tuner.plan.space import Space, configured
 from tuner.plan.spec import SearchSpec, check_workers
 from tuner.plan.table import spelt_out
 
-OWNED = ("seed", "data.", "evaluation.")  # that points may not set,
-FREE = ("data.labels.", "evaluation.protocols")  # and what of it they may
+OWNED = ("seed", "data.", "evaluation.")  # keys and sections that points may not set,
+FREE = ("data.labels.", "evaluation.protocols")  # but for these
 
 
 class Points(Space):
-    """Proposes the points of a table, with the first seed all of them, then with the next: so a table that is cut short is balanced.
+    """Proposes all points of a table with the first seed, then with the next: a table that is cut short is balanced.
 
-    They are the known good points of a space that has no others. A proposal names its point and its seed, so the journal does.
+    They are the known good points of a space without other points. A proposal names its point and its seed, and so does
+    the journal.
     """
 
-    def configure(self, base: c.TrialConfig, values: dict[str, Any]) -> c.TrialConfig:
+    def configure(self, base: c.TrialConfig, values: dict[str, object]) -> c.TrialConfig:
         """The trial of a point and a seed; `load` has seen that it is valid."""
         return c.changed(base.plain(), values)
 
@@ -49,7 +49,7 @@ def load(spec: SearchSpec) -> Points:
     seeds = range(spec.trial.seed, spec.trial.seed + spec.seeds)
     c.changed(spec.trial.plain(), {"seed": seeds[-1]})  # so all seeds are valid
 
-    def suggest(trial: optuna.Trial) -> dict[str, Any]:
+    def suggest(trial: optuna.Trial) -> dict[str, object]:
         label = trial.suggest_categorical("point", list(points))
         return {**points[label], "seed": trial.suggest_int("seed", seeds[0], seeds[-1])}
 
@@ -70,7 +70,7 @@ def configs(spec: SearchSpec) -> dict[str, c.TrialConfig]:
 
 
 def check_data(spec: SearchSpec) -> None:
-    """Raises UserError where a point asks for more than the data hold, as `settled` does for what the points have in common."""
+    """Raises UserError where a point asks for more than the data hold; `settled` has checked the rest."""
     counts: dict[c.Data, int] = {}
     for label, config in configs(spec).items():
         try:

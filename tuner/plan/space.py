@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Any
 
 import optuna
 
@@ -32,19 +31,19 @@ class Space:
     """A `suggest` function and the points to try first."""
 
     name: str
-    suggest: Callable[[optuna.Trial], dict[str, Any]]
+    suggest: Callable[[optuna.Trial], dict[str, object]]
     known_good: Known
     file: Path | None = None
 
     def firsts(self, method: str) -> str:
-        """What its first known good point is called. Those of our own spaces begin with the default teacher of BYOL's papers."""
+        """What the first known good point is called; in our own spaces it is the default teacher of BYOL's papers."""
         if self.file:
             return "first known good point"
         return "papers' default teacher" if method == "byol" else "space's first known point (BYOL's teacher)"
 
     def propose(
         self, trial: optuna.Trial, base: c.TrialConfig, which: str = ""
-    ) -> tuple[dict[str, Any], c.TrialConfig]:
+    ) -> tuple[dict[str, object], c.TrialConfig]:
         """Asks the space for a trial; returns the dotted values that it proposes, and the trial that they make.
 
         Args:
@@ -53,7 +52,8 @@ class Space:
             which: of its points it is, for errors.
 
         Raises:
-            UserError: the space raises, hangs, returns something else than a dict of plain values, or proposes a trial that is not valid.
+            UserError: the space raises, hangs, returns something else than a dict of plain values, or proposes a trial
+                that is not valid.
         """
         with _in_time(f"space '{self.name}': {which}has proposed no trial"):
             try:
@@ -70,7 +70,7 @@ class Space:
                     raise UserError(f"space '{self.name}': {which}{shown_name(key)}: {one_line(error)}") from None
         return values, self.configure(base, values)
 
-    def configure(self, base: c.TrialConfig, values: dict[str, Any]) -> c.TrialConfig:
+    def configure(self, base: c.TrialConfig, values: dict[str, object]) -> c.TrialConfig:
         """The trial that proposed values make.
 
         Raises:
@@ -81,7 +81,7 @@ class Space:
 
 def configured(
     base: c.TrialConfig,
-    values: Mapping[str, Any],
+    values: Mapping[str, object],
     source: str,
     owned: tuple[str, ...] = OWNED,
     free: tuple[str, ...] = (),
@@ -111,7 +111,7 @@ def configured(
         raise UserError("\n".join(f"{source}: {line}" for line in str(error).splitlines())) from None
 
 
-def _rule_of(odd: Any, value: Any, known: list[str]) -> str:
+def _rule_of(odd: str, value: object, known: list[str]) -> str:
     """What is wrong with a key that takes no value."""
     held = section_keys(c.TrialConfig).get(odd) if odd else None
     if held is None:
@@ -137,9 +137,8 @@ def load(name: str) -> Space:
         module = _from_file(file)
     else:
         if name not in SPACES:
-            raise UserError(
-                f"space = {shown(name)}: no such space{nearest(name, SPACES)}; or give a file, such as my_space.py:suggest"
-            )
+            hint = f"{nearest(name, SPACES)}; or give a file, such as my_space.py:suggest"
+            raise UserError(f"space = {shown(name)}: no such space{hint}")
         module, function = importlib.import_module(f"search_spaces.{name}"), "suggest"
     suggest = getattr(module, function, None)
     if not callable(suggest):
@@ -199,7 +198,7 @@ def _refuse(value: object) -> None:
     )
 
 
-def _place(error: BaseException, suggest: Callable[..., Any]) -> str:
+def _place(error: BaseException, suggest: Callable[..., object]) -> str:
     """Where in the file of a space an error came from, as text to be appended; empty where it came from elsewhere."""
     file = suggest.__code__.co_filename if hasattr(suggest, "__code__") else None
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]

@@ -91,7 +91,10 @@ class Objective(c.Section):
 
 
 class Stopping(c.Section):
-    """ASHA: from `grace_epochs` on, at each rung the best 1/reduction of the trials go on; "none" runs every trial to its end."""
+    """ASHA: from `grace_epochs` on, at each rung the best 1/reduction of the trials go on.
+
+    "none" runs every trial to its end.
+    """
 
     SHORT: ClassVar[str] = "kind"
 
@@ -114,10 +117,9 @@ class Sampler(c.Section):
     """Trials that have to end before TPE does more than draw at random."""
 
 
-def _duration(given: Any) -> Any:
-    """A duration as it is written, for its rule is not that of any text."""
-    found = DURATION.fullmatch(given) if isinstance(given, str) else None
-    if found is None or _seconds(given) < LEAST_PATIENCE:
+def _duration(given: object) -> str:
+    """Checks a duration as it is written; text in general has another rule."""
+    if not isinstance(given, str) or not DURATION.fullmatch(given) or _seconds(given) < LEAST_PATIENCE:
         raise ValueError(f"must be a duration of at least {LEAST_PATIENCE}s, such as 90s, 10m or 2h")
     return given
 
@@ -157,7 +159,7 @@ class Resources(c.Section):
         return self
 
 
-def _labelled(given: Any) -> Any:
+def _labelled(given: object) -> object:
     """Points as YAML writes them: a number may be a label, and nothing behind it means that nothing differs."""
     if not isinstance(given, Mapping):
         return given
@@ -169,7 +171,7 @@ def _labelled(given: Any) -> Any:
     return points
 
 
-def _countable(grid: dict[str, list[Any]]) -> dict[str, list[Any]]:
+def _countable(grid: dict[str, list[object]]) -> dict[str, list[object]]:
     """A grid whose combinations are not too many to be listed, each with a label of its own."""
     if (count := math.prod(map(len, grid.values()))) > MOST_POINTS:
         raise ValueError(f"combines to {count:,} points, of which at most {MOST_POINTS} make a table")
@@ -193,8 +195,8 @@ Grid = Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min
 class SearchSpec(c.Section):
     """A search. `trial` holds what its trials have in common; the space proposes the rest.
 
-    Instead of a space there may be a table of points, each run in full. A point may name another method or preset, and then gets what
-    follows from it, as `trial` would. The number of `trials` follows, and nothing is stopped early.
+    Instead of a space there may be a table of points, each run in full. A point may name another method or preset, and
+    then gets what follows from it, as `trial` would. The number of `trials` follows, and nothing is stopped early.
     """
 
     name: Annotated[str, AfterValidator(_usable_name), Field(json_schema_extra={"maxLength": LONGEST_NAME})] = "search"
@@ -247,7 +249,7 @@ class SearchSpec(c.Section):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _settle(cls, given: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+    def _settle(cls, given: Mapping[str, object], validate: ModelWrapValidatorHandler[Self]) -> Self:
         """Fills in what follows from the trial and from a table, and refuses what goes against it."""
         spec = validate(given)
         if "metric" not in spec.objective.model_fields_set:
@@ -265,16 +267,14 @@ class SearchSpec(c.Section):
             raise ValueError(f"{sources[0]}: give either {sources[0]} or {sources[1]}")
         trials = len(spec.table) * spec.seeds
         if trials > MOST_TRIALS:
-            raise ValueError(
-                f"seeds = {spec.seeds}: with {len(spec.table)} points more than {MOST_TRIALS:,} trials, which is the limit"
-            )
+            limit = f"more than {MOST_TRIALS:,} trials, which is the limit"
+            raise ValueError(f"seeds = {spec.seeds}: with {len(spec.table)} points {limit}")
         if "trials" in spec.model_fields_set and spec.trials != trials:
             rule = f"{len(spec.table)} points with {spec.seeds} seeds make {trials} trials; set seeds instead"
             raise ValueError(f"trials = {spec.trials}: {rule}")
         if "kind" in spec.stopping.model_fields_set and spec.stopping.kind != "none":
-            raise ValueError(
-                f"stopping.kind = {spec.stopping.kind}: must be none, for the points of a table are compared at their last epoch"
-            )
+            rule = "must be none, for the points of a table are compared at their last epoch"
+            raise ValueError(f"stopping.kind = {spec.stopping.kind}: {rule}")
         update: dict[str, Any] = {"trials": trials, "stopping": spec.stopping.model_copy(update={"kind": "none"})}
         whole = {
             label: completed(label, point, given.get("trial", {}), spec.trial) for label, point in spec.table.items()
@@ -284,11 +284,11 @@ class SearchSpec(c.Section):
         return spec.model_copy(update=update)
 
     @property
-    def table(self) -> dict[str, dict[str, Any]]:
+    def table(self) -> dict[str, dict[str, object]]:
         """The points of a table by their labels, each with what differs from `trial`; empty where a space proposes."""
         return self.points or combined(self.grid or {})
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, object]:
         """Nested plain values, ready for YAML; `parse` gives the spec back."""
         return self.model_dump(mode="json", exclude={"space", "trials"} if self.table else None)
 
@@ -304,7 +304,7 @@ def check_workers(workers: int, trial: c.TrialConfig) -> None:
     trial.train.require_shards(workers, f"resources.workers = {workers}")
 
 
-def parse(given: Mapping[str, Any]) -> SearchSpec:
+def parse(given: Mapping[str, object]) -> SearchSpec:
     """Validates nested values.
 
     Raises:
@@ -334,14 +334,13 @@ def described(path: Path, settings: Iterable[str]) -> SearchSpec:
     """
     values = read_settings(settings)
     if "trial" in values:
-        raise UserError(
-            "--set trial: would replace all that the file says of its trials; set keys of it, such as trial.train.epochs=20"
-        )
+        rule = "would replace all that the file says of its trials; set keys of it, such as trial.train.epochs=20"
+        raise UserError(f"--set trial: {rule}")
     content = {"address": jobs.default_address(), **with_values(read_yaml(path), values, SearchSpec)}
     return parse(set_by_hand(content, values))
 
 
-def continued(content: Mapping[str, Any], settings: Iterable[str]) -> SearchSpec:
+def continued(content: Mapping[str, object], settings: Iterable[str]) -> SearchSpec:
     """The spec of an interrupted run, with what may change without its trials becoming others.
 
     Raises:
@@ -359,8 +358,8 @@ def continued(content: Mapping[str, Any], settings: Iterable[str]) -> SearchSpec
     return after
 
 
-def require_same(launched: Mapping[str, Any], spec: SearchSpec) -> None:
-    """Compares a search with what it was launched with; a key that the version of the launch did not have is passed over.
+def require_same(launched: Mapping[str, object], spec: SearchSpec) -> None:
+    """Compares a search with what it was launched with; a key that is newer than the launch is passed over.
 
     Args:
         launched: nested values of the spec, as they were at the launch.
@@ -383,7 +382,7 @@ def require_same(launched: Mapping[str, Any], spec: SearchSpec) -> None:
         raise UserError("\n".join(faults))
 
 
-def _value(nested: Any, dotted: str) -> Any:
+def _value(nested: object, dotted: str) -> object:
     """The value of a dotted key; None where a section that could hold it is None, ABSENT where there is no such key."""
     for part in dotted.split("."):
         if nested is None:

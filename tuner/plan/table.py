@@ -1,30 +1,29 @@
-"""The points of a table before they are trials: nested values as YAML has them, spelt out, combined, and completed."""
+"""The points of a table before they are trials: nested values from YAML are spelt out, combined and completed."""
 
 import itertools
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 from trainables.config import trial as c
 from trainables.config.errors import UserError
 from trainables.config.settings import flat, section_keys
 
-Values = dict[str, Any]
+Values = dict[str, object]
 
 
-def combined(grid: Mapping[str, list[Any]]) -> dict[str, Values]:
-    """All combinations of the values of a grid's keys, by labels made of them."""
+def combined(grid: Mapping[str, Sequence[object]]) -> dict[str, Values]:
+    """All combinations of the values of a grid, by labels that name them."""
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())] if grid else []
     return {", ".join(_named(key, value) for key, value in point.items()): point for point in points}
 
 
-def _named(key: str, value: Any) -> str:
+def _named(key: str, value: object) -> str:
     return str(value) if key == "method.name" else f"{key.removeprefix('teacher.')} {value}"
 
 
-def spelt_out(values: Mapping[str, Any], method: str | None, section: str = "") -> Values:
-    """Sections as dotted keys: a point changes the keys that it names, and leaves the rest of their section as `trial` has it.
+def spelt_out(values: Mapping[str, object], method: str | None, section: str = "") -> Values:
+    """Spells sections out as dotted keys: a point changes the keys that it names and no others of their sections.
 
-    A section `method` that has another name than the trial's `method` stays as it is: nothing of the trial's is left in it.
+    A section `method` with another name than the trial's `method` stays a section: it replaces the trial's as a whole.
     """
     sections = section_keys(c.TrialConfig)
     keys: Values = {}
@@ -43,10 +42,10 @@ def spelt_out(values: Mapping[str, Any], method: str | None, section: str = "") 
     return keys
 
 
-def completed(label: str, point: Values, given: Any, trial: c.TrialConfig) -> Values:
-    """A point that names another method or another preset, with all that follows from it: heads, views, optimiser, ...
+def completed(label: str, point: Values, given: object, trial: c.TrialConfig) -> Values:
+    """Completes a point that names another method or preset by what follows from it: heads, views, optimiser, ...
 
-    What is written in `trial` stays, as far as it is no option of the trial's own method. Other points come back as they are.
+    What is written in `trial` stays, unless it is an option of its own method. Other points come back as they are.
 
     Args:
         label: of the point, for errors.
@@ -58,9 +57,8 @@ def completed(label: str, point: Values, given: Any, trial: c.TrialConfig) -> Va
         UserError: it makes no valid trial.
     """
     values, name = spelt_out(point, trial.method.name), trial.method.name
-    method = (
-        values["method"].get("name") if isinstance(values.get("method"), Mapping) else values.get("method.name", name)
-    )
+    section = values.get("method")
+    method = section.get("name") if isinstance(section, Mapping) else values.get("method.name", name)
     if method == name and values.get("preset", trial.preset) == trial.preset:
         return point
     written = {**given} if isinstance(given, Mapping) else trial.plain()
@@ -74,7 +72,8 @@ def completed(label: str, point: Values, given: Any, trial: c.TrialConfig) -> Va
     found = {key: value for key, value in _leaves(whole).items() if base.get(key, ...) != value}
     for key in found.keys() - values.keys() - {"evaluation.protocols"}:
         if key.startswith("evaluation."):
-            rule = f"comes with its {'method' if method != name else 'preset'}, but how trials are scored belongs to the search"
+            source = "method" if method != name else "preset"
+            rule = f"comes with its {source}, but how trials are scored belongs to the search"
             raise UserError(f"point '{label}': {key} = {found[key]}: {rule}; set trial.{key} for all points")
     if method != name:
         found = {
@@ -85,13 +84,20 @@ def completed(label: str, point: Values, given: Any, trial: c.TrialConfig) -> Va
 
 
 def _leaves(plain: Values) -> Values:
-    """What a trial says by dotted key; parts that have a momentum of their own are its own choice, so they are one value."""
-    values = {key: value for key, value in flat(plain).items() if not _within(key, ["teacher.momenta"])}
-    return values | {"teacher.momenta": plain["teacher"]["momenta"]}
+    """The values of a trial by dotted key; `teacher.momenta` is one value, because its keys are the trial's choice."""
+    momenta, teacher = "teacher.momenta", plain["teacher"]
+    assert isinstance(teacher, Mapping)
+    values = {key: value for key, value in flat(plain).items() if not _within(key, [momenta])}
+    return values | {momenta: teacher["momenta"]}
 
 
-def set_by_hand(content: Mapping[str, Any], settings: Mapping[str, Any]) -> Values:
-    """Nested values of a search in which the keys of `trial` that the command line sets count in every point, whatever it says of them."""
+def set_by_hand(content: Mapping[str, object], settings: Mapping[str, object]) -> Values:
+    """Returns `content` with the keys of `trial` that the command line sets counting in every point of its table.
+
+    Args:
+        content: nested values of a search, as its file has them.
+        settings: of the command line, by dotted key.
+    """
     keys = {key.removeprefix("trial."): value for key, value in settings.items() if key.startswith("trial.")}
     changed: Values = {**content}
     if isinstance(points := content.get("points"), Mapping):
@@ -108,13 +114,13 @@ def set_by_hand(content: Mapping[str, Any], settings: Mapping[str, Any]) -> Valu
     return changed
 
 
-def _without(point: Mapping[str, Any], keys: Mapping[str, Any]) -> Values:
-    """A point less what is in some keys; where they are inside of what it sets, with them."""
+def _without(point: Mapping[str, object], keys: Mapping[str, object]) -> Values:
+    """Returns `point` without `keys`, but with those of them that lie inside a section which it sets as a whole."""
     named = spelt_out(point, None)
     kept = {key: value for key, value in named.items() if not _within(key, keys)}
     return kept | {key: value for key, value in keys.items() if _within(key, kept)}
 
 
 def _within(key: str, others: Iterable[str]) -> bool:
-    """Whether a dotted key is one of some others, or inside of one."""
+    """Whether a dotted key is one of `others`, or lies inside one of them."""
     return any(f"{key}.".startswith(f"{other}.") for other in others)
