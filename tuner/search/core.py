@@ -289,6 +289,7 @@ class Core:
         """Decides what follows an epoch. An epoch that was judged before keeps its decision, but a pause is over."""
         trial, epoch = self._trials[event.key], int(event.metrics["epoch"])
         if epoch in trial.steps:
+            self.study.observe(event.key, event.metrics)  # a kill may have come between the record and the value
             return Stop(event.key) if trial.steps[epoch] == "stop" else Continue(event.key)
         score = self._sign * float(event.metrics[self._metric])
         step = self._step(trial, epoch, score)

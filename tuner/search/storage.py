@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from trainables.config.errors import BrokenOff, UserError
 
 NAME = "search"  # of the study in its journal
+EXHAUSTED = "exhausted"  # the study's attribute that says that a sampler has nothing more to propose
 WRITES = 5  # tries to write a line of the journal: a checkpoint may fill the disc for a moment
 WRITE_WAIT = 1.0  # seconds after each
 
@@ -56,7 +57,6 @@ class Store:
             self._journal_id = self._journal.get_study_id_from_name(NAME)
             self._mirror.take_over(self._journal, self._journal_id)
         self._study = optuna.load_study(storage=self._mirror, study_name=NAME)
-        self.exhausted = False  # whether a sampler has said that it has nothing more to propose
 
     def trials(self) -> list[FrozenTrial]:
         """All trials, in the order in which they were asked. They are shared: callers must not change them."""
@@ -80,6 +80,11 @@ class Store:
         if self._journal is not None:
             self._journal.set_study_user_attr(self._journal_id, name, value)
         self._mirror.set_study_user_attr(self._id, name, value)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether a sampler has said that it has nothing more to propose."""
+        return bool(self.attribute(EXHAUSTED))
 
     # asking
 
@@ -151,7 +156,8 @@ class Store:
             sampler.after_trial(self._study, frozen, state, values)
         finally:
             self._study._thread_local.in_optimize_loop = False
-        self.exhausted |= self._study._stop_flag
+        if self._study._stop_flag and not self.exhausted:
+            self.set_attribute(EXHAUSTED, True)
         noted = self.trial(number).system_attrs
         for name in [name for name in noted if name not in trial_before or noted[name] != trial_before[name]]:
             self.set_system_attribute(number, name, noted[name])

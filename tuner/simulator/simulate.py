@@ -96,7 +96,7 @@ class _World:
         return decision
 
     def start(self) -> _Running | None:
-        """Asks the core for work on the first free slot; returns the trial that it starts, None where it starts none."""
+        """Asks the core for work on a free slot; returns the trial that it starts, None where it starts none."""
         slots = self.result.slots
         decision = self.hear(self.free[0], core.WorkWanted(slots, slots))
         if not isinstance(decision, core.Start):

@@ -1,0 +1,458 @@
+"""The core: segments, what a resume takes up from the journal, and a kill after every line of a journal."""
+
+import heapq
+import itertools
+import math
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from trainables.config.errors import UserError
+from tuner.plan import space as spaces
+from tuner.plan import spec as specs
+from tuner.search.core import (
+    Continue,
+    Core,
+    Decision,
+    EpochEnded,
+    Finish,
+    Pause,
+    PauseWanted,
+    PromotionWanted,
+    Resize,
+    SegmentBegan,
+    SegmentLost,
+    Start,
+    Stop,
+    TrialEnded,
+    Wait,
+    WidthWanted,
+    WorkWanted,
+)
+from tuner.search.stoppers.base import Stopper, Verdict
+from tuner.search.study import Study
+
+TEACHER = spaces.load("teacher")
+EPOCHS = 6
+WORK = WorkWanted(3, 3)
+
+
+def search(**changes: object) -> specs.SearchSpec:
+    return specs.parse(
+        {
+            "trials": 9,
+            "seed": 5,
+            "sampler": {"startup_trials": 3},
+            "stopping": {"grace_epochs": 1, "reduction": 2},
+            "trial": {"train": {"epochs": EPOCHS}},
+            **changes,
+        }
+    )
+
+
+def metrics(values: dict[str, Any], epoch: int) -> dict[str, Any]:
+    """Stands for a training: what an epoch shows is a function of the proposal."""
+    rng = random.Random(f"{sorted(values.items())!r} {epoch}")
+    return {"epoch": epoch, "knn_top1": round(0.1 * epoch + rng.random(), 2)}
+
+
+def seconds(values: dict[str, Any]) -> float:
+    """What an epoch takes: it differs from trial to trial, so that three slots interleave."""
+    return 1 + random.Random(repr(sorted(values.items()))).random()
+
+
+def core_of(journal: Path | None, stopper: Stopper | None = None, **changes: object) -> Core:
+    return Core(Study(journal, search(**changes), TEACHER), stopper)
+
+
+def started(core: Core, key: str, segment: int = 1, width: int | None = None) -> Start:
+    """The next segment, which is one of that trial."""
+    decision = core.hear(WORK)
+    assert isinstance(decision, Start)
+    assert (decision.proposal.key, decision.segment) == (key, segment)
+    assert width is None or decision.width == width
+    core.hear(SegmentBegan(key, 0.0))
+    return decision
+
+
+def epoch(core: Core, key: str, number: int, score: float) -> Decision | None:
+    return core.hear(EpochEnded(key, {"epoch": number, "knn_top1": score}))
+
+
+@dataclass
+class Driver:
+    """Drives a core on three slots in virtual time.
+
+    Attributes:
+        core: the core.
+        decisions: what was decided after each epoch, by trial and epoch.
+        starts: first segments, in order, with the proposed values.
+        queue: epochs that are being trained, by the time of their end.
+    """
+
+    core: Core
+    decisions: dict[tuple[str, int], str] = field(default_factory=dict)
+    starts: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    queue: list[tuple[float, int, str, int]] = field(default_factory=list)
+
+    def run(self) -> None:
+        order, running = itertools.count(), {}
+        now = 0.0
+
+        def train(key: str, number: int) -> None:
+            heapq.heappush(self.queue, (now + seconds(running[key].values), next(order), key, number))
+
+        def fill() -> None:
+            while isinstance(decision := self.core.hear(WORK), Start):
+                key = decision.proposal.key
+                running[key] = decision.proposal
+                if decision.segment == 1:
+                    self.starts.append((key, decision.proposal.values))
+                self.core.hear(SegmentBegan(key, now))
+                train(key, 1)  # a segment tells what its trial's checkpoint knows again
+
+        fill()
+        while self.queue:
+            now, _, key, number = heapq.heappop(self.queue)
+            last = metrics(running[key].values, number)
+            decision = self.core.hear(EpochEnded(key, last))
+            self.decisions[key, number] = type(decision).__name__
+            if isinstance(decision, Stop) or number == EPOCHS:
+                self.core.hear(TrialEnded(key, last, None, {}))
+            else:
+                train(key, number + 1)
+            fill()
+
+
+def outcome(study: Study) -> list[tuple[Any, ...]]:
+    return [
+        (t.number, t.params, t.user_attrs["values"], t.state, t.values, dict(t.intermediate_values))
+        for t in study.trials()
+    ]
+
+
+def records(study: Study) -> list[tuple[int, str, dict[str, Any]]]:
+    return study.records()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_flush() -> Iterator[None]:
+    """Processes are killed here, not machines: what was written is there, also without a flush to the disc."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Driver]:
+    """A search on three slots that nobody interrupts, with its journal."""
+    journal = tmp_path_factory.mktemp("reference") / "journal"
+    driver = Driver(core_of(journal))
+    driver.run()
+    return journal.read_bytes(), driver
+
+
+def test_the_reference_has_three_trials_at_once_and_stops(reference: tuple[bytes, Driver]) -> None:
+    _, driver = reference
+    events = [(key, content["event"]) for _, key, content in records(driver.core.study)]
+    assert [key for key, _ in events[:3]] == ["0000", "0001", "0002"]
+    assert {name for _, name in events} == {"start", "epoch", "end"}
+    assert list(driver.decisions.values()).count("Stop") >= 2
+    assert [sequence for sequence, _, _ in records(driver.core.study)] == list(range(len(events)))
+
+
+def test_a_kill_after_every_line_changes_no_decision(reference: tuple[bytes, Driver], tmp_path: Path) -> None:
+    """What was decided before the kill is decided again when it is heard again, and stays in the journal as it was.
+
+    What follows is decided by what the journal holds: every trial is asked and told once, and a stop stays a stop.
+    """
+    content, whole = reference
+    lines = content.splitlines(keepends=True)
+    before = records(whole.core.study)
+    for count in range(len(lines) + 1):
+        journal = tmp_path / f"after-{count}"
+        journal.write_bytes(b"".join(lines[:count]))
+        taken = records(Study(journal, search(), TEACHER, reading=True)) if count > 1 else []
+        assert taken == before[: len(taken)], count
+        again = Driver(core_of(journal))
+        again.run()
+        for key, number in decided(taken):
+            if (key, number) in again.decisions:
+                assert again.decisions[key, number] == whole.decisions[key, number], (count, key, number)
+        kept = records(again.core.study)
+        assert kept[: len(taken)] == taken and [sequence for sequence, *_ in kept] == list(range(len(kept)))
+        assert_asked_and_told_once(again.core.study)
+        assert [t.params for t in again.core.study.trials()][: asked(taken)] == [
+            t.params for t in whole.core.study.trials()
+        ][: asked(taken)]
+
+
+def decided(taken: list[tuple[int, str, dict[str, Any]]]) -> list[tuple[str, int]]:
+    return [(key, content["epoch"]) for _, key, content in taken if content["event"] == "epoch"]
+
+
+def asked(taken: list[tuple[int, str, dict[str, Any]]]) -> int:
+    return sum(content["event"] == "start" and content["segment"] == 1 for _, _, content in taken)
+
+
+def assert_asked_and_told_once(study: Study) -> None:
+    trials = study.trials()
+    assert [trial.number for trial in trials] == list(range(9))
+    assert all(trial.state.is_finished() for trial in trials)
+    told = [key for _, key, content in study.records() if content["event"] == "end"]
+    epochs = decided(study.records())
+    assert len(told) >= 9 and set(told) == {f"{number:04d}" for number in range(9)}
+    assert len(epochs) == len(set(epochs)), "an epoch is judged once"
+
+
+def follow(core: Core, events: list[tuple[str, dict[str, Any]]], study: Study) -> list[tuple[str, Any]]:
+    """Tells a core the events of a recorded search in the recorded order; returns what it decides.
+
+    Trials whose epochs the core knows are told them again from the first one, as a resumed trial tells them.
+    """
+    decisions: list[tuple[str, Any]] = []
+    for key, content in events:
+        values = study.trial(key).user_attrs["values"]
+        if content["event"] == "start":
+            decision = core.hear(WORK)
+            assert isinstance(decision, Start)
+            decisions.append((decision.proposal.key, decision.proposal.values))
+        elif content["event"] == "epoch":
+            decision = core.hear(EpochEnded(key, metrics(values, content["epoch"])))
+            decisions.append((key, type(decision).__name__))
+        else:
+            last = max(study.trial(key).intermediate_values)
+            core.hear(TrialEnded(key, metrics(values, last), None, {}))
+    return decisions
+
+
+def test_after_a_kill_the_same_events_lead_to_the_same_decisions(
+    reference: tuple[bytes, Driver], tmp_path: Path
+) -> None:
+    """After every line: the rest of the recorded events is told to a new core, in the recorded order."""
+    content, whole = reference
+    lines, study = content.splitlines(keepends=True), whole.core.study
+    events = [(key, entry) for _, key, entry in records(study)]
+    expected = [
+        (key, study.trial(key).user_attrs["values"])
+        if entry["event"] == "start"
+        else (key, {"stop": "Stop", "continue": "Continue"}[entry["step"]])
+        for key, entry in events
+        if entry["event"] != "end"
+    ]
+    torn = 0
+    for count, tail in itertools.product(range(2, len(lines) + 1), (b"", b'{"op_code": 9, "wor')):
+        if tail and count % 7:  # a torn last line at some places
+            continue
+        journal = tmp_path / "journal"
+        journal.write_bytes(b"".join(lines[:count]) + tail)
+        torn += bool(tail)
+        core = core_of(journal)
+        taken = len(core.study.records())
+        unfinished = list(core.unfinished)
+        for key in unfinished:  # a new segment of each trial that was interrupted
+            decision = core.hear(WORK)
+            assert isinstance(decision, Start) and decision.proposal.key == key
+        for key in unfinished:  # each tells again what it has told before
+            for _, other, entry in records(core.study)[:taken]:
+                if other == key and entry["event"] == "epoch":
+                    told = core.hear(EpochEnded(key, metrics(study.trial(key).user_attrs["values"], entry["epoch"])))
+                    assert type(told).__name__.lower() == entry["step"]
+        ended = {key for _, key, entry in records(study)[:taken] if entry["event"] == "end"}
+        if half := sorted(ended & set(unfinished)):  # the end was noted, and not told yet
+            assert len(half) == 1
+            follow(core, [(half[0], {"event": "end"})], study)
+        before = sum(entry["event"] != "end" for _, entry in events[:taken])
+        assert follow(core, events[taken:], study) == expected[before:], count
+        assert outcome(core.study) == outcome(study), count
+    assert torn > 5
+
+
+def test_segments_of_a_pause_and_a_promotion() -> None:
+    core = core_of(None, stopping="none")
+    started(core, "0000")
+    assert epoch(core, "0000", 1, 0.5) == Continue("0000")
+    core.hear(PauseWanted("0000"))
+    assert epoch(core, "0000", 2, 0.6) == Pause("0000")
+    assert core.running == [] and core.unfinished == ["0000"]
+    core.hear(TrialEnded("0000", {"epoch": 2, "knn_top1": 0.6}, None, {}))
+    assert core.study.trial("0000").state == TrialState.RUNNING, "the end of a paused segment ends no trial"
+    started(core, "0001")
+    core.hear(PromotionWanted("0001"))  # it is not paused: nothing changes
+    core.hear(PromotionWanted("0000"))
+    started(core, "0000", segment=2)
+    assert epoch(core, "0000", 1, 0.5) == Continue("0000") and epoch(core, "0000", 2, 0.6) == Continue("0000")
+    assert epoch(core, "0000", 3, 0.7) == Continue("0000")
+    assert core.running == ["0000", "0001"]
+
+
+def test_a_resize_starts_the_next_segment_at_once() -> None:
+    core = core_of(None, stopping="none")
+    started(core, "0000", width=1)
+    core.hear(WidthWanted("0000", 4))
+    assert epoch(core, "0000", 1, 0.5) == Resize("0000", 2, 4)
+    assert epoch(core, "0000", 2, 0.5) == Continue("0000")
+    core.hear(WidthWanted("0000", 4))  # as wide as it is
+    assert epoch(core, "0000", 3, 0.5) == Continue("0000")
+    core.hear(WidthWanted("0000", 1))
+    core.hear(SegmentLost("0000", "its node went"))
+    started(core, "0000", segment=3, width=1)
+
+
+def test_a_lost_segment_goes_first() -> None:
+    core = core_of(None, stopping="none")
+    started(core, "0000")
+    started(core, "0001")
+    core.hear(SegmentLost("0001", "its actor died"))
+    core.hear(SegmentLost("0001", "told twice"))
+    started(core, "0001", segment=2)
+    started(core, "0002")
+    assert core.hear(WORK) == Wait()
+
+
+class Halves(Stopper):
+    """Pauses each trial after its first epoch, and promotes the best once three have paused. Also stops what is bad."""
+
+    def __init__(self, spec: specs.SearchSpec):
+        super().__init__(spec)
+        self.first: dict[str, float] = {}
+        self.heard: list[tuple[str, int]] = []
+
+    def hear(self, key: str, epoch: int, score: float) -> Verdict:
+        self.heard.append((key, epoch))
+        if epoch == 1:
+            self.first[key] = score
+            return "pause"
+        return "stop" if score < 0.2 else "continue"
+
+    def promoted(self) -> list[str]:
+        return [max(self.first, key=self.first.__getitem__)] if len(self.first) == 3 else []
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_stopper_that_pauses_and_promotes(tmp_path: Path, killed: bool) -> None:
+    spec = search()
+    core = core_of(tmp_path / "journal", Halves(spec))
+    for number, score in enumerate((0.3, 0.9, 0.5)):
+        key = f"{number:04d}"
+        started(core, key)
+        assert epoch(core, key, 1, score) == Pause(key)
+        core.hear(TrialEnded(key, {"epoch": 1, "knn_top1": score}, None, {}))
+    if killed:
+        core = core_of(tmp_path / "journal", Halves(spec))
+        assert core.running == [] and core.unfinished == ["0000", "0001", "0002"]
+    started(core, "0001", segment=2)
+    assert epoch(core, "0001", 1, 0.9) == Continue("0001"), "a pause that is over is not repeated"
+    assert epoch(core, "0001", 2, 0.1) == Stop("0001")
+    core.hear(TrialEnded("0001", {"epoch": 2, "knn_top1": 0.1}, None, {}))
+    assert core.study.trial("0001").state == TrialState.PRUNED
+
+
+def test_known_epochs_are_not_judged_again(tmp_path: Path) -> None:
+    spec = search()
+    core = core_of(tmp_path / "journal", Halves(spec))
+    started(core, "0000")
+    epoch(core, "0000", 1, 0.5)
+    core.hear(PromotionWanted("0000"))
+    started(core, "0000", segment=2)
+    epoch(core, "0000", 1, 0.5)
+    epoch(core, "0000", 2, 0.5)
+    stopper = Halves(spec)
+    again = core_of(tmp_path / "journal", stopper)
+    assert stopper.heard == [("0000", 1), ("0000", 2)], "the journal tells each epoch once"
+    started(again, "0000", segment=3)
+    size = (tmp_path / "journal").stat().st_size
+    assert [epoch(again, "0000", number, 0.5) for number in (1, 2)] == [Continue("0000")] * 2
+    assert stopper.heard == [("0000", 1), ("0000", 2)]
+    assert (tmp_path / "journal").stat().st_size == size
+
+
+def test_a_recorded_stop_stays_a_stop_after_a_crash(tmp_path: Path) -> None:
+    """Even where a stopper would now think otherwise: the decision was carried out."""
+    core = core_of(tmp_path / "journal")
+    for number, score in enumerate((0.9, 0.1)):
+        started(core, f"{number:04d}")
+        decision = epoch(core, f"{number:04d}", 1, score)
+    assert decision == Stop("0001")
+
+    class Never(Stopper):
+        def hear(self, key: str, epoch: int, score: float) -> Verdict:
+            return "continue"
+
+    again = core_of(tmp_path / "journal", Never(search()))
+    started(again, "0000", segment=2)
+    started(again, "0001", segment=2)
+    assert epoch(again, "0001", 1, 0.1) == Stop("0001")
+    assert epoch(again, "0000", 1, 0.9) == Continue("0000")
+
+
+def test_an_asked_trial_that_never_ran_is_started_after_a_crash(tmp_path: Path) -> None:
+    first = core_of(tmp_path / "journal").hear(WORK)
+    assert isinstance(first, Start)
+    again = core_of(tmp_path / "journal").hear(WORK)
+    assert isinstance(again, Start) and again.proposal == first.proposal and again.segment == 2
+
+
+def test_wishes_are_kept_over_a_crash(tmp_path: Path) -> None:
+    core = core_of(tmp_path / "journal", stopping="none")
+    for key in ("0000", "0001"):
+        started(core, key)
+    core.hear(PauseWanted("0000"))
+    core.hear(WidthWanted("0001", 2))
+    again = core_of(tmp_path / "journal", stopping="none")
+    started(again, "0000", segment=2)
+    started(again, "0001", segment=2, width=2)
+    assert epoch(again, "0000", 1, 0.5) == Pause("0000")
+
+
+def test_no_more_trials_than_there_is_room_for() -> None:
+    core = core_of(None, trials=3)
+    assert isinstance(core.hear(WorkWanted(1, 2)), Start)
+    assert core.hear(WorkWanted(1, 2)) == Wait()
+    assert isinstance(core.hear(WorkWanted(0, 2)), Wait)
+    assert isinstance(core.hear(WorkWanted(2, 2)), Start)
+    assert core.hear(WorkWanted(9, 2)) == Wait()
+    assert isinstance(core.hear(WorkWanted(3, 3)), Start)
+    assert core.hear(WorkWanted(9, 9)) == Wait(), "all are asked, and three still run"
+    for key in list(core.running):
+        core.hear(TrialEnded(key, {"epoch": EPOCHS, "knn_top1": 0.5}, None, {}))
+    assert core.hear(WORK) == Finish()
+
+
+def test_trials_that_fail_alike_halt_the_search() -> None:
+    core = core_of(None)
+    for number in range(3):
+        started(core, f"{number:04d}")
+        core.hear(TrialEnded(f"{number:04d}", {}, f"RuntimeError: no such device {number}", {}))
+    assert core.halted and core.hear(WORK) == Finish(("0000", "0001", "0002"))
+
+
+def test_a_space_that_raises_finishes_the_search(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def suggest(trial):\n    return {'optim.lr': -1.0}\n")
+    core = Core(Study(None, search(), spaces.load(str(tmp_path / "mine.py"))))
+    assert core.hear(WORK) == Finish()
+    assert isinstance(core.fault, UserError) and core.unfinished == []
+
+
+def test_a_score_that_is_no_number_is_judged_and_noted(tmp_path: Path) -> None:
+    core = core_of(tmp_path / "journal")
+    started(core, "0000")
+    assert epoch(core, "0000", 1, math.nan) == Continue("0000")
+    assert core.study.trial("0000").intermediate_values == {}
+    assert Core(Study(tmp_path / "journal", search(), TEACHER)).unfinished == ["0000"]
+
+
+def test_the_core_loads_neither_ray_nor_torch() -> None:
+    modules = "search.core search.samplers.tpe search.stoppers.asha simulator.simulate simulator.files simulator.pool"
+    code = f"import sys, {', '.join(f'tuner.{name}' for name in modules.split())}\n"
+    code += "print([name for name in ('ray', 'torch', 'torchvision', 'pyarrow') if name in sys.modules])"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
