@@ -359,7 +359,7 @@ class Core:
 
     # the journal
 
-    def _record(self, trial: _Trial, content: Mapping[str, Any]) -> None:
+    def _record(self, trial: _Trial, content: Mapping[str, object]) -> None:
         self.study.record(trial.proposal.key, self._sequence, content)
         self._sequence += 1
 

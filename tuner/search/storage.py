@@ -75,7 +75,7 @@ class Store:
         """A user attribute of the study; None where it has none of that name."""
         return self._mirror.get_study_user_attrs(self._id).get(name)
 
-    def set_attribute(self, name: str, value: Any) -> None:
+    def set_attribute(self, name: str, value: object) -> None:
         """Sets a user attribute of the study."""
         if self._journal is not None:
             self._journal.set_study_user_attr(self._journal_id, name, value)
@@ -89,7 +89,7 @@ class Store:
     # asking
 
     @contextlib.contextmanager
-    def draft(self, sampler: optuna.samplers.BaseSampler, fixed: Mapping[str, Any] | None = None) -> Iterator["Draft"]:
+    def draft(self, sampler: optuna.samplers.BaseSampler, fixed: Mapping[str, object] | None = None) -> Iterator["Draft"]:
         """The next trial while it is drawn; it enters the study when the block calls `Draft.commit`.
 
         A block that raises, or that does not commit, leaves no trace: no numbered trial, no attribute of the sampler.
@@ -110,7 +110,7 @@ class Store:
             if not draft.committed:
                 self._mirror.take_back(self._id, draft.number, before)
 
-    def _commit(self, draft: "Draft", user_attrs: dict[str, Any], system_attrs: dict[str, Any]) -> int:
+    def _commit(self, draft: "Draft", user_attrs: dict[str, object], system_attrs: dict[str, object]) -> int:
         """Moves a draft from the mirror into the journal, as one line; returns the trial's number."""
         drawn, number = self._mirror.trial(draft.number), draft.number
         made = optuna.trial.create_trial(
@@ -133,11 +133,11 @@ class Store:
 
     # telling
 
-    def set_user_attribute(self, number: int, name: str, value: Any) -> None:
+    def set_user_attribute(self, number: int, name: str, value: object) -> None:
         """Sets a user attribute of a trial that has not ended."""
         self._write("set_trial_user_attr", number, name, value)
 
-    def set_system_attribute(self, number: int, name: str, value: Any) -> None:
+    def set_system_attribute(self, number: int, name: str, value: object) -> None:
         """Sets a system attribute of a trial that has not ended."""
         self._write("set_trial_system_attr", number, name, value)
 
@@ -195,11 +195,11 @@ class Draft:
 
     trial: optuna.Trial
 
-    def __init__(self, store: Store, before: dict[str, Any]):
+    def __init__(self, store: Store, before: dict[str, object]):
         self._store, self.before, self.committed = store, before, False
         self.number = len(store)
 
-    def commit(self, user_attrs: dict[str, Any], system_attrs: dict[str, Any]) -> int:
+    def commit(self, user_attrs: dict[str, object], system_attrs: dict[str, object]) -> int:
         """Enters the trial as running, with attributes; returns its number."""
         return self._store._commit(self, user_attrs, system_attrs)
 
@@ -227,7 +227,7 @@ class _Mirror(InMemoryStorage):
                 self._trial_id_to_study_id_and_number[trial._trial_id] = (study, trial.number)
                 self._max_trial_id = max(self._max_trial_id, trial._trial_id)
 
-    def take_back(self, study: int, count: int, system_attrs: dict[str, Any]) -> None:
+    def take_back(self, study: int, count: int, system_attrs: dict[str, object]) -> None:
         """Leaves `count` trials, and the study's system attributes as they were."""
         with self._lock:
             for trial in self._studies[study].trials[count:]:

@@ -102,7 +102,7 @@ class Study:
         """A trial by its key."""
         return self._store.trial(int(key))
 
-    def ask(self, record: Mapping[str, Any] | None = None) -> Proposal | None:
+    def ask(self, record: Mapping[str, object] | None = None) -> Proposal | None:
         """Proposes the next trial; None where all have been proposed.
 
         A proposal is a function of the seed, of the trial's number and of what has been told, so it does not matter how
@@ -132,7 +132,7 @@ class Study:
         self._configs[key_of(trial)] = config
         return Proposal(key_of(trial), values, config, points.label_of(self.spec, trial))
 
-    def _fixed(self, number: int) -> Mapping[str, Any] | None:
+    def _fixed(self, number: int) -> Mapping[str, object] | None:
         """What trial `number` takes as it is, by suggested name: a known good point; None where the sampler draws."""
         assert self.space is not None
         return self.space.known_good[number] if number < len(self.space.known_good) else None
@@ -158,7 +158,7 @@ class Study:
         """Notes when a trial was handed to workers; one that an earlier session left is queued until then."""
         self._store.set_user_attribute(int(key), "started_at", now)
 
-    def record(self, key: str, sequence: int, content: Mapping[str, Any]) -> None:
+    def record(self, key: str, sequence: int, content: Mapping[str, object]) -> None:
         """Notes what the core has heard of a trial and what it has decided, before that is carried out."""
         self._store.set_system_attribute(int(key), record_name(sequence), dict(content))
 
@@ -178,7 +178,7 @@ class Study:
         if self.trial(key).intermediate_values.get(epoch) != value and not math.isnan(value):
             self._store.set_intermediate_value(int(key), epoch, value)
 
-    def tell(self, key: str, metrics: Metrics, error: str | None, details: Mapping[str, Any]) -> None:
+    def tell(self, key: str, metrics: Metrics, error: str | None, details: Mapping[str, object]) -> None:
         """Ends a trial: failed with its error, complete at its last epoch, or stopped before it.
 
         A trial that was told stays as it is. Whether its last embeddings were collapsed is noted too; that changes

@@ -35,7 +35,7 @@ class Point:
         error: why it failed after these epochs; None where it did not.
     """
 
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
     epochs: Mapping[int, Recorded]
     params: Mapping[str, Any] | None = None
     error: str | None = None
@@ -59,7 +59,7 @@ class Curves(ABC):
     def __init__(self) -> None:
         self.refused = 0
 
-    def find(self, values: Mapping[str, Any], epoch: int) -> Recorded:
+    def find(self, values: Mapping[str, object], epoch: int) -> Recorded:
         """What was recorded of a trial at an epoch.
 
         Args:
@@ -77,7 +77,7 @@ class Curves(ABC):
             raise
 
     @abstractmethod
-    def _find(self, values: Mapping[str, Any], epoch: int) -> Recorded:
+    def _find(self, values: Mapping[str, object], epoch: int) -> Recorded:
         """As `find`, without the count."""
 
     @property
@@ -107,7 +107,7 @@ class Table(Curves):
                 point = Point(before.values, {**point.epochs, **before.epochs}, params, before.error)
             self._points[name] = point
 
-    def _find(self, values: Mapping[str, Any], epoch: int) -> Recorded:
+    def _find(self, values: Mapping[str, object], epoch: int) -> Recorded:
         point = self._points.get(identity(values))
         if point is None:
             raise NotRecorded(f"no curve is recorded: {identity(values)}")
@@ -132,20 +132,19 @@ class Surface(Curves):
         seconds: of each epoch.
     """
 
-    def __init__(self, function: Callable[[Mapping[str, Any], int], Mapping[str, Any]], seconds: float = 1.0):
+    def __init__(self, function: Callable[[Mapping[str, object], int], Mapping[str, float]], seconds: float = 1.0):
         super().__init__()
         self._function, self._seconds = function, seconds
 
-    def _find(self, values: Mapping[str, Any], epoch: int) -> Recorded:
+    def _find(self, values: Mapping[str, object], epoch: int) -> Recorded:
         return Recorded({**self._function(values, epoch), "epoch": epoch}, self._seconds)
 
 
-def identity(values: Mapping[str, Any]) -> str:
+def identity(values: Mapping[str, object]) -> str:
     """Values as one text. The order of the keys makes no difference, nor whether a whole number is written 1 or 1.0."""
     return json.dumps({key: _number(values[key]) for key in sorted(values)}, sort_keys=True)
 
 
-def _number(value: Any) -> Any:
+def _number(value: object) -> object:
     """A whole number as an integer, for JSON and Parquet may give back either."""
-    whole = isinstance(value, float) and math.isfinite(value) and value.is_integer()
-    return int(value) if whole else value
+    return int(value) if isinstance(value, float) and math.isfinite(value) and value.is_integer() else value

@@ -2,8 +2,8 @@
 
 import heapq
 import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from trainables.config.errors import UserError
 from tuner.search import core
@@ -249,7 +249,7 @@ def _replay_wish(world: _World, trial: _Running, content: Metrics) -> None:
             world.hear(slot, core.WidthWanted(key, content["width"]))
 
 
-def _most_at_once(records: list[tuple[int, str, dict[str, Any]]]) -> int:
+def _most_at_once(records: Sequence[tuple[int, str, Mapping[str, object]]]) -> int:
     """How many trials of a recorded search ran at once."""
     running: set[str] = set()
     most = 1
