@@ -32,6 +32,7 @@ from trainables.running.messages import Assignment, Blame, EpochReport, Metrics,
 from trainables.running.surroundings import fault, require_room
 
 POLL = 0.01  # seconds between two looks of a waiting rank at the store
+STORE_TIMEOUT = datetime.timedelta(minutes=30)  # for all workers to come, and for an answer of rank 0
 BEAT = 2.0  # seconds between two looks at whether this worker gets on
 BROKEN_LINK = (ConnectionError, dist.DistError)  # what the system and PyTorch raise if a peer is gone
 UNTYPED = (RuntimeError, torch.AcceleratorError)  # errors whose type does not tell
@@ -88,7 +89,7 @@ def slot_loop(board: Board, slot: int, threads: int, fit: Fit | None) -> None:
     torch.set_num_threads(threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    store = dist.distributed_c10d._get_default_store()
+    store = _store(rank, workers)
     store.set(f"node{rank}", ray.get_runtime_context().get_node_id())
     incarnation = _attach(board, slot, store, workers) if rank == 0 else 0
     turn = 0
@@ -113,6 +114,12 @@ def slot_loop(board: Board, slot: int, threads: int, fit: Fit | None) -> None:
         outcome = _run(board, assignment, run_trial, Group(rank, workers, device))
         if rank == 0:
             ray.get(board.acknowledge.remote(slot, assignment.incarnation, assignment.sequence, outcome))
+
+
+def _store(rank: int, workers: int) -> dist.Store:
+    """Opens the store of rank 0, at the address that all workers were told; returns when all are there."""
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(address, port, workers, is_master=rank == 0, timeout=STORE_TIMEOUT)
 
 
 def _next(board: Board, slot: int, incarnation: int) -> str:

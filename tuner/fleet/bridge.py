@@ -249,7 +249,7 @@ def run_search(
     with cluster(spec.address, run) as nodes:
         room = concurrent_trials(nodes, spec.resources, left)
         with (
-            Slots(room, spec.resources, run.ray_folder) as groups,
+            Slots(room, spec.resources, run.ray_folder, local=spec.address == "local") as groups,
             screen(room) as shown,
             Watch(groups.board, resume_hint(run)),
         ):

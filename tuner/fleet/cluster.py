@@ -40,7 +40,10 @@ def cluster(address: str, run: Run) -> Iterator[list[dict[str, float]]]:
     os.environ.update(
         {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     )
-    local: dict[str, Any] = {"num_cpus": local_cpus(), "include_dashboard": False} if address == "local" else {}
+    if address == "local":  # its workers inherit this process's environment, and need no runtime environment made for them
+        options: dict[str, Any] = {"num_cpus": local_cpus(), "include_dashboard": False}
+    else:
+        options = {"runtime_env": {"env_vars": variables}}
     _end_like_interrupted()
     with quiet(run.driver_log):
         try:
@@ -49,8 +52,7 @@ def cluster(address: str, run: Run) -> Iterator[list[dict[str, float]]]:
                     address=address,
                     log_to_driver=False,
                     configure_logging=False,
-                    runtime_env={"env_vars": variables},
-                    **local,
+                    **options,
                 )
             except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
                 raise UserError(

@@ -81,7 +81,10 @@ def one_slot(
     """
     with cluster(address, run) as nodes:
         concurrent_trials(nodes, wanted, 1)
-        with Slots(1, wanted, run.ray_folder) as groups, Watch(groups.board, resume_hint(run)):
+        with (
+            Slots(1, wanted, run.ray_folder, local=address == "local") as groups,
+            Watch(groups.board, resume_hint(run)),
+        ):
             groups.on_wait = functools.partial(
                 tell_wait, run, lambda why: say(f"waiting: {why}" if why else "going on")
             )

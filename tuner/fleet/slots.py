@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray import PlacementGroupID
@@ -24,9 +24,6 @@ from tuner.fleet.claims import State
 from tuner.fleet.switchboard import POSTPONE_WAIT, Switchboard
 from tuner.plan.spec import Resources
 from tuner.search.allocation import demand_of, places_on
-
-if TYPE_CHECKING:
-    from ray.train.torch import TorchTrainer
 
 Fit = Callable[..., object]
 """What a worker runs for a trial: `trainables.running.fit.fit`, or a function with its signature."""
@@ -113,7 +110,7 @@ class Slots:
         on_positions: called every second with where the trials are that workers are on.
     """
 
-    def __init__(self, count: int, resources: Resources, folder: Path, fit: Fit | None = None):
+    def __init__(self, count: int, resources: Resources, folder: Path, fit: Fit | None = None, local: bool = False):
         self.name = f"switchboard-{os.getpid()}-{time.time_ns()}"
         head = {"node:__internal_head__": 0.001}  # the driver's node: everybody talks with it
         actor: Any = ray.remote(Switchboard)
@@ -121,7 +118,7 @@ class Slots:
         self.board: Board = actor.remote(count, resources.restarts + 1, resources.patience_seconds)
         self.on_wait: Callable[[str], None] = lambda why: None
         self.on_positions: Callable[[Mapping[str, Position]], None] = lambda positions: None
-        self._resources, self._folder, self._fit = resources, folder, fit
+        self._resources, self._folder, self._fit, self._local = resources, folder, fit, local
         self._closing, self._lock = threading.Event(), threading.Lock()
         self._launching: dict[int, float] = {}  # slots that have been given room and are not up yet, and since when
         self._no_room: dict[int, str] = {}  # slots that are not up, and why
@@ -158,7 +155,7 @@ class Slots:
             ) as error:  # Ray raises errors of many kinds where its head does not answer; it may come back
                 if _first_line(error) != told and not self._closing.is_set():
                     told = _first_line(error)
-                    log.warning("the cluster cannot be looked at: %s", told)
+                    log.warning("the cluster cannot be looked at: %s", told, exc_info=True)
 
     def _note(self, state: State) -> None:
         """Works out why nothing is worked on, and tells of a change."""
@@ -192,7 +189,7 @@ class Slots:
         failures = 0
         while self._room_comes(slot):
             dead = self._dead
-            why = _launch(self.board, slot, self._resources, self._folder, self._fit)
+            why = _launch(self.board, slot, self._resources, self._folder, self._fit, self._local)
             with self._lock:
                 self._launching.pop(slot, None)
             if self._closing.is_set():
@@ -212,7 +209,7 @@ class Slots:
                 ray.exceptions.RayError
             ) as error:  # whoever watches over the switchboard ends the search if it is dead
                 log.warning("slot %d: the switchboard does not answer (%s)", slot, _first_line(error))
-            log.warning("slot %d: its worker group ended (%s); launched again", slot, _first_line(why))
+            log.warning("slot %d: its worker group ended (%s); launched again", slot, _first_line(why), exc_info=why)
             self._closing.wait(min(max(1.0, RELAUNCH_WAIT * failures), RELAUNCH_LIMIT))
 
     def _came_up(self, slot: int, why: BaseException | None) -> bool:
@@ -268,55 +265,16 @@ def _first_line(why: BaseException | None) -> str:
     return f"{type(why).__name__}: {(str(why).splitlines() or [''])[0]}" if why else "its workers went home"
 
 
-def _launch(board: Board, slot: int, resources: Resources, folder: Path, fit: Fit | None) -> BaseException | None:
+def _launch(
+    board: Board, slot: int, resources: Resources, folder: Path, fit: Fit | None, local: bool
+) -> BaseException | None:
     """Runs a worker group for as long as its controller lives; returns why it ended."""
+    from tuner.fleet.trainer import trainer  # imports Ray Train, while the switchboard starts
+
     try:
-        return _trainer(board, slot, resources, folder, fit).fit().error
+        return trainer(board, slot, resources, folder, fit, local).fit().error
     except Exception as error:  # whatever it was, the group is gone, and launched again
         return error
-
-
-def _trainer(board: Board, slot: int, resources: Resources, folder: Path, fit: Fit | None) -> "TorchTrainer":
-    """Ray Train's trainer for a slot."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    class Trainer(TorchTrainer):
-        """Without the helper of Ray Train that outlives the driver to remove a placement group.
-
-        It needs the dashboard's State API, and without it lives on for ever, with 200 MB. Here the driver removes what a
-        dead controller leaves, and Ray what a dead driver does.
-        """
-
-        def _create_default_callbacks(self) -> list[Any]:
-            default = super()._create_default_callbacks()  # type: ignore[misc]  # not public; where it is not there, nothing is left out
-            return [callback for callback in default if type(callback).__name__ != "PlacementGroupCleanerCallback"]
-
-    threads = resources.cpus_per_worker
-
-    def work() -> None:
-        from trainables.ray_train import slot_loop  # the workers import it, the driver has no use for it
-
-        slot_loop(board, slot, threads, fit)
-
-    per_worker: Mapping[str, float] = {
-        "CPU": resources.cpus_per_worker,
-        **({"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}),
-    }
-    return Trainer(
-        work,
-        scaling_config=ScalingConfig(
-            num_workers=resources.workers, use_gpu=resources.gpus_per_worker > 0, resources_per_worker=dict(per_worker)
-        ),
-        # Ray Train counts the deaths of workers over the life of a controller. The switchboard counts attempts trial by
-        # trial, so a controller that has had its share is launched again. Without a limit it would wait for room for
-        # ever, unseen.
-        run_config=RunConfig(
-            name=f"slot-{slot}",
-            storage_path=str(folder),
-            failure_config=FailureConfig(max_failures=5, controller_failure_limit=0),  # type: ignore[call-arg]
-        ),
-    )
 
 
 def _lacked_room(why: BaseException | None) -> bool:
@@ -336,4 +294,4 @@ def _free(*placements: str | None) -> None:
         try:
             remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(placement)))
         except Exception as error:  # of many kinds; one that stays must not keep the others
-            log.warning("placement group %s could not be removed (%s)", placement, _first_line(error))
+            log.warning("placement group %s could not be removed (%s)", placement, _first_line(error), exc_info=True)
