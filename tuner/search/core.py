@@ -222,11 +222,11 @@ class Core:
             case SegmentLost():
                 self._lose(event)
             case PauseWanted():
-                self._want(self._trials[event.key], pause=True)
+                self._want(event.key, pause=True)
             case PromotionWanted():
                 self._promote(event.key)
             case WidthWanted():
-                self._want(self._trials[event.key], width=event.width)
+                self._want(event.key, width=event.width)
         return None
 
     @property
@@ -334,8 +334,11 @@ class Core:
         if event.error is not None and (failed := self.study.failed_alike()):
             self.alike = self.alike or tuple(map(key_of, failed))
 
-    def _want(self, trial: _Trial, pause: bool = False, width: int | None = None) -> None:
-        """Notes what is to be done with a trial after its next epoch."""
+    def _want(self, key: str, pause: bool = False, width: int | None = None) -> None:
+        """Notes what is to be done with a trial after its next epoch; of a trial that has ended nothing."""
+        trial = self._trials.get(key)
+        if trial is None:
+            return
         trial.pause, trial.next_width = trial.pause or pause, trial.next_width if width is None else width
         if trial.next_width == trial.width:
             trial.next_width = None
@@ -350,9 +353,9 @@ class Core:
             self._queue.appendleft(event.key)
 
     def _promote(self, key: str) -> None:
-        """Puts a paused trial into the queue."""
-        trial = self._trials[key]
-        if trial.state == "paused":
+        """Puts a paused trial into the queue; a trial that is not paused, or has ended, stays as it is."""
+        trial = self._trials.get(key)
+        if trial is not None and trial.state == "paused":
             self._record(trial, {"event": "promotion"})
             trial.state = "waiting"
             self._queue.append(key)

@@ -413,6 +413,16 @@ def test_wishes_are_kept_over_a_crash(tmp_path: Path) -> None:
     assert epoch(again, "0000", 1, 0.5) == Pause("0000")
 
 
+def test_wishes_for_a_trial_that_has_ended_change_nothing(tmp_path: Path) -> None:
+    core = core_of(tmp_path / "journal")
+    started(core, "0000")
+    core.hear(TrialEnded("0000", {}, "it broke", {}))
+    before = (tmp_path / "journal").read_bytes()
+    for event in (PauseWanted("0000"), WidthWanted("0000", 2), PromotionWanted("0000")):
+        assert core.hear(event) is None
+    assert (tmp_path / "journal").read_bytes() == before
+
+
 def test_no_more_trials_than_there_is_room_for() -> None:
     core = core_of(None, trials=3)
     assert isinstance(core.hear(WorkWanted(1, 2)), Start)
