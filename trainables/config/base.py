@@ -1,6 +1,7 @@
 """What validation must know of methods and protocols: the base classes of their options. Needs no torch.
 
-`trainables.learning.methods.base` adds the loss and the state of a method, `trainables.evaluation.protocols.base` the measurement.
+`trainables.learning.methods.base` adds the loss and the state of a method, and `trainables.evaluation.protocols.base`
+adds the measurement.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from trainables.config.teacher import Teacher
 from trainables.config.training import OnlineProbe, Train
 
 ViewKind = Literal["full", "weak", "strong", "local"]
-"""full: all augmentations. weak: cropped and flipped. strong: weak, then RandAugment. local: a small crop, then as full."""
+"""full: all augmentations. weak: cropped and flipped. strong: weak, then RandAugment. local: full, of a small crop."""
 Direction = Literal["max", "min"]
 
 
@@ -51,8 +52,8 @@ class MethodOptions(Section):
     Attributes:
         VIEWS: the views of an image.
         LABELLED_VIEWS: the views of a labelled image, for methods that also learn from labels.
-        CLASSIFIES: whether the projector returns logits of the classes. Its width is then the number of classes in the data.
-        DEFAULTS: dotted keys of a trial that the method sets, such as those of its head. What the user sets counts above them.
+        CLASSIFIES: whether the projector returns logits of the classes. Its width is then the number of classes.
+        DEFAULTS: dotted keys of a trial that the method sets, such as those of its head. The user may set other values.
     """
 
     SHORT: ClassVar[str] = "name"
@@ -100,8 +101,8 @@ class ProtocolOptions(Section):
     """Options of an evaluation protocol, and what follows from them before anything is measured.
 
     Attributes:
-        METRICS: the metrics that it gives in every trial, and whether more ("max") or less ("min") is better. It may give
-            further ones, which have a "/" in their names.
+        METRICS: the metrics that it gives in every trial, and whether more ("max") or less ("min") is better. It may
+            give others, which have a "/" in their names.
         LABELS: whether its scores need labels, of at least two classes.
         USES: other protocols whose options count too.
         RECIPES: options of papers, by the value of the option `recipe`. What is set beside `recipe` counts above them.

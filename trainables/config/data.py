@@ -22,7 +22,7 @@ def _data_set(name: str) -> str:
 
 
 def _usable(path: Path) -> Path:
-    """A path that a file system can hold."""
+    """Returns a path that a file system can hold, with its `~` expanded."""
     if any(len(part.encode()) > LONGEST_NAME for part in path.parts):
         raise ValueError(f"the name of a file or folder has at most {LONGEST_NAME} bytes")
     try:
@@ -56,9 +56,10 @@ def facts(name: str) -> type[DataSetFacts]:
 
 
 class Labels(Section):
-    """Which training images have labels, for what learns from labels: all that have one, or some, chosen in one of three ways.
+    """Which labels of the training images a method or protocol may learn from: all, or some, chosen in one of three
+    ways.
 
-    No validation image is among those that are chosen.
+    Labels of validation images are never among them.
     """
 
     per_class: Count | None = None
@@ -68,11 +69,11 @@ class Labels(Section):
     file: Annotated[Location, AfterValidator(Path.absolute)] | None = None  # workers have another folder
     """A file with an index into the stored train split, or the name of an image of a folder, on each line."""
     seed: Seed = 0
-    """By which per_class and share choose, and nothing else."""
+    """Seed of the choice by per_class and share, and of nothing else."""
 
     @property
     def everything(self) -> bool:
-        """Whether all labels that there are count."""
+        """Whether all labels of the training images are used."""
         return self.per_class is None and self.share is None and self.file is None
 
     @model_validator(mode="after")
@@ -84,7 +85,7 @@ class Labels(Section):
 
 
 def _classes(given: Any) -> Any:
-    """A file, or sorted names without doubles."""
+    """Returns the path of a file, or sorted names without duplicates."""
     if isinstance(given, str | Path):
         return _usable(Path(given)).absolute()
     if given is None or (isinstance(given, list | tuple) and given):
@@ -95,8 +96,8 @@ def _classes(given: Any) -> Any:
 class Data(Section):
     """Images and their splits. Scores come from `validation`, carved out of train; test images are for `evaluate` only.
 
-    Evaluations learn from the train images, whatever `train_split` is. `streamed` images in Parquet come row group after row group,
-    shuffled within a `window`, which is held in memory.
+    Evaluations learn from the train images, whatever `train_split` is. `streamed` images in Parquet come row group
+    after row group, shuffled within a `window` that is held in memory.
     """
 
     SHORT: ClassVar[str] = "name"
@@ -124,7 +125,7 @@ class Data(Section):
     window: Annotated[int, Field(ge=1, le=10**7)] = 4096
     """How many streamed images of Parquet are shuffled together."""
     split_seed: Seed = 0
-    """By which validation images are chosen."""
+    """Seed of the choice of validation images."""
     labels: Labels = Labels()
 
     @model_validator(mode="after")
@@ -154,7 +155,12 @@ class Data(Section):
 
 
 def split_sizes(data: Data, count: int, unlabelled: int = 0) -> tuple[int, int]:
-    """How many images are for training and how many of `count` stored train images for validation (a tenth, where it is not given).
+    """Returns how many images are for training, and how many of the stored train images are for validation.
+
+    Args:
+        data: of the trial. Without `validation_images`, a tenth of the train images is for validation.
+        count: how many train images are stored.
+        unlabelled: how many unlabelled images are stored.
 
     Raises:
         UserError: there are fewer images than asked for.

@@ -14,10 +14,7 @@ _ROOT = Path(__file__).parents[1]
 
 
 def names(package: str) -> list[str]:
-    """Returns the names of the modules in `trainables.<package>`, sorted, without those of base classes.
-
-    Imports none of them.
-    """
+    """Returns the names of the modules in `trainables.<package>`, sorted, without base classes. It imports none."""
     folder = _ROOT.joinpath(*package.split("."))
     modules = (module.name for module in pkgutil.iter_modules([str(folder)]))
     return sorted(name for name in modules if not name.startswith("base"))
@@ -41,17 +38,17 @@ def load(package: str, name: str) -> ModuleType:
 
 
 def ordered(package: str, first: Sequence[str]) -> tuple[str, ...]:
-    """Names of the modules in `trainables.<package>`: those of `first` in that order, then all others, sorted."""
+    """Returns the names of the modules in `trainables.<package>`: those of `first` in that order, then all others,
+    sorted.
+    """
     return tuple(sorted(names(package), key=lambda name: (first.index(name) if name in first else len(first), name)))
 
 
 @functools.cache
 def constant(package: str, name: str, key: str, default: Any) -> Any:
-    """The literal that a class of a module assigns to an annotated `key`, or `default` if none does.
+    """Returns the literal that a class of a module assigns to an annotated `key`, or `default` if no class does.
 
-    Reads the source without importing it.
-
-    For what a configuration must know of a file that imports torch.
+    It reads the source without importing it, for what a configuration must know of a file that imports torch.
     """
     source = _ROOT.joinpath(*package.split("."), f"{name}.py").read_text()
     kinds = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]

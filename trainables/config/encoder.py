@@ -1,4 +1,4 @@
-"""The student's network and the views that it sees: the sections `encoder` and `views` of a TrialConfig. Needs no torch."""
+"""The student's network and the views that it sees: sections `encoder` and `views` of a TrialConfig. Needs no torch."""
 
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -21,15 +21,15 @@ class Head(Section):
     out: Width = 256
     """Units of the last layer."""
     norm: Literal["hidden", "all", "none"] = "hidden"
-    """Which layers a norm is behind: the hidden ones, all (SimSiam: the last without weights), or none."""
+    """Which layers a norm follows: the hidden ones, all (SimSiam: the last without weights), or none."""
     activation: Literal["relu", "gelu"] = "relu"
-    """What is between the layers."""
+    """The activation between the layers."""
     prototypes: Annotated[int, Field(ge=0, le=10**6)] = 0
-    """Unit vectors that the output, put to unit length, is compared with (DINO); they are then the last layer. 0: none."""
+    """Unit vectors that the normalised output is compared with (DINO). They are then the last layer; 0: none."""
 
     @property
     def width(self) -> int:
-        """Of what it returns."""
+        """Width of the output."""
         return self.prototypes or self.out
 
 
@@ -54,12 +54,12 @@ class Encoder(Section):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of its parts, in order."""
+        """Names of the network's parts, in order."""
         return tuple(part for part in PARTS if part != "block4" or self.name not in WIDE)
 
 
 class RandAugment(Section):
-    """Operations of strong views, each at a level of 1, 2, ... below `magnitude` tenths of its range; then a grey square."""
+    """Operations of strong views, each at 1, 2, ... tenths of its range, fewer than `magnitude`; then a grey square."""
 
     ops: Annotated[int, Field(ge=1, le=100)] = 2
     """How many operations."""
@@ -107,7 +107,10 @@ class Views(Section):
     randaugment: RandAugment = RandAugment()
 
     def local_side(self, side: int) -> int:
-        """Width of the local views of images of a width: at least 8, below which no bf16 convolution on a CPU is to be trusted."""
+        """Returns the side of local views of images with a side of `side` pixels.
+
+        It is at least 8: below that, bf16 convolutions on a CPU cannot be trusted.
+        """
         return self.local_size or max(8, round(side * 96 / 224))
 
     @model_validator(mode="after")

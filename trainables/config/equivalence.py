@@ -13,7 +13,9 @@ from trainables.config.settings import flat
 
 
 def scaled_batch(config: c.TrialConfig, batch_size: int) -> c.TrialConfig:
-    """The same training at another batch size. A trial with a `train.base_batch` follows by itself, so only its batch is changed.
+    """Returns the same training at another batch size.
+
+    A trial with a `train.base_batch` follows its batch by itself, so only the batch size is changed.
 
     Raises:
         UserError: the batch is no multiple of the shard, or the teacher's share of the student would exceed 1.
@@ -25,9 +27,10 @@ def scaled_batch(config: c.TrialConfig, batch_size: int) -> c.TrialConfig:
 
 
 def scaled(config: c.TrialConfig) -> c.TrialConfig:
-    """The trial as it is run: where it has a `train.base_batch`, with the rates that the rule gives for its batch.
+    """Returns the trial as it is run: with a `train.base_batch`, its rates are those that the rule gives for its batch.
 
-    A teacher's share of the student that would exceed 1 is 1: a copy, so that no proposal of a search is beyond the rule.
+    A teacher's share of the student that would exceed 1 becomes 1, which is a copy. So the rule holds for every
+    proposal of a search.
     """
     if config.train.base_batch in (None, config.train.batch_size):
         return config
@@ -36,7 +39,7 @@ def scaled(config: c.TrialConfig) -> c.TrialConfig:
 
 
 def line(before: c.TrialConfig, after: c.TrialConfig) -> str:
-    """What the rule changes between two batches, for a terminal or a log.
+    """Returns what the rule changes between two batches, for a terminal or a log.
 
     Args:
         before: a trial at one batch; what its `base_batch` says is applied.
@@ -62,7 +65,7 @@ def line(before: c.TrialConfig, after: c.TrialConfig) -> str:
 
 
 def own_line(config: c.TrialConfig) -> str | None:
-    """The same for a trial that follows its `train.base_batch`; None where there is nothing to follow."""
+    """Returns the same for a trial that follows its `train.base_batch`; None where the rule changes nothing."""
     base = config.train.base_batch
     if base in (None, config.train.batch_size):
         return None
@@ -73,20 +76,20 @@ def own_line(config: c.TrialConfig) -> str | None:
 
 
 def _rates(config: c.TrialConfig, k: float, strict: bool) -> dict[str, Any]:
-    """What changes at k times the batch, as dotted values."""
+    """Returns what changes at k times the batch, as dotted keys and values."""
     teacher = config.teacher
     rates: dict[str, Any] = {"optim.lr.base": config.optim.lr.base * k, "optim.lr.final": config.optim.lr.final * k}
     rates["online_probe.lr"] = config.online_probe.lr * k
     faster = {key: _faster(kept, k, key, strict) for key, kept in teacher.follow_the_batch.items()}
     own = {key.removeprefix("momenta."): faster.pop(key) for key in list(faster) if key.startswith("momenta.")}
     rates |= flat(faster, "teacher.")
-    if own:  # parts are no keys of a trial, so theirs are set as a whole
+    if own:  # parts are no keys of a trial, so `teacher.momenta` is set as a whole
         rates["teacher.momenta"] = {part: teacher.momenta[part].model_dump() | scaled for part, scaled in own.items()}
     return rates
 
 
 def _faster(kept: Schedule, k: float, name: str, strict: bool) -> dict[str, float]:
-    """A keep-rate whose complement is k times as large; that of a copy stays."""
+    """Returns a keep-rate whose complement is k times as large. A keep-rate of 0, a copy, stays 0."""
     fields = ["base"] if kept.kind == "constant" else ["base", "final"]
     found = {}
     for field in fields:

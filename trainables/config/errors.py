@@ -1,4 +1,4 @@
-"""The error of a user, told apart from our own bugs, and the nearest valid names that it offers."""
+"""Errors that a user can mend, as opposed to our own bugs, and the nearest valid names that their messages offer."""
 
 import difflib
 import re
@@ -22,15 +22,17 @@ class TrialFailure(RuntimeError):
 
 
 class BrokenOff(RuntimeError):
-    """A search or a full run that cannot go on now, by the fault of no trial: what was done is kept, and `tuner resume` goes on."""
+    """A search or a full run that cannot go on now, by no fault of a trial. Its work is kept for `tuner resume`."""
 
 
 def nearest(name: object, valid: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the closest valid name; where nothing is close, the valid names, or the five nearest of many."""
+    """Returns `"; did you mean 'x'?"` for the closest valid name.
+
+    Where no name is close, it returns the valid names, or of many the five nearest.
+    """
     wanted, names = str(name)[:LONGEST_SHOWN], sorted(valid)
-    same = [
-        v for v in names if v.split(".")[-1] == wanted.split(".")[-1]
-    ]  # what a key ends with says more than how it is spelt
+    # the last part of a key says more than its spelling
+    same = [v for v in names if v.split(".")[-1] == wanted.split(".")[-1]]
     close = difflib.get_close_matches(wanted, same, n=1, cutoff=0) or difflib.get_close_matches(
         wanted, names, n=1, cutoff=0.5
     )
@@ -55,25 +57,25 @@ class _Shown(reprlib.Repr):
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it: on one line, and short, however long the value is."""
+    """Returns a value as a message shows it: on one line, and short, however long the value is."""
     text = _Shown().repr(value)
     return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
 
 
 def shown_name(name: object) -> str:
-    """A key or a name as a message shows it: without quotes where it is short and printable."""
+    """Returns a key or a name as a message shows it: without quotes where it is short and printable."""
     text = str(name) if isinstance(name, str) else shown(name)
     return text if len(text) <= LONGEST_SHOWN and text.isprintable() else shown(text)
 
 
 def one_line(error: BaseException, longest: int = 300) -> str:
-    """The text of somebody else's error, on one line and not too long."""
+    """Returns the text of another library's error, on one line and not too long."""
     text = " ".join(str(error).split())
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 def from_all(lines: Sequence[str]) -> UserError:
-    """An error with a line for each fault; of many, the first ones and how many more there are."""
+    """Returns an error with a line for each fault; of many faults, the first lines and the number of the others."""
     kept = [
         *lines[:LINES_LISTED],
         *([f"... and {len(lines) - LINES_LISTED} more faults"] if len(lines) > LINES_LISTED else []),
@@ -92,7 +94,7 @@ def explain(error: ValidationError, known: Mapping[str, Sequence[str]]) -> UserE
 
 
 def _line(fault: Any, known: Mapping[str, Sequence[str]]) -> str:
-    """A fault of pydantic's report in our words."""
+    """Returns one fault of pydantic's report in our words."""
     where, choice = _place(
         [str(part) for part in fault["loc"] if not str(part).startswith(("function-", "[key]"))], known
     )
@@ -119,7 +121,7 @@ def _line(fault: Any, known: Mapping[str, Sequence[str]]) -> str:
 
 
 def _rule(fault: Any, keys: Sequence[str]) -> str:
-    """What a value breaks. `keys` are those of the section that it stands for, if it stands for one."""
+    """Returns the rule that a value breaks. `keys` are those of the section that belongs in its place, if any."""
     kind, context = fault["type"], fault.get("ctx", {})
     if kind == "missing":
         return "this key is required"
@@ -151,7 +153,10 @@ def _rule(fault: Any, keys: Sequence[str]) -> str:
 
 
 def _place(where: list[str], known: Mapping[str, Sequence[str]]) -> tuple[list[str], str]:
-    """Where a fault is, and the name of the section that was chosen there from several, as of methods; "" where there was no choice."""
+    """Returns the place of a fault, and the name of the section there if it is one of several, such as a method's.
+
+    The name is "" where there is only one section.
+    """
     kept: list[str] = []
     choice = ""
     for index, part in enumerate(where):

@@ -1,10 +1,10 @@
-"""What a run and a checkpoint say of the version that wrote them, and how those of earlier versions are read.
+"""The format that runs and checkpoints are written in, and how earlier formats are read.
 
 1: before formats were noted.
-2: LARS may keep the learning rate in its momentum buffer (`optim.lr_in_buffer`). Other numbers without a key of their own: votes of
-   weighted kNN at temperatures below 0.01, which could all be 0; masks of Spatial Ensemble, whose p was rounded to 16 bits for neurons and
-   to 24 bits otherwise; the centre of DINO and queues under `precision: fp64`, which were fp32; and `teacher.momenta` beside
-   `smoothing.kind: se`, which did not count.
+2: LARS may keep the learning rate in its momentum buffer (`optim.lr_in_buffer`). These numbers changed without a key:
+   votes of weighted kNN at temperatures below 0.01, which could all be 0; masks of Spatial Ensemble, whose p was
+   rounded to 16 bits for neurons and to 24 bits otherwise; DINO's centre and queues under `precision: fp64`, which were
+   fp32; and `teacher.momenta` beside `smoothing.kind: se`, which had no effect.
 """
 
 import functools
@@ -16,7 +16,7 @@ FORMAT = 2
 
 
 def as_written(trial: Mapping[str, Any], written: int) -> dict[str, Any]:
-    """A stored trial as it was meant: keys that its version did not have get the value by which that version trained.
+    """Returns a stored trial with the keys that its version did not have, at the values by which that version trained.
 
     Args:
         trial: nested values of a TrialConfig, all that its version knew.
@@ -29,14 +29,17 @@ def as_written(trial: Mapping[str, Any], written: int) -> dict[str, Any]:
 
 
 def news(written: int) -> str | None:
-    """One line for a run of an earlier version that goes on; None where nothing that it computes has changed since.
+    """Returns a line for a run of an earlier version that is resumed; None where no number has changed since.
 
     Args:
         written: the format of the run.
     """
     if written >= FORMAT:
         return None
-    where = "a kNN temperature below 0.01, a p close to 0 or 1, a queue or DINO's center in fp64, teacher.momenta with smoothing se"
+    where = (
+        "a kNN temperature below 0.01, a p close to 0 or 1, a queue or DINO's center in fp64, "
+        "teacher.momenta with smoothing se"
+    )
     since = f"begun by an earlier version (format {written}, now {FORMAT})"
     lars = "LARS keeps the update rule that the run began with"
     return f"{since}; from here on numbers differ where a trial has one of these: {where}; {lars}"
@@ -44,7 +47,7 @@ def news(written: int) -> str | None:
 
 @functools.cache
 def version() -> str | None:
-    """Of this program; None where it was not installed."""
+    """Returns the version of this program; None where it is not installed."""
     try:
         return metadata.version("teacher-tuner")
     except metadata.PackageNotFoundError:

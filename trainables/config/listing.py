@@ -1,7 +1,7 @@
 """What `tuner keys` lists: every key of a configuration with its default, what it may be, and what it is.
 
-A description is the text below a field of a section. A field that a section only gives another default has the text of the section that it
-is derived from. Texts are read from the source when they are asked for, so that validating costs nothing more.
+A description is the text below a field of a section. A field that a section only gives another default has the text of
+the section's base class. Texts are read from the source when they are asked for, so that validation costs nothing more.
 """
 
 import ast
@@ -28,7 +28,10 @@ class Key(NamedTuple):
 
 
 def described_keys(model: type[BaseModel]) -> list[Key]:
-    """Every key that can be set, in the order of the model. Those that several methods have are one, with what differs by method."""
+    """Returns every key that can be set, in the order of the model.
+
+    A key that several methods have is listed once, with what differs by method.
+    """
     by_name: dict[str, list[tuple[str, Key]]] = {}
     for choice, key in _keys(model, "", None, ""):
         by_name.setdefault(key.name, []).append((choice, key))
@@ -65,7 +68,7 @@ def _keys(model: type[BaseModel], name: str, default: BaseModel | None, choice: 
 
 
 def _short(section: Any, dotted: str, chosen: bool) -> Key:
-    """The row of a section that a plain value may stand for."""
+    """Returns the row of a section that a plain value may stand for."""
     *also, own = [f"{key}: {value}" if value else key for key, value in sorted(section.short("").items(), reverse=True)]
     rule = f"short for {', '.join([own.removesuffix(': '), *also])}"
     return Key(
@@ -77,7 +80,7 @@ def _short(section: Any, dotted: str, chosen: bool) -> Key:
 
 
 def _joined(found: list[tuple[str, Key]]) -> Key:
-    """One row of those that a key has with different methods."""
+    """Returns one row for a key that several methods have."""
     first = found[0][1]
     if len(found) == 1 or (len({key for _, key in found}) == 1 and found[0][0] == ""):
         return first
@@ -87,7 +90,7 @@ def _joined(found: list[tuple[str, Key]]) -> Key:
 
 
 def _by_choice(found: list[tuple[str, Key]], column: int) -> str:
-    """A column of some rows: its text, or where they differ the texts, each with the methods that have it."""
+    """Returns a column's text. Where it differs between methods, each text follows the names of its methods."""
     choices: dict[str, list[str]] = {}
     for choice, key in found:
         choices.setdefault(key[column], []).append(choice)
@@ -113,7 +116,7 @@ def _rule(info: FieldInfo) -> str:
 
 
 def _words(schema: Mapping[str, Any]) -> str:
-    """What a JSON schema of one kind allows, in a few words."""
+    """Returns in a few words what a JSON schema of one kind allows."""
     if "enum" in schema:
         return " | ".join(schema["enum"])
     if "const" in schema:
@@ -136,7 +139,7 @@ def _words(schema: Mapping[str, Any]) -> str:
 
 
 def _description(model: type[BaseModel], field: str) -> str:
-    """The first paragraph of the text below a field; "" where there is none."""
+    """Returns the first paragraph of the text below a field; "" where there is none."""
     found = (
         _texts(inspect.getmodule(kind)).get(f"{kind.__name__}.{field}")
         for kind in model.__mro__
@@ -146,13 +149,13 @@ def _description(model: type[BaseModel], field: str) -> str:
 
 
 def _first(text: str | None) -> str:
-    """The first paragraph, on one line."""
+    """Returns the first paragraph on one line."""
     return " ".join((text or "").split("\n\n")[0].split()).replace("`", "")
 
 
 @functools.cache
 def _texts(module: Any) -> dict[str, str]:
-    """The texts below the fields of a module's classes, by "Class.field"."""
+    """Returns the texts below the fields of a module's classes, by "Class.field"."""
     texts: dict[str, str] = {}
     for node in ast.parse(inspect.getsource(module)).body:
         body = node.body if isinstance(node, ast.ClassDef) else []

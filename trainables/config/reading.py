@@ -1,4 +1,4 @@
-"""YAML that a user wrote, as plain values: without code, of limited size, and without a key that is there twice."""
+"""Reads a user's YAML as plain values: no code, limited size, no duplicate keys."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 class Fault(Exception):
-    """What is wrong with a text, and in which of its lines, counted from 1; 0 where no line is at fault."""
+    """What is wrong with a text, and in which line, counted from 1; 0 where no single line is at fault."""
 
     def __init__(self, rule: str, line: int = 0):
         super().__init__(f"line {line}: {rule}" if line else rule)
@@ -33,7 +33,7 @@ class Broken(Fault):
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """A safe loader that names the line of a value that is not what its tag says, such as a month 13."""
+    """A safe loader that names the line of a value that does not fit its tag, such as a date with month 13."""
 
     def construct_object(self, node: Node, deep: bool = False) -> Any:
         try:
@@ -49,10 +49,10 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 
 def values(text: str) -> Any:
-    """What a YAML text says.
+    """Returns the values of a YAML text.
 
     Raises:
-        Fault: it is no YAML, or goes beyond a limit of this module, or has a key twice.
+        Fault: it is no YAML, exceeds a limit of this module, or has a duplicate key.
     """
     check_size(text)
     try:
@@ -77,7 +77,7 @@ def check_size(text: str | bytes) -> None:
 
 
 def _check_nesting(text: str) -> None:
-    """Goes through a text without recursion, so that what comes after can recurse."""
+    """Checks size and depth without recursion, so that later passes can recurse safely."""
     depth = count = 0
     for event in yaml.parse(text, Loader=_Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -89,7 +89,7 @@ def _check_nesting(text: str) -> None:
 
 
 def _check_nodes(root: Node, loader: _Loader) -> None:
-    """Raises Fault for an alias inside of what it stands for, for aliases that stand for too much, and for keys that are there twice."""
+    """Raises Fault for an alias inside its own value, for aliases of too large values, and for duplicate keys."""
     done: dict[int, tuple[int, int]] = {}  # of a node: the values that it stands for, and its levels
     opened: set[int] = set()
     stack = [root]

@@ -1,9 +1,10 @@
-"""One file a paper, or a setting of it: recipes by method, in nested keys of a trial; `all` is what they have in common.
+"""Reads presets: a file of `presets/` for each paper, or for a setting of it, with a recipe for each method.
 
-A file may be `like` another one, and then holds only what differs; it offers the methods that it names itself.
+A recipe holds nested keys of a trial; `all` holds what the recipes of a file have in common. A file that is `like`
+another one holds only what differs, and offers only the methods that it names itself.
 
-Durations in epochs, such as warm-ups and milestones, are those of the paper's own length, and of any longer run. In a shorter run they keep
-their share of the paper's length: a warm-up of 10 epochs of 200 is 5 % of a run of 6.
+Durations in epochs, such as warm-ups and milestones, are those of the paper's run, and of any longer run. In a shorter
+run they keep their share of the paper's length: a warm-up of 10 epochs of 200 becomes 5 % of a run of 6.
 """
 
 import functools
@@ -24,14 +25,17 @@ def names() -> tuple[str, ...]:
 
 
 def known(name: str) -> str:
-    """The name, if there is such a preset; ValueError otherwise."""
+    """Returns the name. Raises ValueError where there is no such preset."""
     if name not in names():
         raise ValueError(f"no such name{nearest(name, names())}")
     return name
 
 
 def recipe(name: Any, method: str) -> list[dict[str, Any]]:
-    """What a preset says of a method: nested values, later ones above earlier ones. Nothing where there is no such preset."""
+    """Returns a preset's layers of nested values for a method. Later layers count above earlier ones.
+
+    There are no layers where there is no such preset.
+    """
     if name not in names():
         return []
     content = _read(name)
@@ -39,7 +43,7 @@ def recipe(name: Any, method: str) -> list[dict[str, Any]]:
 
 
 def shortened(recipe: Any, epochs: int) -> Any:
-    """A recipe for a run that is shorter than the paper's `epochs`: durations in epochs are shares of the run."""
+    """Returns a recipe for a run shorter than the paper's `epochs`: durations in epochs become shares of the run."""
     if isinstance(recipe, dict):
         return {key: shortened(value, epochs) for key, value in recipe.items()}
     if isinstance(recipe, list):
@@ -49,7 +53,7 @@ def shortened(recipe: Any, epochs: int) -> Any:
 
 
 def methods(name: str) -> list[str]:
-    """Methods that a preset has a recipe for."""
+    """Returns the methods that a preset has a recipe for."""
     return [key for key in _read(name) if key not in ("all", "like")]
 
 

@@ -8,12 +8,13 @@ from trainables.config.sections import Schedule
 
 
 def at(schedule: Schedule, step: int, run: Length) -> float:
-    """Value of a configured schedule at a 0-based step.
+    """Returns the value of a configured schedule at a 0-based step.
 
-    A warm-up of W steps rises linearly: its step k has base (f + (1 - f) (k + 1) / W), with f the `warmup_factor`. So it starts at
-    base (f + (1 - f) / W), not at f base, and has `base` in its last step, W - 1. What follows is laid over the rest of the run and begins
-    with `base` again, so `base` occurs at W - 1 and at W. A recipe that starts at f base and has `base` at W alone, as most of the papers'
-    do, is one step later throughout its warm-up. Milestones of a "step" schedule count from the beginning of the run.
+    A warm-up of W steps rises linearly. With f the `warmup_factor`, its step k has base (f + (1 - f) (k + 1) / W). So
+    it starts at base (f + (1 - f) / W), not at f base, and reaches `base` in its last step, W - 1. The schedule proper
+    covers the rest of the run and begins with `base` again, so `base` occurs at W - 1 and at W. Most papers start at f
+    base and reach `base` at W alone: they are one step later throughout the warm-up. Milestones of a "step" schedule
+    count from the beginning of the run.
     """
     warmup = steps_in(schedule.warmup, run)
     if step < warmup:
@@ -30,16 +31,16 @@ def cosine_share(step: int, total: int) -> float:
 
 
 def value(kind: str, base: float, final: float, step: int, total: int) -> float:
-    """Value at a 0-based `step` of `total` steps.
+    """Returns the value at a 0-based `step` of `total` steps.
 
     Args:
-        kind: "constant" (base throughout), "running_mean" (1/2, 2/3, 3/4, ..., at most base), "cosine_7_16" (base times the cosine of an
-            angle from 0 to 7/16 pi), or from base at step 0 to final at `total`: "cosine", "linear", or "exponential", whose logarithm is
-            linear.
+        kind: "constant" (base throughout), "running_mean" (1/2, 2/3, 3/4, ..., at most base), or "cosine_7_16" (base
+            times the cosine of an angle from 0 to 7/16 pi). From base at step 0 to final at `total` go "cosine",
+            "linear", and "exponential", whose logarithm is linear.
         base: value at step 0.
-        final: value at step `total`; a constant schedule does not look at it.
+        final: value at step `total`; a constant schedule ignores it.
         step: index of the step, from 0.
-        total: number of steps that it is laid over.
+        total: number of steps that the schedule covers.
     """
     if kind == "constant":
         return base

@@ -28,11 +28,11 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Section(BaseModel):
-    """A frozen group of keys that refuses keys it does not know.
+    """A frozen group of keys that refuses unknown keys. `tuner keys` shows the text below a key.
 
-    SHORT: the key that a plain value in place of the section sets, such as `kind`: `norm: eman` is `norm: {kind: eman}`. "": none.
-
-    A text below a key says what it is; `tuner keys` shows it.
+    Attributes:
+        SHORT: the key that a plain value in place of the section sets, such as `kind`: `norm: eman` is
+            `norm: {kind: eman}`. "": the section has no short form.
     """
 
     SHORT: ClassVar[str] = ""
@@ -41,7 +41,7 @@ class Section(BaseModel):
 
     @classmethod
     def short(cls, value: Any) -> dict[str, Any]:
-        """The keys that a plain value in place of the section sets."""
+        """Returns the keys that a plain value in place of the section sets."""
         return {cls.SHORT: value}
 
     @model_validator(mode="before")
@@ -59,7 +59,7 @@ class Section(BaseModel):
 
 
 def _duration(given: Any) -> str:
-    """Text of a duration; a plain number counts epochs."""
+    """Returns the text of a duration; a plain number counts epochs."""
     plain = isinstance(given, int | float)
     text = f"{given:g} epochs" if plain and abs(given) <= MOST else str(given)[:LONGEST_DURATION]
     found = durations.DURATION.fullmatch(text)
@@ -75,24 +75,24 @@ Duration = Annotated[str, BeforeValidator(_duration), Field(json_schema_extra={"
 class Schedule(Section):
     """A value that follows the step. A plain number in its place sets `base`.
 
-    Durations read "500 steps", "10 epochs" or "5 %" of the run. A warm-up begins one of its steps above `warmup_factor` times `base`
-    (`schedules.at`). "cosine_7_16" ends at 0.195 base (FixMatch). "running_mean" is for keep-rates: that of a plain mean of all steps so
-    far, at most `base` (Mean Teacher).
+    Durations read "500 steps", "10 epochs" or "5 %" of the run. A warm-up begins one of its own steps above
+    `warmup_factor` times `base` (`schedules.at`). "cosine_7_16" ends at 0.195 base (FixMatch). "running_mean" is a
+    keep-rate: that of a plain mean of all steps so far, at most `base` (Mean Teacher).
     """
 
     SHORT: ClassVar[str] = "base"
     KEEPS: ClassVar[bool] = False  # whether it is a keep-rate
 
     kind: Kind = "constant"
-    """How it goes from base to final; running_mean is for a keep-rate alone."""
+    """The curve from base to final; running_mean is for a keep-rate alone."""
     base: Number
     """Value after the warm-up; a constant schedule stays there."""
     final: Number = 0.0
     """Value at the end of the run, of the kinds cosine, linear and exponential."""
     warmup: Duration = "0 steps"
-    """How long it rises to base at first: 500 steps, 10 epochs or 5 % of the run."""
+    """Duration of the rise to base at the beginning: 500 steps, 10 epochs or 5 % of the run."""
     warmup_factor: Share = 0.0
-    """Share of base that the warm-up begins near."""
+    """Share of base near which the warm-up begins."""
     milestones: Annotated[tuple[Duration, ...], Field(max_length=MOST_MILESTONES)] = ()
     """When a step schedule is multiplied by factor, such as [60 epochs, 80 epochs]."""
     factor: Positive = 0.1
@@ -100,7 +100,7 @@ class Schedule(Section):
 
     @property
     def scales(self) -> bool:
-        """Whether base and final say all of it, so that the equivalence rule can scale it: constant, cosine or linear, no warm-up."""
+        """Whether the equivalence rule can scale it: constant, cosine or linear, without a warm-up."""
         return self.kind in ("constant", "cosine", "linear") and not self.warms_up
 
     @property

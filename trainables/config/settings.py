@@ -18,7 +18,7 @@ Short = Callable[[Any], dict[str, Any]]
 
 
 def validated(model: type[Model], given: Mapping[str, Any]) -> Model:
-    """Nested values as a model.
+    """Returns nested values as a model.
 
     Raises:
         UserError: a line for each fault, with key, value, rule and the nearest valid name.
@@ -31,7 +31,7 @@ def validated(model: type[Model], given: Mapping[str, Any]) -> Model:
 
 @functools.cache
 def section_keys(model: type[BaseModel], name: str = "") -> Mapping[str, list[str]]:
-    """For each section's dotted name ("" is the top) the keys that it has."""
+    """Returns the keys of each section by the section's dotted name ("" is the top)."""
     keys = {name: list(model.model_fields)}
     for field, info in model.model_fields.items():
         for section in sections_of(info):
@@ -41,7 +41,7 @@ def section_keys(model: type[BaseModel], name: str = "") -> Mapping[str, list[st
 
 
 def sections_of(info: FieldInfo) -> list[type[BaseModel]]:
-    """The sections that a field may hold: one, or several to choose from, as of methods."""
+    """Returns the sections that a field may hold: one, or several to choose from, such as those of methods."""
     kinds = get_args(info.annotation) if get_origin(info.annotation) in (Union, UnionType) else (info.annotation,)
     bare = [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds]
     return [kind for kind in bare if isinstance(kind, type) and issubclass(kind, BaseModel)]
@@ -49,7 +49,7 @@ def sections_of(info: FieldInfo) -> list[type[BaseModel]]:
 
 @functools.cache
 def _choices(model: type[BaseModel], name: str = "") -> frozenset[str]:
-    """Sections that are one of several, chosen by their name, as methods are."""
+    """Returns the sections that are chosen from several by name, such as `method`."""
     found: set[str] = set()
     for field, info in model.model_fields.items():
         dotted, sections = f"{name}.{field}" if name else field, sections_of(info)
@@ -60,14 +60,14 @@ def _choices(model: type[BaseModel], name: str = "") -> frozenset[str]:
 
 @functools.cache
 def dotted_keys(model: type[BaseModel]) -> tuple[str, ...]:
-    """Every key that holds a value, such as "teacher.momentum.base"."""
+    """Returns every key that holds a value, such as "teacher.momentum.base"."""
     sections = section_keys(model)
     every = [f"{section}.{key}" if section else key for section, keys in sections.items() for key in keys]
     return tuple(key for key in every if key not in sections)
 
 
 def whole_number(text: str) -> int:
-    """A command-line argument that counts something."""
+    """Reads a command-line argument that counts something."""
     try:
         number = int(text)
     except ValueError:
@@ -79,7 +79,10 @@ def whole_number(text: str) -> int:
 
 @functools.cache
 def short_keys(model: type[BaseModel], name: str = "") -> Mapping[str, Short]:
-    """Sections that a plain value may stand for, such as a schedule, each with a function to the keys that such a value sets."""
+    """Returns the sections that a plain value may stand for, such as schedules.
+
+    Each comes with a function that returns the keys that such a value sets.
+    """
     keys: dict[str, Short] = {name: model.short} if getattr(model, "SHORT", "") else {}  # type: ignore[attr-defined]
     for field, info in model.model_fields.items():
         for section in sections_of(info):
@@ -88,7 +91,7 @@ def short_keys(model: type[BaseModel], name: str = "") -> Mapping[str, Short]:
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    """Nested values in which those of `over` count above those of `under`, key by key."""
+    """Returns nested values in which those of `over` replace those of `under`, key by key."""
     return _merged(under, over, short_keys(model), "")
 
 
@@ -107,9 +110,10 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any], short: Mapping[st
 
 
 def with_values(nested: Mapping[str, Any], values: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    """A copy of `nested` in which each dotted key of `values` is set.
+    """Returns a copy of `nested` in which each dotted key of `values` is set.
 
-    A plain value for a section sets the keys that it stands for, and leaves the others; but another method leaves none of the last one's.
+    A plain value for a section sets the keys that it stands for, and keeps the section's other keys. Another method,
+    however, keeps no key of the method before.
 
     Raises:
         UserError: a dotted key that `model` lacks, with the nearest one that it has.
@@ -133,7 +137,7 @@ def with_values(nested: Mapping[str, Any], values: Mapping[str, Any], model: typ
 
 
 def _held(held: Any, section: str, dotted: str, short: Mapping[str, Short]) -> dict[str, Any]:
-    """A copy of the keys that a section holds, where a plain value may stand for them; `dotted` is to be set in it."""
+    """Returns a copy of a section's keys, in which `dotted` is to be set; a plain value may stand for the section."""
     if held is None or isinstance(held, Mapping):
         return {**(held or {})}
     if section not in short:
@@ -142,12 +146,12 @@ def _held(held: Any, section: str, dotted: str, short: Mapping[str, Short]) -> d
 
 
 def settable_keys(model: type[BaseModel]) -> list[str]:
-    """Every key that a plain value can be given to: those that hold one, and sections that one may stand for."""
+    """Returns every key that takes a plain value: those that hold one, and sections with a short form."""
     return [*dotted_keys(model), *short_keys(model)]
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted key."""
+    """Returns nested values by dotted key."""
     values: dict[str, Any] = {}
     for key, value in nested.items():
         values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
@@ -155,10 +159,10 @@ def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_settings(settings: Iterable[str]) -> dict[str, Any]:
-    """`["a.b=c"]` from the command line as `{"a.b": c}`, each value read as YAML.
+    """Returns `["a.b=c"]` from the command line as `{"a.b": c}`, each value read as YAML.
 
     Raises:
-        UserError: a setting without "=", or whose value is no YAML or goes beyond a limit.
+        UserError: a setting has no "=", or its value is no YAML or exceeds a limit.
     """
     values = {}
     for setting in settings:
@@ -175,10 +179,11 @@ def read_settings(settings: Iterable[str]) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """Returns the mapping in a YAML file.
 
     Raises:
-        UserError: the file is missing, is no YAML, holds no mapping, has a key twice, or goes beyond a limit of `trainables.config.reading`.
+        UserError: the file is missing, is no YAML, holds no mapping, has a duplicate key, or exceeds a limit of
+            `trainables.config.reading`.
     """
     try:
         with path.open("rb") as file:

@@ -52,24 +52,26 @@ else:
 
 
 class TeacherNorm(Section):
-    """Whose batch-norm statistics the teacher uses, in training.
+    """Whose batch-norm statistics the teacher uses in training.
 
-    batch: those of a shard. sync: those of the whole batch. shuffle: those of a shard whose samples were drawn from the whole batch
-    (MoCo's Shuffle BN). momentum: those of a shard, blended with their history (Momentum² Teacher). eman: averages of the student's
-    running statistics, which do not depend on the batch.
+    batch: those of a shard. sync: those of the whole batch. shuffle: those of a shard whose samples were drawn from the
+    whole batch (MoCo's Shuffle BN). momentum: those of a shard, blended with their history (Momentum² Teacher). eman:
+    averages of the student's running statistics, which do not depend on the batch.
     """
 
     SHORT: ClassVar[str] = "kind"
 
     kind: NormKind = "batch"
-    """Whose statistics: of the shard, the batch, a shuffled shard, a shard and its history (Momentum BN), or averages of the student's."""
+    """Whose statistics: those of the shard, the batch, a shuffled shard, or a shard and its history (Momentum BN); or
+    averages of the student's.
+    """
     alpha: Alpha = Alpha()
     variance: Literal["biased", "unbiased", "released"] = "biased"
-    """Of Momentum BN: biased as in the paper, unbiased, or corrected twice as in the released code."""
+    """Variance of Momentum BN: biased as in the paper, unbiased, or corrected twice as in the released code."""
     history: Literal["shard", "shared"] = "shard"
-    """Of Momentum BN: whether each shard has a history of its own, or all share one."""
+    """History of Momentum BN: one for each shard, or one that all share."""
     warm_start: Duration = "0 steps"
-    """How long eman follows the student's statistics exactly at first."""
+    """How long eman copies the student's statistics at the beginning."""
 
     @property
     def looks_at_the_batch(self) -> bool:
@@ -86,17 +88,18 @@ class Preserving(Schedule):
 
 
 class Smoothing(Section):
-    """How a student enters the average: `tma` averages everything, `sts` a random part of the units, `se` copies a random part.
+    """How a student enters the average: `tma` averages all units, `sts` averages a random part, `se` copies a random
+    part.
 
-    A unit is kept unchanged with preserving probability `p` (Spatial Ensemble, alg. 1-2). So with `se` the momentum is 0, but in parts
-    that have one of their own in `teacher.momenta`: there 1 freezes a part. `masks` and `first_copy` are for the study of the released
-    code's habits.
+    A unit is kept unchanged with preserving probability `p` (Spatial Ensemble, alg. 1-2). So with `se` the momentum is
+    0, except in parts with a momentum of their own in `teacher.momenta`, where 1 freezes a part. `masks` and
+    `first_copy` serve to study what the released code does.
     """
 
     SHORT: ClassVar[str] = "kind"
 
     kind: Literal["tma", "se", "sts"] = "tma"
-    """tma averages everything, sts a random part of the units, se copies a random part."""
+    """tma averages all units, sts averages a random part of them, se copies a random part."""
     p: Preserving = Preserving()
     granularity: Literal["layer", "channel", "neuron"] = "layer"
     """What a unit is: a parameter tensor, an index of a tensor's first dimension, or a number."""
@@ -125,12 +128,12 @@ Placement = Annotated[
 
 
 def _momentum_of_parts(given: Any) -> Any:
-    """Groups of parts, such as "projector", spelt out."""
+    """Returns the momenta with groups of parts, such as "projector", spelt out."""
     if not isinstance(given, Mapping):
         raise ValueError("must give a momentum for parts, such as {block4: 0.9}")
     groups_first = sorted(
         given, key=lambda name: name not in PLACEMENTS
-    )  # a part's own momentum counts above its group's
+    )  # so a part's own momentum replaces its group's
     return {part: given[name] for name in groups_first for part in _placement(name)}
 
 
@@ -141,24 +144,30 @@ class Teacher(Section):
     momenta: Annotated[dict[str, Momentum], BeforeValidator(_momentum_of_parts)] = Field(default_factory=dict)
     """Momentum of parts that have one of their own, such as {block4: 0.9}."""
     update: Literal["before", "after"] = "before"
-    """When the student enters: before the forward, as the last step left it (Momentum² Teacher, alg. 1), or after the optimiser's step."""
+    """When the student enters the average: before the forward pass, as the last step left it (Momentum² Teacher, alg.
+    1), or after the optimiser's step.
+    """
     smoothing: Smoothing = Smoothing()
     placement: Placement = PARTS
-    """Parts with an averaged copy; the student's own take the place of all others. Parts: conv1, block1 ... block4, fc1, fc2."""
+    """Parts with an averaged copy; the teacher shares all others with the student. Parts: conv1, block1 ... block4,
+    fc1, fc2.
+    """
     norm: TeacherNorm = TeacherNorm()
 
     def momentum_of(self, part: str | None = None) -> Momentum:
-        """The keep-rate's schedule: of a part that has its own, else that of all others, which is 0 where `se` only copies."""
+        """Returns the schedule of the keep-rate: a part's own if it has one, else that of all others.
+
+        The others have 0 where `se` only copies.
+        """
         if part in self.momenta:
             return self.momenta[part]
         return Momentum(kind="constant", base=0) if self.smoothing.kind == "se" else self.momentum
 
     @property
     def follow_the_batch(self) -> dict[str, Schedule]:
-        """What the equivalence rule scales, by its key in this section: momentum, or p where units are copied."""
-        if (
-            self.smoothing.kind == "se"
-        ):  # a part with a momentum of its own enters with (1 - p)(1 - momentum), so p is enough
+        """The schedules that the equivalence rule scales, by key: momentum, or p where units are copied."""
+        # with `se`, a part with a momentum of its own has the share (1 - p)(1 - momentum), so it is enough to scale p
+        if self.smoothing.kind == "se":
             return {"smoothing.p": self.smoothing.p}
         return {"momentum": self.momentum, **{f"momenta.{part}": own for part, own in self.momenta.items()}}
 
@@ -166,7 +175,8 @@ class Teacher(Section):
     def _momenta_are_used(self) -> Self:
         if idle := [part for part in self.momenta if part not in self.placement]:
             raise ValueError(
-                f"teacher.momenta: {idle[0]} has no averaged copy; teacher.placement is {', '.join(self.placement) or 'none'}"
+                f"teacher.momenta: {idle[0]} has no averaged copy; "
+                f"teacher.placement is {', '.join(self.placement) or 'none'}"
             )
         if not self.placement and (self.norm.kind != "batch" or self.smoothing.kind != "tma"):
             odd = (

@@ -34,16 +34,17 @@ class Optim(Section):
     """The optimiser."""
     lr: LearningRate = LearningRate()
     momentum: Share = 0.9
-    """Of the optimiser, not of the teacher."""
+    """Momentum of the optimiser, not of the teacher."""
     weight_decay: WeightDecay = WeightDecay()
     trust: Positive = 1e-3
-    """LARS's coefficient: what the length of a weight over that of its gradient is multiplied by."""
+    """LARS's trust coefficient: it multiplies the norm of a weight over the norm of its gradient."""
     clip: bool = False
     """Whether LARS moves no parameter faster than the plain gradient would."""
     lr_in_buffer: bool = True
-    """Whether LARS's momentum sums steps, or gradients that the current rate multiplies; they differ while the rate changes.
+    """Whether LARS's momentum sums steps, or sums gradients and multiplies by the current rate. The two differ while
+    the rate changes.
 
-    Steps: You et al. 2017, and the released code of Momentum² Teacher and of EMAN. Gradients: solo-learn, and SGD always.
+    Steps: You et al. 2017, and the released code of Momentum² Teacher and EMAN. Gradients: solo-learn, and SGD always.
     """
     nesterov: bool = False
     """Whether SGD's momentum is Nesterov's."""
@@ -53,9 +54,8 @@ class Optim(Section):
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> Self:
         if self.nesterov and (self.name != "sgd" or not self.momentum):
-            raise ValueError(
-                f"optim.nesterov = true: is SGD's, with a momentum above 0; optim.name = {self.name}, optim.momentum = {self.momentum}"
-            )
+            has = f"optim.name = {self.name}, optim.momentum = {self.momentum}"
+            raise ValueError(f"optim.nesterov = true: is SGD's, with a momentum above 0; {has}")
         return self
 
 
@@ -72,14 +72,16 @@ class OnlineProbe(Section):
 
 
 class Train(Section):
-    """Length, batch and arithmetic. The batch is `num_shards` shards of `shard_size` samples that share batch-norm statistics.
+    """Length, batch and arithmetic. A batch is `num_shards` shards; the `shard_size` samples of a shard share
+    statistics.
 
-    With `exact` a worker runs its shards one after another and gradients are summed in float64: in fp32 the trial is then the same to
-    the last bit on any number of workers of one kind. Without, a worker runs all its shards in one pass, which is faster where shards
-    are small; so it does where shards look at each other (norms `sync` and `shuffle`, SimCLR's batch).
+    With `exact`, a worker runs its shards one after another, and gradients are summed in float64: in fp32 the trial is
+    then the same to the last bit on any number of workers of one kind. Without, a worker runs all its shards in one
+    pass, which is faster where shards are small. It also does so where shards depend on each other (norms `sync` and
+    `shuffle`, SimCLR's batch).
 
-    With `base_batch` the equivalence rule applies: learning rate and teacher momentum are those of a batch of that size, and follow the
-    batch (trainables.config.equivalence).
+    With `base_batch`, the equivalence rule applies: learning rate and teacher momentum are those of a batch of that
+    size, and follow the batch (trainables.config.equivalence).
     """
 
     epochs: Annotated[int, Field(ge=0, le=MOST_EPOCHS)] = 10
@@ -93,7 +95,7 @@ class Train(Section):
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
     """Arithmetic of the networks."""
     exact: bool = True
-    """Whether shards go one by one and gradients are summed in float64, so that the number of workers changes no bit."""
+    """Whether shards run one by one, with gradients summed in float64: the number of workers then changes no bit."""
     channels_last: bool = True
     """Whether images lie in memory with their channels last, which is faster."""
     checkpoint_steps: Count | None = None

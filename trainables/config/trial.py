@@ -45,7 +45,7 @@ Monitors = Annotated[tuple[Monitor, ...], AfterValidator(lambda names: tuple(dic
 
 
 class TrialConfig(Section):
-    """Everything that a trial is a function of, besides its data. A `preset` fills in a paper's recipe for the method."""
+    """Everything that a trial is a function of, besides its data. A `preset` fills in a paper's recipe."""
 
     preset: (
         Annotated[str, AfterValidator(recipes.known), Field(json_schema_extra={"enum": list(recipes.names())})] | None
@@ -68,7 +68,7 @@ class TrialConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _defaults(cls, given: Any) -> Any:
-        """Fills in what the user left out: the method's keys, such as its head, and the views that suit the data set."""
+        """Fills in what the user left out: keys of the method, such as its head, and views that suit the data set."""
         if not isinstance(given, Mapping):
             return given
         data, method = _name(given.get("data"), "digits"), _name(given.get("method"), "byol")
@@ -97,13 +97,15 @@ class TrialConfig(Section):
             raise ValueError(f"teacher.placement: '{self.encoder.name}' has no block4")
         if self.teacher.smoothing.masks == "per_worker" and self.evaluation.network == "teacher":
             raise ValueError(
-                "evaluation.network = teacher: with teacher.smoothing.masks = per_worker there is more than one; score the student"
+                "evaluation.network = teacher: with teacher.smoothing.masks = per_worker there is more than one; "
+                "score the student"
             )
         for key, schedule in self.teacher.follow_the_batch.items():
             if self.train.base_batch and not schedule.scales:
                 told = f"{schedule.kind} with a warm-up of {schedule.warmup}" if schedule.warms_up else schedule.kind
                 raise ValueError(
-                    f"teacher.{key} = {told}: with train.base_batch it must be constant, cosine or linear, without a warm-up"
+                    f"teacher.{key} = {told}: with train.base_batch it must be constant, cosine or linear, "
+                    "without a warm-up"
                 )
         if reason := self.evaluation.unfit(self):
             raise ValueError(f"evaluation.protocols: {reason}")
@@ -121,7 +123,7 @@ class TrialConfig(Section):
         return self
 
     def warmups(self) -> dict[str, str]:
-        """Every duration that a run begins with, by key."""
+        """Returns the durations at the beginning of a run, by key."""
         teacher = self.teacher
         followed = {
             "optim.lr": self.optim.lr,
@@ -147,13 +149,13 @@ class TrialConfig(Section):
         )
 
     def plain(self) -> dict[str, Any]:
-        """The configuration as nested plain values, ready for YAML and JSON; `parse` gives it back."""
+        """Returns nested plain values, ready for YAML and JSON; `parse` reads them back."""
         return self.model_dump(mode="json")
 
 
 @functools.cache
 def _defaults_of(method: str) -> Mapping[str, Any]:
-    """Returns nested values of a trial that belong to a method: all its options, and the keys that it sets elsewhere."""
+    """Returns a method's nested values of a trial: all its options, and the keys that it sets elsewhere."""
     options = METHODS[method](name=method)
     return with_values({"method": options.model_dump(mode="json")}, options.DEFAULTS, TrialConfig)
 
@@ -167,7 +169,7 @@ def _name(section: Any, default: str) -> str:
 
 
 def _recipe(given: Mapping[str, Any], method: str) -> Mapping[str, Any]:
-    """Returns what the preset says of the method, for a run as long as `given` says; nothing where there is no preset."""
+    """Returns the preset's recipe for the method, for a run as long as `given` says; nothing without a preset."""
     preset = given.get("preset")
     recipe = _whole_recipe(preset, method) if isinstance(preset, str) and method in METHODS else {}
     paper, train = recipe.get("train", {}).get("epochs"), given.get("train")
@@ -177,7 +179,7 @@ def _recipe(given: Mapping[str, Any], method: str) -> Mapping[str, Any]:
 
 @functools.cache
 def _whole_recipe(preset: str, method: str) -> Mapping[str, Any]:
-    """Returns the layers of a preset's recipe as one; nothing where there is no such preset."""
+    """Returns the layers of a preset's recipe merged into one; nothing where there is no such preset."""
     recipe: dict[str, Any] = {}
     for layer in recipes.recipe(preset, method):
         recipe = merged(recipe, layer, TrialConfig)
@@ -222,7 +224,7 @@ def parse(given: Mapping[str, Any]) -> TrialConfig:
 
 
 def changed(nested: Mapping[str, Any], values: Mapping[str, Any]) -> TrialConfig:
-    """The trial of nested values in which each dotted key of `values` is set.
+    """Returns the trial of nested values in which each dotted key of `values` is set.
 
     Raises:
         UserError: a line for each fault, with key, value, rule and the nearest valid name.
@@ -231,7 +233,7 @@ def changed(nested: Mapping[str, Any], values: Mapping[str, Any]) -> TrialConfig
 
 
 def length(config: TrialConfig, images: int) -> Length:
-    """Length of the run for a train split of `images` images. The last partial batch of an epoch is dropped.
+    """Returns the length of a run that learns from `images` images. The last partial batch of an epoch is dropped.
 
     Raises:
         UserError: a warm-up is longer.

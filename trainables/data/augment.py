@@ -1,6 +1,7 @@
-"""Views: augmentation on the device, in batches, each sample with numbers of its own, keyed by (seed, epoch, sample).
+"""Views: augmentation on the device, in batches. Random numbers are keyed by (seed, epoch, sample).
 
-Order: crop with shift, turn and flip (one resampling), brightness, contrast, saturation, hue, grey, blur, solarise, noise, standardise.
+Order: crop with shift, turn and flip (one resampling), brightness, contrast, saturation, hue, grey, blur, solarise,
+    noise, standardise.
 """
 
 import math
@@ -16,18 +17,20 @@ from trainables.data import keyed
 from trainables.data.randaugment import grey, randaugment
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# from RGB to luma and two axes of chroma (YIQ): a turn of the chroma plane is a change of hue
+# from RGB to luma and two axes of chroma (YIQ), where a rotation of the chroma plane changes the hue
 YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
 
 
 def views(images: Tensor, samples: Tensor, kinds: Sequence[ViewKind], config: Views, *key: int | str) -> list[Tensor]:
-    """Augmented views, standardised, of images [N, C, H, W] in [0, 1]: each [N, C, H, W], local ones smaller.
+    """Returns augmented views, standardised, of images [N, C, H, W] in [0, 1]. A view is [N, C, H, W], or smaller if
+    local.
 
     Args:
         images: the batch, on the device where the work is to be done.
-        samples: int64 [N], each image's index in its split: what its numbers are keyed by, so they do not depend on the batch.
-        kinds: of the views. "full": all that is configured; "local": the same of a smaller crop, in fewer pixels, never solarised;
-            "weak": cropped and flipped; "strong": the same, then RandAugment.
+        samples: int64 [N], each image's index in its split. Random numbers are keyed by it, so they do not depend on
+            the batch.
+        kinds: one of each view. "full": all augmentations that are configured; "local": the same of a smaller crop, in
+            fewer pixels, never solarised; "weak": cropped and flipped; "strong": weak, then RandAugment.
         config: strengths and probabilities.
         key: seed and epoch.
     """
@@ -35,7 +38,7 @@ def views(images: Tensor, samples: Tensor, kinds: Sequence[ViewKind], config: Vi
 
 
 def view(images: Tensor, samples: Tensor, number: int, kind: ViewKind, config: Views, *key: int | str) -> Tensor:
-    """One of `views`, by its number among them."""
+    """Returns one of `views`, by its number."""
     if kind == "local":
         config = config.model_copy(update={"crop_scale": config.local_scale, "solarise": (0.0, 0.0)})
     elif kind != "full":
@@ -47,19 +50,22 @@ def view(images: Tensor, samples: Tensor, number: int, kind: ViewKind, config: V
 
 
 def standardise(images: Tensor) -> Tensor:
-    """Images in [0, 1] with zero mean and unit variance, roughly: ImageNet's constants, their averages for grey images."""
+    """Returns images in [0, 1] brought to about mean 0 and variance 1, by ImageNet's constants.
+
+    Grey images take the averages of the constants over the channels.
+    """
     mean, std = constants(images)
     return (images - mean) / std
 
 
 def unstandardise(images: Tensor) -> Tensor:
-    """What `standardise` was given, up to rounding."""
+    """Reverses `standardise`, up to rounding."""
     mean, std = constants(images)
     return images * std + mean
 
 
 def constants(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of ImageNet's channels, [C, 1, 1] each; for grey images those of the channels' averages."""
+    """Returns mean and standard deviation of ImageNet's channels, [C, 1, 1] each; for grey images, their averages."""
     mean, std = (torch.tensor(v, dtype=images.dtype, device=images.device) for v in (MEAN, STD))
     if images.shape[1] != 3:
         mean, std = mean.mean(0, keepdim=True), std.mean(0, keepdim=True)
@@ -93,7 +99,10 @@ def _chosen(draw: Tensor, p: float) -> Tensor:
 
 
 def _resample(images: Tensor, draws: tuple[Tensor, ...], config: Views, size: int | None) -> Tensor:
-    """Random resized crop, shift, turn and flip as one affine map, bilinear; squares of `size` pixels, or as large as the images."""
+    """Random resized crop, shift, turn and flip as one affine map, bilinear.
+
+    The result has `size` pixels a side, or the size of the images.
+    """
     area, ratio, across, down, angle, flip = draws
     height, width = images.shape[-2:]
     area = config.crop_scale[0] + (config.crop_scale[1] - config.crop_scale[0]) * area
@@ -135,7 +144,10 @@ def _jitter(x: Tensor, draws: tuple[Tensor, ...], config: Views) -> Tensor:
 
 
 def _blur(x: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur with a sigma for each sample, in pixels at 224 and in proportion below; the kernel is a tenth of the image wide."""
+    """Gaussian blur with a sigma for each sample. The kernel is a tenth of the image wide.
+
+    Sigma counts pixels of an image of 224 a side, and shrinks with smaller images.
+    """
     count, channels, height, width = x.shape
     radius = max(1, min(height, width) // 20)
     sigma = (sigma * min(1.0, min(height, width) / 224)).clamp(min=0.1)

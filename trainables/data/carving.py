@@ -1,4 +1,7 @@
-"""Which stored train images are held out for validation, and which a file of labels names. Needs no torch: a launch asks it, too."""
+"""Which stored train images are held out for validation, and which ones a file of labels names.
+
+Needs no torch, because a launch asks it too.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,22 +13,22 @@ from trainables.config.errors import UserError
 from trainables.data import files
 
 Names = Callable[[], Sequence[str]]
-"""Gives the names of all stored train images, in order."""
+"""Returns the names of all stored train images, in order."""
 DIGITS = 18  # of an index that fits into int64
 SHOWN = 80  # characters of a line that an error shows
 
 
 def permutation(count: int, data: Data) -> np.ndarray:
-    """A random order of range(count), by `data.split_seed` alone."""
+    """Returns a random order of range(count), a function of `data.split_seed` alone."""
     return np.random.default_rng(data.split_seed).permutation(count)
 
 
 def listed(file: Path, names: Names | None) -> np.ndarray:
-    """Rows of the stored train split that `data.labels.file` names: sorted int64 [n], each once.
+    """Returns the rows of the stored train split that `data.labels.file` names: sorted int64 [n], each once.
 
     Args:
-        file: on each line an index, or the name of an image.
-        names: None where the images have none.
+        file: holds an index, or the name of an image, on each line.
+        names: returns the images' names; None where images have no names.
 
     Raises:
         UserError: the file cannot be read, holds nothing, or a line names no image.
@@ -61,12 +64,14 @@ def require_there(data: Data, named: np.ndarray, count: int) -> None:
 
 
 def carved(data: Data, labels: np.ndarray, held_out: int, named: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the stored train split in random order: those of validation, and all others; those in `labels.file` come first of these.
+    """Returns rows of the stored train split in random order: those of validation, and all others.
+
+    Among the others, rows that `labels.file` names come first.
 
     Args:
         data: of the trial.
-        labels: int64 [N] of the stored train images; below 0 is none. Images without a label are no validation images.
-        held_out: how many validation images there are.
+        labels: int64 [N] of the stored train images; below 0 means none. Validation takes only images with a label.
+        held_out: how many validation images are wanted.
         named: rows that `labels.file` names, sorted; None where there is no such file.
 
     Raises:

@@ -1,6 +1,7 @@
-"""The data of a trial, looked at before anything starts: all labels, and a sample of the images. Needs no torch.
+"""Checks a trial's data before anything starts: all labels, and a sample of the images. Needs no torch.
 
-A mistake in the data is then found in seconds, on the machine that launches, and not by the first worker after Ray has started.
+So a mistake in the data is found in seconds, on the machine that launches, and not by the first worker after Ray has
+started.
 """
 
 import time
@@ -14,11 +15,10 @@ from trainables.config.evaluation import PROTOCOLS
 from trainables.data import carving, files
 from trainables.data.sets.base import DecodedSet, Encoded, EncodedSet, data_set
 
-DECODE_EVERY = 16  # images of a bunch; of the others only the sizes are read
-SECONDS = 1.5  # after which no further bunch of images is looked at
-LARGEST_LABEL = (
-    100_000  # where there are fewer images than that; a classifier has a row for each class up to the largest label
-)
+DECODE_EVERY = 16  # one of so many images of a bunch is decoded; of the others only the sizes are read
+SECONDS = 1.5  # after which no other bunch of images is looked at
+# at most, where there are fewer images than that: a classifier has a row for each class up to the largest label
+LARGEST_LABEL = 100_000
 
 
 def check_data(config: c.TrialConfig) -> None:
@@ -30,8 +30,8 @@ def training_images(config: c.TrialConfig) -> int:
     """Returns how many images the student learns from, once the data has been looked at.
 
     Raises:
-        UserError: the folder is missing, its layout or its labels do not fit, an image of the sample cannot be decoded or has another
-            size, or there are fewer images than asked for. The message begins with the key.
+        UserError: the folder is missing, its layout or its labels do not fit, an image of the sample cannot be decoded
+            or has another size, or there are fewer images than asked for. The message begins with the key.
     """
     protocols = (PROTOCOLS[name] for name in config.evaluation.protocols)
     needs_classes = bool(config.method.LABELLED_VIEWS) or any(protocol.LABELS for protocol in protocols)
@@ -40,7 +40,7 @@ def training_images(config: c.TrialConfig) -> int:
 
 
 def check_length(config: c.TrialConfig, images: int) -> None:
-    """Raises `UserError` where `images` training images are less than one batch, or the run is shorter than a warm-up."""
+    """Raises `UserError` where `images` training images are less than a batch, or the run is shorter than a warm-up."""
     require_batch(config, images)
     c.length(config, images)
 
@@ -75,7 +75,7 @@ def _training_images(data: Data, needs_classes: bool) -> int:
 
 
 def _check_labels(data: Data, labels: np.ndarray, train_images: int, held_out: int, needs_classes: bool) -> None:
-    """The labels int64 [N] of all stored train images: their range, and whether there are as many as are asked for."""
+    """Checks the labels int64 [N] of all stored train images: their range, and whether there are enough."""
     present = np.unique(labels[labels >= 0])
     if len(present) and present[-1] >= max(LARGEST_LABEL, len(labels)):
         rule = f"classes are numbered from 0, and there are only {len(labels)} images"
@@ -99,7 +99,14 @@ def _check_labels(data: Data, labels: np.ndarray, train_images: int, held_out: i
 
 
 def _check_labels_unseen(data: Data, count: int, bank: int, classes: int) -> None:
-    """What can be known of labels that are not read yet: of `count` images, `bank` of which may be learnt from, in `classes` classes."""
+    """Checks what can be known of labels before they are read.
+
+    Args:
+        data: of the trial.
+        count: how many train images are stored.
+        bank: how many of them evaluations and methods may learn from.
+        classes: how many classes they have.
+    """
     if (named := _named(data)) is not None:
         carving.require_there(data, named, count)
     if (wanted := data.labels.per_class) and wanted * classes > bank:
@@ -109,7 +116,7 @@ def _check_labels_unseen(data: Data, count: int, bank: int, classes: int) -> Non
 
 
 def _named(data: Data) -> np.ndarray | None:
-    """Rows of the stored train split that `data.labels.file` names."""
+    """Returns the rows of the stored train split that `data.labels.file` names; None where there is no such file."""
     reader = data_set(data)
     return (
         None if data.labels.file is None else carving.listed(data.labels.file, reader.names if reader.NAMED else None)
@@ -117,7 +124,7 @@ def _named(data: Data) -> np.ndarray | None:
 
 
 def _check_images(data: Data, found: Encoded) -> None:
-    """A sample of the images: some are decoded, of more the sizes are read."""
+    """Checks a sample of the images: some are decoded, and of the others the sizes are read."""
     end = time.monotonic() + SECONDS
     sizes: dict[tuple[int, int], str] = {}
     for bunch in found.sample():
@@ -135,7 +142,7 @@ def _check_images(data: Data, found: Encoded) -> None:
 
 
 def _size(encoded: bytes, where: str) -> tuple[int, int]:
-    """Width and height, by the head of the file alone."""
+    """Returns width and height, which the head of the file holds."""
     with files.opened(encoded, where) as image:
         return image.size
 

@@ -1,4 +1,4 @@
-"""Files of a data set: their checks, their fingerprint, and images decoded from bytes."""
+"""Files of a data set: checks, fingerprints, and images decoded from bytes."""
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,10 +15,10 @@ SHOWN = 6  # entries of a folder that a message lists
 
 
 def existing_root(root: Path | None) -> Path:
-    """The data folder.
+    """Returns the data folder.
 
     Raises:
-        UserError: it is missing, no folder, or empty.
+        UserError: it is missing, not a folder, or empty.
     """
     if root is None or not root.exists():
         raise UserError(f"data.root = '{root}': no such folder")
@@ -35,7 +35,7 @@ def existing_root(root: Path | None) -> Path:
 
 @contextmanager
 def naming_root(root: Path | None) -> Iterator[None]:
-    """An error of the block that names no key, but a file or a class, is given that of the data folder."""
+    """Within the block, an error that names a file or a class but no key gets the key of the data folder."""
     try:
         yield
     except UserError as error:
@@ -45,20 +45,20 @@ def naming_root(root: Path | None) -> Iterator[None]:
 
 
 def contents(folder: Path) -> str:
-    """What a folder holds instead of what was looked for there: its first entries, for messages."""
+    """Returns the first entries of a folder, for messages that say what it holds."""
     names = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir() if not entry.name.startswith("."))
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "") or "nothing"
 
 
 def spread(count: int, parts: int) -> list[int]:
-    """Up to `parts` of range(count), evenly spaced: the first and the last, then the others in a fixed random order."""
+    """Returns up to `parts` of range(count), evenly spaced: first, last, then the others in a fixed random order."""
     places = np.unique(np.linspace(0, count - 1, min(count, parts)).round().astype(np.int64)).tolist()
     ends, middle = places[:1] + places[1:][-1:], places[1:-1]
     return [*ends, *np.random.default_rng(0).permutation(middle).tolist()]
 
 
 def chosen_classes(classes: Path | tuple[str, ...] | None) -> set[str] | None:
-    """`data.classes`, read where it is a file with a class on each line; None: all.
+    """Returns the names in `data.classes`, which may be a file with a class on each line; None means all classes.
 
     Raises:
         UserError: the file cannot be read, or is empty.
@@ -71,7 +71,7 @@ def chosen_classes(classes: Path | tuple[str, ...] | None) -> set[str] | None:
 
 
 def lines(path: Path, key: str) -> list[str]:
-    """Lines of a text file that the configuration names by `key`, without those that are blank.
+    """Returns the lines of a text file that the configuration names by `key`, without blank lines.
 
     Raises:
         UserError: it cannot be read, or is no text.
@@ -85,30 +85,30 @@ def lines(path: Path, key: str) -> list[str]:
 
 
 def fingerprint(files: Iterable[Path]) -> str:
-    """Names, sizes and times of change, as a text: a cache keyed by it is never stale."""
+    """Returns names, sizes and times of change as a text. A cache keyed by it is never stale."""
     stats = ((file, file.stat()) for file in files)
     return "\n".join(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}" for file, stat in stats)
 
 
 @contextmanager
 def opened(encoded: bytes, where: str) -> Iterator[Image.Image]:
-    """An image of which only the head is read yet.
+    """Opens an image, of which only the head is read at first.
 
     Raises:
-        UserError: these bytes are no image, or what the block reads of it is damaged.
+        UserError: the bytes are no image, or what the block reads is damaged.
     """
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # what Pillow raises for damage, by format
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # Pillow's errors for damage, by format
         raise UserError(f"{where}: not an image that can be decoded") from None
 
 
 def decode(encoded: bytes, size: int | None, where: str) -> np.ndarray:
-    """RGB uint8 [H, W, 3]; with `size`, the shorter side resized to it and the centre cut out.
+    """Returns RGB uint8 [H, W, 3]. With `size`, the shorter side is resized to it and the centre is cut out.
 
     Raises:
-        UserError: these bytes are no image.
+        UserError: the bytes are no image.
     """
     pulse.beat()
     with opened(encoded, where) as stored:
@@ -123,10 +123,10 @@ def decode(encoded: bytes, size: int | None, where: str) -> np.ndarray:
 
 
 def stack(images: Sequence[np.ndarray], where: str) -> np.ndarray:
-    """Images of one size as [n, H, W, 3].
+    """Returns images of one size as [n, H, W, 3].
 
     Raises:
-        UserError: the sizes differ, so that a size must be asked for.
+        UserError: the sizes differ, so that `data.image_size` is needed.
     """
     shapes = {image.shape for image in images}
     if len(shapes) > 1:

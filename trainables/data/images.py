@@ -1,4 +1,7 @@
-"""Images as trials see them: decoded once, kept as uint8 in a file that all trials of a node share through the page cache; or streamed."""
+"""Images as trials see them. They are streamed, or decoded once and kept in a file.
+
+That file holds uint8 pixels, and all trials of a node share it through the page cache.
+"""
 
 import fcntl
 import hashlib
@@ -24,18 +27,22 @@ from trainables.data import carving, files, keyed, progress, pulse
 from trainables.data.sets.base import Chunks, EncodedSet, data_set
 from trainables.data.stream import Stream
 
-ON_DEVICE = 2 * 2**30  # a split of up to so many bytes lives on the GPU
+ON_DEVICE = 2 * 2**30  # bytes of a split that is kept on the GPU, at most
 LAYOUT = 1  # of the cache's files
 LOOK = 0.1  # seconds between two looks at a lock that another process holds
-MARK = ".teacher-tuner-downloaded"  # in a folder whose download was read as a whole
+MARK = ".teacher-tuner-downloaded"  # a file in a folder whose download was read to its end
 
 
 @dataclass(frozen=True)
 class Images:
-    """A split: the `rows` of a stored split that are in it, and their labels int64 [N]; a label below 0 is none.
+    """A split of a stored data set.
 
-    `pixels` are stored uint8 images [*, H, W, C]: on disk, in memory, on a device, or a stream that decodes them. An image lies there at
-    its row, or at its place in `at`. `names` gives those of all stored images, where they have any.
+    Attributes:
+        pixels: stored uint8 images [*, H, W, C]: on disk, in memory, on a device, or a stream that decodes them.
+        rows: int64 [N], the rows of the stored split that belong to this one.
+        labels: int64 [N]; a label below 0 means that the image has none.
+        at: int64 [N], places of the images in `pixels`; None where they lie at their rows.
+        names: returns the names of all stored images; None where images have no names.
     """
 
     pixels: Tensor | Stream
@@ -57,13 +64,16 @@ class Images:
         return int(self.labels.max()) + 1
 
     def batch(self, indices: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Images [n, C, H, W] in [0, 1], channels_last in memory, for indices in the split."""
-        pulse.beat()  # all that trains or is scored comes by here
+        """Returns images [n, C, H, W] in [0, 1], channels_last in memory, for indices in the split."""
+        pulse.beat()  # every image that is trained on or scored passes here
         chosen = self.pixels[self._places[indices].to(self.pixels.device)].to(device, non_blocking=True)
         return chosen.permute(0, 3, 1, 2).to(dtype) / 255
 
     def order(self, *key: int | str) -> Tensor:
-        """A random order of the indices, int64 [N], a function of the key alone; streamed row groups stay together in a window."""
+        """Returns a random order of the indices, int64 [N], a function of the key alone.
+
+        Images of a streamed row group stay together within a window.
+        """
         return (
             self.pixels.order(self.rows, *key)
             if isinstance(self.pixels, Stream)
@@ -71,7 +81,9 @@ class Images:
         )
 
     def expect(self, indices: Tensor, ahead: int) -> None:
-        """Says what batches will ask for, in this order: a stream then decodes so many images ahead. It changes no result."""
+        """Says what batches will ask for, in this order, so that a stream decodes `ahead` images early. No result
+        changes.
+        """
         if isinstance(self.pixels, Stream):
             self.pixels.expect(self.rows[indices], ahead)
 
@@ -81,13 +93,13 @@ class Images:
             self.pixels.close()
 
     def part(self, chosen: Tensor) -> "Images":
-        """Only those at some indices."""
+        """Returns the images at some indices."""
         return replace(
             self, rows=self.rows[chosen], labels=self.labels[chosen], at=None if self.at is None else self.at[chosen]
         )
 
     def to(self, device: torch.device) -> "Images":
-        """Moved to a GPU where it is small enough for that."""
+        """Returns the split on a GPU, if it is small enough for that."""
         if device.type == "cpu" or isinstance(self.pixels, Stream) or len(self) * self.pixels[0].numel() > ON_DEVICE:
             return self
         return replace(self, pixels=self.pixels[self._places].to(device), at=torch.arange(len(self)))
@@ -98,23 +110,24 @@ class Images:
 
 
 def class_names(data: Data, classes: int) -> list[str]:
-    """Names of the classes, in the order of the labels; their numbers where the data set has no names, or not as many."""
+    """Returns the names of the classes, in the order of the labels; their numbers where the data set lacks names."""
     names = list(data_set(data).class_names())
     return names if len(names) == classes else list(map(str, range(classes)))
 
 
 def load(data: Data, split: str) -> Images:
-    """One of `splits`."""
+    """Returns one of `splits`."""
     return splits(data, split)[0]
 
 
 def splits(data: Data, *names: str) -> list[Images]:
-    """Splits by name; each stored split is opened once.
+    """Returns splits by name. Each stored split is opened once.
 
-    "train" is what the student learns from: `train_images` of the `train_split`, less validation. "bank" is what evaluations learn from:
-    train itself, or what has labels of the stored train split, less validation. "validation" (a tenth of the stored train split, or
-    `validation_images`) is carved by `split_seed` alone, so that all trials of a search share it; images without a label, and those that
-    `labels.file` names, are left in train. "test" is stored by itself.
+    "train": what the student learns from, which is `train_images` of the `train_split`, without validation. "bank":
+    what evaluations learn from, which is train itself, or the labelled images of the stored train split, without
+    validation. "validation": a tenth of the stored train split, or `validation_images`. It is a function of
+    `split_seed` alone, so all trials of a search share it. Images without a label, and those that `labels.file` names,
+    stay in train. "test": stored by itself.
 
     Raises:
         UserError: the files are missing or damaged, or there are fewer images than asked for.
@@ -159,7 +172,7 @@ class _Splits:
 
     @cached_property
     def _learnt(self) -> Images:
-        """The stored split that train is of. Where it has train images too, they are its first rows."""
+        """The stored split that train is a part of. If it holds train images, they are its first rows."""
         return self._stored if self._data.train_split == "train" else _stored(self._data, self._data.train_split)
 
     @property
@@ -174,7 +187,7 @@ class _Splits:
 
     @cached_property
     def _carved(self) -> tuple[Tensor, Tensor]:
-        """Rows of the stored train split in random order: of validation, and all others; those in `labels.file` come first of them."""
+        """Rows of the stored train split in random order: validation, and all others. See `carving.carved`."""
         images, file = self._stored, self._data.labels.file
         named = None if file is None else carving.listed(file, images.names)
         held, others = carving.carved(self._data, images.labels.numpy(), self._sizes[1], named)
@@ -182,18 +195,20 @@ class _Splits:
 
 
 def labelled(images: Images, wanted: Labels) -> Tensor:
-    """The images of a split that a trial has labels of: sorted indices int64 [n] in it. A function of the split and the seed alone.
+    """Returns the images of a split whose labels a trial may use: sorted indices int64 [n] in the split.
+
+    They are a function of the split and the seed alone.
 
     Raises:
-        UserError: a class has fewer images than asked for, or none has a label, or a file names what is not in the split.
+        UserError: a class has fewer images than asked for, no image has a label, or a file names an image that is not
+            in the split.
     """
     if wanted.file is not None:
         rows = torch.from_numpy(carving.listed(wanted.file, images.names))
         found = (torch.isin(images.rows, rows) & (images.labels >= 0)).nonzero()[:, 0]
         if len(found) < len(rows):
-            raise UserError(
-                f"data.labels.file = '{wanted.file}': {len(rows) - len(found)} of {len(rows)} are no labelled training images"
-            )
+            lacking = f"{len(rows) - len(found)} of {len(rows)} are no labelled training images"
+            raise UserError(f"data.labels.file = '{wanted.file}': {lacking}")
         return found
     chosen = []
     for label in images.labels[images.labels >= 0].unique().tolist():
@@ -208,7 +223,7 @@ def labelled(images: Images, wanted: Labels) -> Tensor:
 
 
 def cycled(count: int, places: range, *key: int | str) -> tuple[Tensor, Tensor]:
-    """What lies at some places of an endless stream, which goes round by round through range(count), each time in a keyed order.
+    """Returns what lies at some places of an endless stream of rounds. A round is range(count) in a keyed order.
 
     Returns:
         The indices there, and their rounds: int64 [len(places)] each.
@@ -223,13 +238,13 @@ def cycled(count: int, places: range, *key: int | str) -> tuple[Tensor, Tensor]:
 
 
 def cache_folder() -> Path:
-    """Where decoded images are kept: $TEACHER_TUNER_CACHE, or teacher-tuner in the user's cache folder."""
+    """Returns the folder of decoded images: $TEACHER_TUNER_CACHE, or teacher-tuner in the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "teacher-tuner"
     return Path(os.environ.get("TEACHER_TUNER_CACHE") or default)
 
 
 def _stored(data: Data, split: str) -> Images:
-    """All images of a stored split: "train", "test", "unlabelled" or "both"."""
+    """Returns all images of a stored split: "train", "test", "unlabelled" or "both"."""
     with files.naming_root(data.root):
         return _opened(data, split)
 
@@ -244,9 +259,8 @@ def _opened(data: Data, split: str) -> Images:
             raise UserError("data.root: its files hold no images")
         stream = Stream(encoded, data.image_size, data.loaders, data.window)
         return Images(stream, torch.arange(len(encoded.labels)), torch.from_numpy(encoded.labels), names=names)
-    if (
-        data.download and data.root is not None
-    ):  # by one worker, while the others wait; then there is a fingerprint to be cached under
+    # one worker downloads while the others wait; the files then have a fingerprint, under which they are cached
+    if data.download and data.root is not None:
         with pulse.unmeasured(), _locked(data.root / ".teacher-tuner.lock"):
             if reader.source(split) is None or not (data.root / MARK).exists():
                 list(reader.read(split))
@@ -272,7 +286,10 @@ def _decoded(pixels: np.ndarray, labels: np.ndarray, names: Callable[[], Sequenc
 
 
 def _decode_to(folder: Path, chunks: Chunks, moved: Callable[[], None]) -> None:
-    """Writes the cache beside its place, then renames it there: it is there as a whole or not at all. `moved` is called for each chunk."""
+    """Writes the cache beside its place, then renames it, so that it is complete or missing.
+
+    `moved` is called after each chunk.
+    """
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         count, shape = 0, ()
@@ -298,13 +315,14 @@ def _decode_to(folder: Path, chunks: Chunks, moved: Callable[[], None]) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[Callable[[], None]]:
-    """A lock between processes; its holder calls what it gets whenever it has got on.
+    """A lock between processes. The block gets a function to call whenever its work advances.
 
-    Whoever waits gives a sign (`pulse`) for each such call and no other: where the holder hangs, all that wait for it do.
-    A download cannot call it, so a wait for one belongs within `pulse.unmeasured`.
+    A process that waits for the lock gives a sign (`pulse`) for each such call, and no other sign: if the holder hangs,
+    so do all that wait for it. A download cannot call the function, so a wait for one belongs within
+    `pulse.unmeasured`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as lock:  # "w" would change the time of the file, by which a holder shows that it gets on
+    with path.open("a") as lock:  # "w" would change the file's time, by which the holder shows its progress
         seen = os.stat(lock.fileno()).st_mtime_ns
         while not _taken(lock):
             time.sleep(LOOK)

@@ -1,4 +1,4 @@
-"""Randomness that is keyed, never drawn from a stream: the same keys give the same numbers on any worker, device and resume."""
+"""Randomness that is keyed, never drawn from a stream: a key gives the same numbers on any worker and device."""
 
 import math
 import zlib
@@ -18,7 +18,9 @@ _BLOCK = 512  # numbers among which one that is undecided is looked for at once
 
 
 def uniform(samples: Tensor, count: int, *key: int | str, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Uniform numbers in [0, 1) with 24 random bits: [len(samples), count], a row a function of its sample and the key alone.
+    """Returns uniform numbers in [0, 1) with 24 random bits, [len(samples), count].
+
+    A row is a function of its sample and the key alone.
 
     Args:
         samples: int64 [N], such as indices of images; the result lives on their device.
@@ -32,15 +34,19 @@ def uniform(samples: Tensor, count: int, *key: int | str, dtype: torch.dtype = t
 
 
 def normal(samples: Tensor, count: int, *key: int | str, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Standard normal numbers, at most 5.8 in size, from twice as many uniform ones (Box-Muller): [len(samples), count], as `uniform`."""
+    """Returns standard normal numbers [len(samples), count], as `uniform` does.
+
+    Each is made from two uniform numbers (Box-Muller), so it is at most 5.8 in size.
+    """
     first, second = uniform(samples, 2 * count, *key, dtype=dtype).split(count, dim=1)
     return (-2 * torch.log1p(-first)).sqrt() * torch.cos(2 * math.pi * second)
 
 
 def choices(count: int, chance: float, *key: int | str, device: torch.device | str = "cpu") -> Tensor:
-    """True with a chance: bool [count]. Many times cheaper than `below` where there are millions: four numbers share a word.
+    """Returns bool [count], each True with a chance.
 
-    16 bits decide, unless they equal those of the chance, which happens to one number in 65,536; then 48 bits of its own do.
+    For millions of numbers it is many times cheaper than `below`, because four numbers share a word. 16 bits decide,
+    unless they equal those of the chance, which happens to one number in 65,536; then 48 further bits decide.
     """
     bar, rest = divmod(chance * 2**16, 1.0)
     if bar == 2**16:
@@ -77,12 +83,12 @@ def below(count: int, chance: float, *key: int | str, device: torch.device | str
 
 
 def _decide(found: Tensor, undecided: Tensor, rest: float, key: tuple[int | str, ...]) -> None:
-    """Sets `found` where first bits equal those of a chance, and it is False so far, by further bits against the `rest` of the chance."""
+    """Sets `found`, False so far, where the first bits equal those of a chance: further bits are below its `rest`."""
     (_decide_few if found.device.type == "cpu" else _decide_all)(found, undecided, rest, key)
 
 
 def _decide_few(found: Tensor, undecided: Tensor, rest: float, key: tuple[int | str, ...]) -> None:
-    """Draws further bits for the few that need them; blocks that have some are found many times faster than single numbers."""
+    """Draws further bits for the few numbers that need them. Blocks with such numbers are found first, for speed."""
     blocks = undecided.view(torch.int64).view(-1, _BLOCK // 8).amax(1).nonzero()
     at = (blocks * _BLOCK + torch.arange(_BLOCK, device=found.device)).flatten()
     at = at[undecided[at]]
@@ -90,7 +96,7 @@ def _decide_few(found: Tensor, undecided: Tensor, rest: float, key: tuple[int | 
 
 
 def _decide_all(found: Tensor, undecided: Tensor, rest: float, key: tuple[int | str, ...]) -> None:
-    """Draws them for all: how many need them is known to the device alone, and a step does not wait for it."""
+    """Draws further bits for all: only the device knows how many need them, and a step does not wait for it."""
     first = 0
     for piece, equal in zip(found.split(_ON_DEVICE), undecided.split(_ON_DEVICE), strict=True):
         piece |= equal & _further(torch.arange(first, first + len(piece), device=found.device), rest, key)
@@ -98,18 +104,18 @@ def _decide_all(found: Tensor, undecided: Tensor, rest: float, key: tuple[int | 
 
 
 def _further(at: Tensor, rest: float, key: tuple[int | str, ...]) -> Tensor:
-    """Whether 48 bits of the numbers `at` these places are below the rest of a chance."""
+    """Returns whether 48 bits of the numbers at some places are below the rest of a chance."""
     high, low = uniform(at, 2, *key, "further bits", dtype=torch.float64).unbind(1)
     return high + low / 2**24 < rest
 
 
 def permutation(count: int, *key: int | str) -> Tensor:
-    """A random order of range(count): int64 [count]."""
+    """Returns a random order of range(count), int64 [count]."""
     return torch.randperm(count, generator=generator(*key))
 
 
 def generator(*key: int | str) -> torch.Generator:
-    """A fresh generator, seeded by the key."""
+    """Returns a new generator, seeded by the key."""
     return torch.Generator().manual_seed(_seed(key) & (2**63 - 1))
 
 

@@ -1,6 +1,6 @@
-"""Where a long piece of work is, for whoever looks on: loops say so with `steps` or `tell`, and `told_to` names the listener.
+"""Progress of long work: loops report it with `steps` or `tell`, and `told_to` sets the listener.
 
-Each step is also a sign that this process gets on, heard or not (`pulse`). What is told changes no result.
+Each step is also a sign that this process advances, with or without a listener (`pulse`). No report changes a result.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -11,7 +11,7 @@ from trainables.data import pulse
 
 Item = TypeVar("Item")
 Listener = Callable[[str, int, int | None], None]
-"""Hears what is being done, how many steps of it are done, and of how many; None where nobody knows."""
+"""Gets what is being done, how many steps are done, and of how many; None where their number is unknown."""
 
 _listener: Listener | None = None
 _inside = False
@@ -19,7 +19,7 @@ _inside = False
 
 @contextmanager
 def told_to(listener: Listener) -> Iterator[None]:
-    """Within the block the listener hears of all work of this process."""
+    """Within the block the listener gets all reports of this process."""
     global _listener, _inside
     before = _listener, _inside
     _listener, _inside = listener, False
@@ -30,22 +30,22 @@ def told_to(listener: Listener) -> Iterator[None]:
 
 
 def tell(what: str, done: int, total: int | None = None) -> None:
-    """Says how far something is; unheard inside `steps`, of which it is a part."""
+    """Reports how far something is. Inside `steps` the report is dropped, because only the outer loop is reported."""
     pulse.beat()
     if _listener is not None and not _inside:
         _listener(what, done, total)
 
 
 def steps(what: str, items: Iterable[Item], total: int | None = None) -> Iterator[Item]:
-    """The items, one step each. Inside another `steps` they are silent: only the outermost loop is told.
+    """Yields the items and reports one step for each. Only the outermost of nested loops is reported.
 
     Args:
         what: is done, such as "epochs of the linear classifier".
         items: to go through.
-        total: how many there are, where they do not know it themselves.
+        total: how many items there are, where `items` has no length.
     """
     global _inside
-    if _listener is None or _inside:  # without a listener nothing is kept, for workers may be threads of one process
+    if _listener is None or _inside:  # no listener, no state: workers may be threads of one process
         for item in items:
             pulse.beat()
             yield item

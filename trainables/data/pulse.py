@@ -1,6 +1,6 @@
-"""Signs that this process gets on: steps, images that are read, evaluations.
+"""Signs that this process advances: steps, images that are read, evaluations.
 
-A worker that is stopped, or hangs in a sum, gives none although its process is alive.
+A worker that is stopped, or hangs in an all-reduce, gives no sign although its process is alive.
 """
 
 from collections.abc import Iterator
@@ -11,13 +11,13 @@ _unmeasured = 0
 
 
 def beat() -> None:
-    """Notes that something was done: images read, or a step made."""
+    """Notes that work was done, such as images read or a step made."""
     global _signs
     _signs += 1
 
 
 def signs() -> int:
-    """How many there were so far. Only whether the number has changed since the last call means something."""
+    """Returns the number of signs so far. Only a change since the last call has a meaning."""
     if _unmeasured:
         beat()
     return _signs
@@ -25,7 +25,10 @@ def signs() -> int:
 
 @contextmanager
 def unmeasured() -> Iterator[None]:
-    """For work whose progress cannot be seen, such as a download or the wait for another's: in it every look finds a sign."""
+    """Within the block, every call of `signs` finds a new sign.
+
+    It is for work whose progress cannot be seen, such as a download, or the wait for another process's download.
+    """
     global _unmeasured
     _unmeasured += 1
     try:

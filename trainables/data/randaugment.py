@@ -1,6 +1,7 @@
-"""RandAugment in batches (Cubuk et al. 2020, with the operations, ranges and cutout of FixMatch): each picture has operations of its own.
+"""RandAugment in batches (Cubuk et al. 2020), with the operations, ranges and cutout of FixMatch.
 
-Pictures are [n, C, H, W] in [0, 1]; levels are shares of an operation's range, [n]. What moves in from outside is grey.
+Each picture gets its own operations. Pictures are [n, C, H, W] in [0, 1]; levels are shares of an operation's range,
+[n]. Pixels that move in from outside are grey.
 """
 
 import math
@@ -20,12 +21,12 @@ GREY = (0.299, 0.587, 0.114)
 
 
 def randaugment(images: Tensor, samples: Tensor, config: RandAugment, *key: int | str) -> Tensor:
-    """`config.ops` operations after one another, then a grey square.
+    """Returns pictures after `config.ops` operations and a grey square.
 
     Args:
         images: [N, C, H, W] in [0, 1].
-        samples: int64 [N], what each picture's numbers are keyed by.
-        config: number and strength.
+        samples: int64 [N], by which random numbers are keyed.
+        config: number and strength of the operations.
         key: further parts of the key.
     """
     draws = keyed.uniform(samples, 3 * config.ops + 2, *key, "randaugment").unbind(1)
@@ -43,7 +44,7 @@ def randaugment(images: Tensor, samples: Tensor, config: RandAugment, *key: int 
 
 
 def cut_out(images: Tensor, centre: tuple[Tensor, ...], size: float) -> Tensor:
-    """A grey square with sides of a share of the picture's, around a point of the picture; what lies outside is lost."""
+    """Returns pictures with a grey square around a point, cut off at the border. `size` is a share of the side."""
     across, down = (place.to(images)[:, None] for place in centre)
     height, width = images.shape[-2:]
     inside = [
@@ -54,12 +55,12 @@ def cut_out(images: Tensor, centre: tuple[Tensor, ...], size: float) -> Tensor:
 
 
 def grey(x: Tensor) -> Tensor:
-    """Luma [N, 1, H, W] of RGB; grey pictures are their own."""
+    """Returns the luma [N, 1, H, W] of RGB pictures, and grey pictures as they are."""
     return x if x.shape[1] == 1 else (x * x.new_tensor(GREY)[:, None, None]).sum(1, keepdim=True)
 
 
 def _smooth(x: Tensor) -> Tensor:
-    """Weighted means of 3 x 3 pixels, the middle five times; pixels at the border stay."""
+    """Returns weighted means of 3 x 3 pixels, where the middle counts five times. Pixels at the border stay."""
     height, width = x.shape[-2:]
     around = [x[..., i : height - 2 + i, j : width - 2 + j] for i in range(3) for j in range(3)]
     inner = (sum(around[1:], start=around[0]) + 4 * around[4]) / 13
@@ -69,7 +70,7 @@ def _smooth(x: Tensor) -> Tensor:
 
 
 def _towards(base: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """A blend that leaves 5 % to 95 % of the picture, and for the rest what `base` makes of it."""
+    """Returns an operation that blends 5 % to 95 % of the picture with what `base` makes of it."""
 
     def operation(x: Tensor, level: Tensor) -> Tensor:
         kept = 0.05 + 0.9 * level.abs()
@@ -92,7 +93,10 @@ def _solarize(x: Tensor, level: Tensor) -> Tensor:
 
 
 def _moved(matrix: Callable[[Tensor, Tensor], tuple[Tensor, ...]]) -> Callable[[Tensor, Tensor], Tensor]:
-    """A map of output to input places; `matrix` gives its six numbers for levels [n] and zeros [n], where -1 and 1 are the borders."""
+    """Returns an affine operation. `matrix` maps output to input places, of which -1 and 1 are the borders.
+
+    It returns six numbers for levels [n] and zeros [n].
+    """
 
     def operation(x: Tensor, level: Tensor) -> Tensor:
         flat = level.flatten()

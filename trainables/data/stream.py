@@ -1,4 +1,4 @@
-"""Images that stay encoded where they are, and are decoded by threads when they are asked for, or shortly before."""
+"""Images that stay encoded until they are needed. Threads decode them on demand, or shortly before."""
 
 import threading
 from collections.abc import Iterator
@@ -12,17 +12,17 @@ from torch import Tensor
 from trainables.data import files, keyed
 from trainables.data.sets.base import Encoded
 
-PIECE = 4096  # rows to come that are numbers of Python's at a time
+PIECE = 4096  # expected rows that are converted from a tensor to Python numbers at a time
 
 
 class Stream:
-    """Pixels uint8 [N, size, size, 3], indexed by rows as a tensor is; what they are does not depend on threads or on what is expected.
+    """Pixels uint8 [N, size, size, 3], indexed by rows like a tensor. Neither threads nor `expect` change them.
 
     Args:
-        source: of the encoded images.
-        size: the shorter side is resized to it and the centre cut out.
+        source: the encoded images.
+        size: side in pixels. The shorter side is resized to it, and the centre is cut out.
         loaders: number of threads.
-        window: of `order`, in images.
+        window: images within which `order` shuffles.
     """
 
     device = torch.device("cpu")
@@ -47,17 +47,21 @@ class Stream:
         return found
 
     def expect(self, rows: Tensor, ahead: int) -> None:
-        """Says which rows will be asked for, in this order, so that `ahead` of them are decoded before; forgets what was said before."""
+        """Says which rows will be asked for, in this order, so that `ahead` of them are decoded early.
+
+        It replaces what was expected before.
+        """
         with self._lock:
             self._forget()
             self._coming, self._ahead = (row for piece in rows.split(PIECE) for row in piece.tolist()), ahead
             self._look_ahead()
 
     def order(self, rows: Tensor, *key: int | str) -> Tensor:
-        """A random order of some rows: int64 [n] of places in `rows`, a function of the key alone.
+        """Returns a random order of some rows: int64 [n] of places in `rows`, a function of the key alone.
 
-        Rows that are read in groups come group by group, the groups in random order, and each row up to `window` rows later than its
-        group begins. So there is no more to hold than a window, and a batch still mixes all groups in it.
+        Rows that are read in groups come group by group. Groups are in random order, and each row is up to `window`
+        rows later than the beginning of its group. So no more than a window is in memory, and a batch mixes all groups
+        of it.
         """
         if self.source.starts is None:
             return keyed.permutation(len(rows), *key)
@@ -72,7 +76,7 @@ class Stream:
         )
 
     def close(self) -> None:
-        """Ends the threads and gives back the memory; whoever asks for images later starts them again."""
+        """Ends the threads and frees memory. The next request for images starts them again."""
         with self._lock:
             self._forget()
             if self._pool is not None:

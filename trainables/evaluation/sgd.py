@@ -1,4 +1,4 @@
-"""The SGD loop of protocols that train a classifier: cross entropy, a learning rate that follows the batch, measured epochs."""
+"""The SGD loop of protocols that train a classifier: cross entropy, and a learning rate that follows the batch."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol

@@ -1,4 +1,4 @@
-"""What an evaluation looks at: a network, the images that it learns from and those that it is scored on; and their features."""
+"""What a protocol scores: a network, the images that it learns from, the images that it is scored on, and features."""
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -33,17 +33,19 @@ class Features:
 def encode(
     network: nn.ModuleDict, images: data.Images, index: Tensor, batch_size: int, group: Group, view: View | None = None
 ) -> Tensor:
-    """What a network returns for images in evaluation mode: [len(index), F] in float32. Collective: workers share the work, all get it.
+    """Returns a network's outputs for images in evaluation mode: [len(index), F] in float32.
+
+    Collective: the workers share the work, and all get the result.
 
     Args:
         network: parts, run one after another.
         images: a split.
         index: int64, of the images in the split.
-        batch_size: of a forward.
+        batch_size: of a forward pass.
         group: the workers.
-        view: makes what the network takes; images as they are, standardised, where it is None.
+        view: makes the network's input; None means the un-augmented images, standardised.
     """
-    # whole batches are dealt to the workers, so that the shape of a batch, and with it every rounding, does not depend on their number
+    # a batch is one worker's as a whole: its shape, and with it all rounding, does not depend on the number of workers
     batches = index.split(batch_size)
     dtype = next(network.parameters()).dtype
 
@@ -63,7 +65,7 @@ def encode(
 
 
 def hits(name: str, logits: Tensor, labels: Tensor) -> Scores:
-    """{name_top1, name_top5}: shares of samples in [0, 1] whose label has the largest logit, or one of the five largest.
+    """Returns {name_top1, name_top5}: shares of samples whose label has the largest logit, or one of the five largest.
 
     Args:
         name: of the protocol.
@@ -75,15 +77,15 @@ def hits(name: str, logits: Tensor, labels: Tensor) -> Scores:
 
 
 class Subject:
-    """A network that is judged. What several protocols need is made once.
+    """A network that is judged. What several protocols need is computed once.
 
     Args:
         parts: of the network.
         config: of the trial.
-        train: the images that protocols learn from; from labels only where `data.labels` has them.
-        scored: the images of the split that scores are of.
+        train: the images that protocols learn from. They use only the labels that `data.labels` chooses.
+        scored: the images that scores are measured on.
         group: the workers.
-        probe: the online one, where the trial has one.
+        probe: the trial's online probe, if it has one.
     """
 
     def __init__(
@@ -109,13 +111,13 @@ class Subject:
         self._made: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
-        """What `make` returned when this key was asked for first."""
+        """Returns what `make` returned on the first call with this key."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
 
     def network(self, output: Output = "features") -> nn.ModuleDict:
-        """The parts up to the features that are configured, or up to the projections."""
+        """Returns the parts up to the configured features, or up to the projections."""
         return (
             backbone_of(self.parts, not self.config.evaluation.before_feature_norm)
             if output == "features"
@@ -125,15 +127,15 @@ class Subject:
     def encode(
         self, images: data.Images, index: Tensor, output: Output = "features", view: View | None = None
     ) -> Tensor:
-        """Features or projections of images. Collective."""
+        """Returns features or projections of images. Collective."""
         return encode(self.network(output), images, index, self.config.evaluation.batch_size, self.group, view)
 
     def bank(self, output: Output = "features") -> Features:
-        """Of the training images that have labels, un-augmented. Collective when asked for first."""
+        """Returns the un-augmented features of training images with labels. Collective on the first call."""
         return self.once(("bank", output), lambda: self._features(self.train, self.labelled, output))
 
     def queries(self, output: Output = "features") -> Features:
-        """Of the images that are scored, un-augmented. Collective when asked for first."""
+        """Returns the un-augmented features of the scored images. Collective on the first call."""
         return self.once(
             ("queries", output), lambda: self._features(self.scored, torch.arange(len(self.scored)), output)
         )
@@ -142,6 +144,9 @@ class Subject:
         return Features(self.encode(images, index, output), images.labels[index].to(self.group.device))
 
     def cropped(self, crop_scale: tuple[float, float] | None, *key: int | str) -> View:
-        """Views that are only cropped and flipped, as the trial's `views` say, but for another `crop_scale`; keyed by `key` and image."""
+        """Returns what makes views that are only cropped and flipped, keyed by `key` and image.
+
+        They are those of the trial's `views`, with another `crop_scale` if it is set.
+        """
         config = self.config.views.model_copy(update={} if crop_scale is None else {"crop_scale": crop_scale})
         return lambda images, samples: augment.view(images, samples, 0, "weak", config, self.config.seed, *key)

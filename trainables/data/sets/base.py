@@ -1,7 +1,7 @@
-"""Base classes of data sets. One file for each data set, with one class, found by the file's name. Needs no torch.
+"""Base classes of data sets. A data set is one file with one class, found by the file's name. Needs no torch.
 
-Before anything starts, `trainables.data.check` looks at the data: it asks a `DecodedSet` to `check` itself and an `EncodedSet` for its labels
-and a sample of its images.
+Before anything starts, `trainables.data.check` looks at the data: it asks a `DecodedSet` to `check` itself, and an
+`EncodedSet` for its labels and a sample of its images.
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +22,7 @@ class Encoded(Protocol):
 
     Attributes:
         labels: int64 [N].
-        starts: int64 [groups + 1], the first rows of the groups that are read together, then N. None: each image is read by itself.
+        starts: int64 [groups + 1], the first rows of groups that are read together, then N. None: there are no groups.
     """
 
     @property
@@ -38,7 +38,7 @@ class Encoded(Protocol):
         """
 
     def sample(self) -> Iterator[list[tuple[bytes, str]]]:
-        """Yields some of the images in bunches, spread over the set; the first images and the last come first. See `read`."""
+        """Yields images in bunches, as `read` returns them: the first, the last, then others spread over the set."""
 
     def close(self) -> None:
         """Frees what is held in memory. Reading may go on afterwards."""
@@ -47,7 +47,8 @@ class Encoded(Protocol):
 class DataSet(DataSetFacts, ABC):
     """A stored data set, read as a trial's section `data` says.
 
-    A split is "train" or "test". A data set with unlabelled images also has "unlabelled", and "both": train images, then unlabelled ones.
+    A split is "train" or "test". With unlabelled images there is also "unlabelled", and "both": train images first,
+    then unlabelled ones.
 
     Args:
         data: the section of the trial.
@@ -101,7 +102,7 @@ class DecodedSet(DataSet):
 
 
 class EncodedSet(DataSet):
-    """A data set of image files. They are resized to `data.image_size`, chosen by `data.classes`, and may be streamed."""
+    """A data set of image files. `data.image_size` resizes them, `data.classes` selects them; they may be streamed."""
 
     FILES: ClassVar[bool] = True
 

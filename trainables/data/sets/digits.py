@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 grey images of 8 x 8, bundled with the library. Proves the path, not the science."""
+"""scikit-learn's handwritten digits: 1,797 grey images of 8 x 8, bundled with the library. For trying things out."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar

@@ -1,4 +1,4 @@
-"""A folder a class, below `train` and `test` (or `val`): root/train/cat/1.jpg. So ImageNet is kept for torchvision."""
+"""A folder for each class, below `train` and `test` (or `val`): root/train/cat/1.jpg, as torchvision has ImageNet."""
 
 import os
 from collections.abc import Iterator
@@ -109,7 +109,7 @@ def _joined(classes: dict[str, list[str]]) -> list[str]:
 
 
 def _require_images(root: Path, folder: Path, empty: list[str]) -> None:
-    """Raises `UserError` where class folders of train are empty, but for hidden ones; torchvision refuses them, too."""
+    """Raises `UserError` where a class folder of train is empty and not hidden. torchvision refuses it, too."""
     if seen := [name for name in empty if not name.startswith(".")]:
         rule = f"{folder.name}/{seen[0]} holds no images ({', '.join(sorted(ENDINGS))})"
         raise UserError(f"data.root = '{root}': {rule}; remove it, or choose classes with data.classes")

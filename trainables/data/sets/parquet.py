@@ -1,7 +1,9 @@
-"""Parquet files in the column layout of the Hugging Face hub: an image column with struct<bytes, path>, and an integer label column.
+"""Parquet files in the layout of the Hugging Face hub: an image column struct<bytes, path>, and an integer label
+column.
 
-The folder, or its subfolder `data`, holds `train-*.parquet` and `test-*.parquet` (or `validation-*`, also where test has no labels, as
-in ImageNet). A label below 0, or none, is that of an unlabelled image.
+The folder, or its subfolder `data`, holds `train-*.parquet` and `test-*.parquet`. `validation-*` takes the place of
+test where test is missing or has no labels, as in ImageNet. An image without a label has none in its row, or one below
+0.
 """
 
 import json
@@ -27,16 +29,15 @@ BUNCH_BYTES = 2**24  # of a row group that are read for a bunch, at most
 
 
 class RowGroups:
-    """Encoded images, read a row group at a time: `Encoded`.
+    """Encoded images, read a row group at a time (`Encoded`).
 
-    It holds the groups that were read last, up to `limit` images: an order that is shuffled within the window then reads each group once.
-    The first that came is the first to go, for in such an order it also ends first; what was used last says less.
+    It holds the groups that were read last, up to `limit` images, so an order that is shuffled within the window reads
+    each group once. The group that was read first is dropped first, because in such an order it also ends first.
     """
 
     def __init__(self, paths: list[Path], classes: "Classes", window: int):
-        self._places: list[
-            tuple[Path, int, int, np.ndarray]
-        ] = []  # of each group: file, number and first row in it, rows that are kept
+        # of each group: its file, its number and its first row in the file, and its rows that are kept
+        self._places: list[tuple[Path, int, int, np.ndarray]] = []
         labels = [np.empty(0, np.int64)]
         for path in paths:
             own, sizes = _labels(path)
@@ -61,7 +62,7 @@ class RowGroups:
         return self._group(group)[at].as_py() or b"", f"{path}, row {first + rows[at]}"
 
     def sample(self) -> Iterator[list[tuple[bytes, str]]]:
-        """See `Encoded`. They are the first rows of their row groups, so that no group is read as a whole."""
+        """See `Encoded`. Each bunch is the beginning of a row group, so that no group is read as a whole."""
         for group in files.spread(len(self._places), BUNCHES):
             path, number, first, rows = self._places[group]
             yield [(image, f"{path}, row {first + row}") for row, image in _first_images(path, number, rows)]
@@ -72,7 +73,7 @@ class RowGroups:
             self.held = 0
 
     def _group(self, group: int) -> Any:
-        """Its images as an array of bytes, read by the first thread that asks for them."""
+        """Returns the images of a group as an array of bytes. The first thread that asks for them reads them."""
         with self._lock:
             first = group not in self._groups
             if first:
@@ -107,13 +108,13 @@ class Classes:
         self.kept = None if chosen is None else np.asarray(sorted(map(int, chosen)), dtype=np.int64)
 
     def renumbered(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """New labels [n], and which rows are kept: bool [n]."""
+        """Returns new labels [n], and which rows are kept, bool [n]."""
         if self.kept is None:
             return labels, np.ones(len(labels), dtype=bool)
         return np.searchsorted(self.kept, labels), np.isin(labels, self.kept)
 
     def require_all(self, labels: np.ndarray) -> None:
-        """Raises `UserError` where a class has no image, of those with new labels."""
+        """Raises `UserError` where a class that is kept has no image among those with these new labels."""
         if self.kept is not None and len(missing := np.setdiff1d(np.arange(len(self.kept)), labels)):
             raise UserError(f"data.classes: no train image has label {self.kept[missing[0]]}")
 
@@ -203,7 +204,7 @@ def _chunks(path: Path, image_size: int | None, classes: Classes) -> Chunks:
 
 
 def _read_group(path: Path, group: int, first: int, rows: np.ndarray) -> Any:
-    """The encoded images of some rows of a row group; no other column is read."""
+    """Returns the encoded images of some rows of a row group, without reading other columns."""
     import pyarrow.parquet
 
     with _readable(path), pyarrow.parquet.ParquetFile(path) as opened:
@@ -213,7 +214,7 @@ def _read_group(path: Path, group: int, first: int, rows: np.ndarray) -> Any:
 
 
 def _first_images(path: Path, group: int, rows: np.ndarray) -> list[tuple[int, bytes]]:
-    """Encoded images from the beginning of a row group, of those `rows` of it that are kept, each with its row in the group."""
+    """Returns the first encoded images of a row group among its kept `rows`, each with its row in the group."""
     import pyarrow.parquet
 
     found: list[tuple[int, bytes]] = []
@@ -234,7 +235,7 @@ def _first_images(path: Path, group: int, rows: np.ndarray) -> list[tuple[int, b
 
 
 def _labels(path: Path) -> tuple[np.ndarray, list[int]]:
-    """Labels of a file [n], and the sizes of its row groups."""
+    """Returns the labels of a file [n], and the sizes of its row groups."""
     import pyarrow.parquet
 
     with _readable(path), pyarrow.parquet.ParquetFile(path) as opened:
@@ -244,7 +245,7 @@ def _labels(path: Path) -> tuple[np.ndarray, list[int]]:
 
 
 def _numbers(labels: Any) -> np.ndarray:
-    """An Arrow array of labels as int64; -1 where there is none."""
+    """Returns an Arrow array of labels as int64; -1 where a label is missing."""
     return np.asarray(labels.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 

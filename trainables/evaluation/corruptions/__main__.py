@@ -16,11 +16,11 @@ from trainables.config.errors import UserError
 from trainables.evaluation.corruptions import catalogue
 
 SIDES = {"cifar": 32, "imagenet": 224}
-MARGIN, GAP, TILE = 120, 2, 96  # pixels: for the names, between images, and the least side of an image on the sheet
+MARGIN, GAP, TILE = 120, 2, 96  # pixels: for the names, between images, and of a side of an image at least
 
 
 def sheet(image: Tensor, kinds: tuple[str, ...], levels: str, seed: int = 0) -> Tensor:
-    """Tiles [kinds, 1 + severities, C, H, W] of an image [C, H, W] in [0, 1]: the original, then what becomes of it."""
+    """Returns tiles [kinds, 1 + severities, C, H, W] of an image [C, H, W]: the original, then each severity."""
     one, sample = image[None], torch.zeros(1, dtype=torch.int64)
     rows = [
         [one, *(catalogue.corrupt(one, sample, kind, s, levels, seed) for s in catalogue.SEVERITIES)] for kind in kinds
@@ -29,7 +29,7 @@ def sheet(image: Tensor, kinds: tuple[str, ...], levels: str, seed: int = 0) -> 
 
 
 def draw(tiles: Tensor, kinds: tuple[str, ...]) -> Image.Image:
-    """The sheet as a picture; small images are enlarged by repetition."""
+    """Returns the sheet as a picture. Small images are enlarged by repetition."""
     times = max(1, TILE // tiles.shape[-1])
     tiles = tiles.expand(-1, -1, 3, -1, -1).repeat_interleave(times, 3).repeat_interleave(times, 4)
     rows, columns, _, height, width = tiles.shape
@@ -44,7 +44,7 @@ def draw(tiles: Tensor, kinds: tuple[str, ...]) -> Image.Image:
 
 
 def read(file: Path | None, side: int) -> Tensor:
-    """The middle square of an image, or of a photograph of a flower, in a side of so many pixels: [3, side, side] in [0, 1].
+    """Returns the middle square of an image, [3, side, side] in [0, 1]. Without a file it is a photograph of a flower.
 
     Raises:
         UserError: the file cannot be read as an image.

@@ -14,12 +14,12 @@ def gaussian_blur(x: Tensor, draws: Draws, sigma: float) -> Tensor:
 
 
 def defocus_blur(x: Tensor, draws: Draws, radius: float, alias: float) -> Tensor:
-    """The mean over a disk of a radius in pixels, whose rim is softened by a small Gaussian of sigma `alias`."""
+    """The mean over a disk of `radius` pixels, whose rim is softened by a small Gaussian of sigma `alias`."""
     kernel = _disk(radius, alias).to(x.device)
     reach = len(kernel) // 2
     wide = filters.padded(x, reach, "mirror")
     size = wide.shape[-2:]
-    # by Fourier's transform: the sum runs around the edges of the padded image, of which the middle takes no notice
+    # by Fourier transform, which wraps around the edges of the padded image; the middle is unaffected
     found = torch.fft.irfft2(torch.fft.rfft2(wide) * torch.fft.rfft2(kernel, s=size), s=size)
     return found[..., 2 * reach :, 2 * reach :].clamp(0, 1)
 
@@ -27,9 +27,9 @@ def defocus_blur(x: Tensor, draws: Draws, radius: float, alias: float) -> Tensor
 def glass_blur(x: Tensor, draws: Draws, sigma: float, reach: int, rounds: int) -> Tensor:
     """Blur, rounds of local shuffling, blur.
 
-    In a round the pixels from the last to the first, but for a margin, take the value of a pixel that is up to `reach` above or to the
-    left and up to `reach` - 1 below or to the right. The published program means to swap the two; on its colour images, where a pixel is
-    a view of memory, it copies, and so does this.
+    A round visits all pixels except a margin, from the last to the first. Each takes the value of a pixel that is up to
+    `reach` above or to the left and up to `reach` - 1 below or to the right. The published program means to swap the
+    two. On its colour images, where a pixel is a view of memory, it copies instead, and so does this function.
     """
     count, _, height, width = x.shape
     x = filters.cut(filters.gaussian(x, sigma))
@@ -46,13 +46,13 @@ def motion_blur(x: Tensor, draws: Draws, radius: int, sigma: float) -> Tensor:
 
 
 def zoom_blur(x: Tensor, draws: Draws, stop: float, step: float) -> Tensor:
-    """The mean of the image and of enlargements by 1, 1 + step, ... to `stop`, which is among them where `numpy.arange` counts it."""
+    """The mean of the image and of its enlargements by 1, 1 + step, ..., up to `stop` as `numpy.arange` counts."""
     factors = np.arange(1, stop, step).tolist()
     return (x + sum(filters.zoomed(x, factor) for factor in factors)) / (len(factors) + 1)
 
 
 def _disk(radius: float, alias: float) -> Tensor:
-    """Kernel [k, k]. The published one has at least 17 pixels a side, most of them zeros here left out."""
+    """Returns the kernel [k, k]. The published one has at least 17 pixels a side; its outer zeros are left out here."""
     half = 8 if radius <= 8 else int(radius)
     at = torch.arange(-half, half + 1, dtype=torch.float64)
     kernel = (at[:, None] ** 2 + at**2 <= radius**2).to(torch.float64)
@@ -68,14 +68,15 @@ def _disk(radius: float, alias: float) -> Tensor:
 
 
 def _shuffled(draws: Tensor, reach: int) -> Tensor:
-    """For each pixel the one that it takes its value from, as places in a row: [N, 2, H, W] in [0, 1) becomes int64 [N, H W]."""
+    """Returns for each pixel the place of its source pixel: int64 [N, H W] from draws [N, 2, H, W] in [0, 1)."""
     height, width = draws.shape[-2:]
     rows, columns = torch.arange(height, device=draws.device), torch.arange(width, device=draws.device)
     inside = ((rows > reach) & (rows <= height - reach))[:, None] & ((columns > reach) & (columns <= width - reach))
     down, across = (2 * reach * draws).floor().to(torch.int64).sub(reach).unbind(1)
     here, inside = torch.arange(height * width, device=draws.device), inside.flatten()
     source = torch.where(inside, here + (down * width + across).flatten(1), here)
-    # what comes later in the image was visited before, and has the value of its own source: such chains are halved until all have ended
+    # a later pixel of the image was visited earlier, so it already has its source's value: follow such chains to their
+    # ends, in steps that double
     onward = inside & inside[source] & (source > here)
     while onward.any():
         further = torch.where(onward, source.gather(1, source), source)

@@ -1,7 +1,9 @@
-"""The corruptions of CIFAR-C and ImageNet-C, computed as they are needed: 15 types and four that are held out, in five severities.
+"""The corruptions of CIFAR-C and ImageNet-C, computed when they are needed: 15 types and four held-out types, in five
+severities.
 
-Source: Hendrycks & Dietterich, ICLR 2019. What differs from the published programs is said by each function; above all, `frost` has
-computed crystals instead of photographs, and numbers are keyed, so that an image is corrupted in the same way wherever it is.
+Source: Hendrycks & Dietterich, ICLR 2019. Each function says how it differs from the published programs. The largest
+differences: `frost` has computed crystals instead of photographs, and random numbers are keyed, so that an image is
+corrupted in the same way in any batch and on any device.
 """
 
 from collections.abc import Callable
@@ -26,40 +28,39 @@ TYPES: dict[str, Callable[..., Tensor]] = {
 }
 ALL, HELD_OUT = tuple(TYPES)[:15], tuple(TYPES)[15:]
 SEVERITIES = (1, 2, 3, 4, 5)
-SMALLEST = 8  # pixels a side
-_AT_ONCE = {
-    "cpu": 2**18,
-    "cuda": 2**24,
-}  # values that are corrupted at a time: what stays in a CPU's cache, and fits on a GPU
+SMALLEST = 8  # pixels of a side, at least
+# values that are corrupted at a time, so that they stay in a CPU's cache and fit on a GPU
+_AT_ONCE = {"cpu": 2**18, "cuda": 2**24}
 
 
 def corrupt(images: Tensor, samples: Tensor, kind: str, severity: int, levels: str = "cifar", seed: int = 0) -> Tensor:
-    """Images with one type of corruption, in whole 255ths as the published sets are.
+    """Returns images with one type of corruption, in whole 255ths like the published sets.
 
-    An image's result depends on itself, its index and the arguments below alone. It is worked out in float64, so that neither the
-    device nor the type of the images shows in it.
+    The result for an image depends only on the image, its index and the arguments below. It is computed in float64, so
+    that neither the device nor the type of the images changes it.
 
-    The published parameters are used as they are on images of any size, where they act in pixels too (blurs, snow, spatter): on images
-    of another size than 32 (cifar) or 224 (imagenet) such types look weaker or stronger. Only the lengths of `elastic_transform` are
-    scaled with the image.
+    The published parameters are used unchanged on images of any size, also where they count pixels (blurs, snow,
+    spatter). So these types look weaker or stronger on images whose side is not 32 (cifar) or 224 (imagenet). Only the
+    lengths of `elastic_transform` are scaled with the image.
 
     Args:
-        images: [N, C, H, W] in [0, 1], in whole 255ths (others are rounded), RGB or grey, of 8 or more pixels a side, on any device.
-        samples: int64 [N], each image's index in its split: what its random numbers are keyed by.
+        images: [N, C, H, W] in [0, 1], in whole 255ths (others are rounded), RGB or grey, of at least 8 pixels a side,
+            on any device.
+        samples: int64 [N], each image's index in its split, by which its random numbers are keyed.
         kind: of ALL or HELD_OUT.
         severity: 1 to 5.
         levels: "cifar" or "imagenet", a table of LEVELS.
-        seed: other numbers for each.
+        seed: of the random numbers.
 
     Raises:
-        UserError: there is no such kind, severity or table, or the images are too small or of other than 1 or 3 channels.
+        UserError: there is no such kind, severity or table, the images are too small, or they have neither 1 nor 3
+            channels.
     """
     check(kind, severity, levels)
     channels, height, width = images.shape[1:]
     if channels not in (1, 3) or min(height, width) < SMALLEST:
-        raise UserError(
-            f"images of {height} x {width} pixels and {channels} channels: corruptions need {SMALLEST} pixels a side and 1 or 3 channels"
-        )
+        rule = f"corruptions need {SMALLEST} pixels a side and 1 or 3 channels"
+        raise UserError(f"images of {height} x {width} pixels and {channels} channels: {rule}")
     level = LEVELS[levels][kind][severity - 1]
     parameters = level if isinstance(level, tuple) else (level,)
     rows = max(1, _AT_ONCE.get(images.device.type, _AT_ONCE["cpu"]) // images[0].numel())

@@ -42,7 +42,7 @@ def contrast(x: Tensor, draws: Draws, factor: float) -> Tensor:
 
 
 def pixelate(x: Tensor, draws: Draws, share: float) -> Tensor:
-    """Shrunk to int(share of the side) pixels by means over boxes, and enlarged by repetition; 8 bits after each pass."""
+    """Means over boxes, int(share of the side) of them, enlarged by repetition; rounded to 8 bits after each pass."""
     for transposed, size in ((True, x.shape[3]), (False, x.shape[2])):
         small = max(1, int(share * size))
         boxes = _boxes(size, small).to(x.device)
@@ -54,7 +54,7 @@ def pixelate(x: Tensor, draws: Draws, share: float) -> Tensor:
 
 
 def jpeg_compression(x: Tensor, draws: Draws, quality: int) -> Tensor:
-    """Written as JPEG of a quality, and read again; on the CPU, by Pillow as published."""
+    """The image written as JPEG of a quality and read again, on the CPU by Pillow, as published."""
     pixels = (255 * x).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     found = []
     for image in pixels:
@@ -67,15 +67,15 @@ def jpeg_compression(x: Tensor, draws: Draws, quality: int) -> Tensor:
 def elastic_transform(x: Tensor, draws: Draws, strength: float, sigma: float, spread: float, side: int) -> Tensor:
     """A random affine map, then a smooth random displacement of each pixel.
 
-    The three lengths are in pixels of images whose shorter side is `side`; here they are taken in proportion.
+    The three lengths are in pixels of images whose shorter side is `side`; they are scaled to the side of these images.
 
     Args:
         x: images [N, C, H, W].
         draws: their random numbers.
-        strength: what the displacement, smoothed numbers between -1 and 1, is multiplied by.
-        sigma: of the Gaussian that smooths it.
-        spread: by how much each coordinate of the three points that define the affine map may move.
-        side: see above.
+        strength: factor of the displacement, which is smoothed numbers between -1 and 1.
+        sigma: of the Gaussian that smooths the displacement.
+        spread: how far each coordinate of the three points that define the affine map may move.
+        side: of the images that the lengths are written for.
     """
     height, width = x.shape[-2:]
     scale = min(height, width) / side

@@ -11,15 +11,15 @@ from trainables.data import keyed
 
 @dataclass(frozen=True)
 class Draws:
-    """Numbers in float64 [N, *shape], those of a sample a function of its index, the key and the purpose alone."""
+    """Random numbers in float64 [N, *shape]. A sample's numbers are a function of index, key and purpose."""
 
     samples: Tensor
     key: tuple[int | str, ...]
 
     def uniform(self, purpose: str, *shape: int) -> Tensor:
-        """In [0, 1)."""
+        """Returns uniform numbers in [0, 1)."""
         return keyed.uniform(self.samples, prod(shape), *self.key, purpose, dtype=torch.float64).view(-1, *shape)
 
     def normal(self, purpose: str, *shape: int) -> Tensor:
-        """Of mean 0 and variance 1."""
+        """Returns normal numbers of mean 0 and variance 1."""
         return keyed.normal(self.samples, prod(shape), *self.key, purpose, dtype=torch.float64).view(-1, *shape)

@@ -1,4 +1,4 @@
-"""What the types share: filters along lines and planes with the edge rules of the published programs, and rounding to 8 bits.
+"""Filters that the types share, with the edge rules of the published programs, and rounding to 8 bits.
 
 Images are float64 [N, C, H, W]; no function here mixes samples.
 """
@@ -10,21 +10,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SLACK = 1e-6  # of a step of 1/255: a value that is on the edge between two steps but for an error in float64 goes to the upper one
+# share of a step of 1/255: a value that float64 puts just below the edge of a step counts as on the edge
+SLACK = 1e-6
 
 
 def cut(x: Tensor) -> Tensor:
-    """Whole 255ths by cutting what is beyond them, as a cast to uint8 does."""
+    """Rounds down to whole 255ths, as a cast to uint8 does."""
     return (255 * x + SLACK).floor() / 255
 
 
 def rounded(x: Tensor) -> Tensor:
-    """The nearest whole 255ths, halves rounded up."""
+    """Rounds to the nearest whole 255ths, halves up."""
     return (255 * x + 0.5 + SLACK).floor() / 255
 
 
 def fold(index: Tensor, size: int, edge: str) -> Tensor:
-    """Places outside of range(size) moved inside: "nearest" d d|d c b a, "reflect" c d|d c b a, "mirror" b c|d c b a."""
+    """Moves places outside range(size) inside: "nearest" d d|d c b a, "reflect" c d|d c b a, "mirror" b c|d c b a."""
     if edge == "nearest":
         return index.clamp(0, size - 1)
     period = 2 * size - (2 if edge == "mirror" else 0)
@@ -33,7 +34,7 @@ def fold(index: Tensor, size: int, edge: str) -> Tensor:
 
 
 def padded(x: Tensor, radius: int, edge: str) -> Tensor:
-    """With `radius` pixels more on each side."""
+    """Returns images with `radius` more pixels on each side."""
     for axis in (-2, -1):
         size = x.shape[axis]
         x = x.index_select(axis, fold(torch.arange(-radius, size + radius, device=x.device), size, edge))
@@ -48,7 +49,7 @@ def gaussian(x: Tensor, sigma: float, truncate: float = 4.0, edge: str = "neares
 
 @functools.lru_cache(maxsize=64)
 def _gaussian_matrix(size: int, sigma: float, truncate: float, edge: str) -> Tensor:
-    """The filter along a line as a matrix, in which the rule of the edge is part: [size, size]."""
+    """Returns the filter along a line as a matrix [size, size], which includes the rule of the edge."""
     radius = int(truncate * sigma + 0.5)
     matrix = torch.zeros(size, size, dtype=torch.float64)
     weights = [math.exp(-0.5 * (offset / sigma) ** 2) if offset else 1.0 for offset in range(-radius, radius + 1)]
@@ -59,7 +60,7 @@ def _gaussian_matrix(size: int, sigma: float, truncate: float, edge: str) -> Ten
 
 
 def correlate(x: Tensor, kernel: tuple[tuple[float, ...], ...], edge: str) -> Tensor:
-    """Correlation with a small square kernel, its middle on the pixel; exact for whole numbers."""
+    """Correlation with a small square kernel, centred on the pixel; exact for whole numbers."""
     height, width = x.shape[-2:]
     wide = padded(x, len(kernel) // 2, edge)
     total = torch.zeros_like(x)
@@ -73,7 +74,7 @@ def correlate(x: Tensor, kernel: tuple[tuple[float, ...], ...], edge: str) -> Te
 def motion(x: Tensor, angles: Tensor, radius: int, sigma: float) -> Tensor:
     """ImageMagick's motion blur: the Gaussian mean of the 2 radius + 1 pixels of a ray, one-sided, rounded to 8 bits.
 
-    The i-th pixel is at (round(i cos), round(i sin)) to the right and below; the edge pixel stands for what is outside.
+    The i-th pixel is at (round(i cos), round(i sin)) to the right and below. Outside the image, the edge pixel counts.
 
     Args:
         x: images [N, C, H, W].
@@ -95,7 +96,7 @@ def motion(x: Tensor, angles: Tensor, radius: int, sigma: float) -> Tensor:
 
 
 def zoomed(x: Tensor, factor: float) -> Tensor:
-    """The middle of the image, enlarged bilinearly, in the image's size."""
+    """Returns the middle of the image, enlarged bilinearly to the image's size."""
     sizes = x.shape[-2:]
     crop = [math.ceil(size / factor) for size in sizes]
     top, left = ((size - part) // 2 for size, part in zip(sizes, crop, strict=True))

@@ -1,6 +1,6 @@
 """Frost on a window, computed: crystals that grow from random points, each a feather with its own direction.
 
-It stands for the photographs of the published sets, whose pixels are its unit of length.
+It replaces the photographs of the published sets. Lengths are in pixels of these photographs.
 """
 
 import math
@@ -11,24 +11,23 @@ from torch import Tensor
 
 from trainables.evaluation.corruptions.draws import Draws
 
-CELL = 72.0  # a crystal for each square of so many pixels
+CELL = 72.0  # pixels of a side of the squares that have a crystal each
 BARBS = ((26.0, 0.5), (11.0, 0.3), (5.0, 0.2))  # distances between a feather's barbs, and their weights
 PATCHES = ((150.0, 0.6), (50.0, 0.4))  # sizes of denser and thinner patches, and their weights
 BENDS = ((60.0, 0.7), (17.0, 0.3))  # sizes of the waves that bend the crystals, and their weights
-BENT = 22.0  # by so many pixels at most
+BENT = 22.0  # pixels that crystals are bent by, at most
 GAMMAS = (1.3, 1.05, 0.9)  # of red, green and blue: thin frost is blue, thick frost is white
 
 
 def crystals(draws: Draws, height: int, width: int, scale: float) -> Tensor:
-    """Frost [N, 3, H, W] in [0, 1] for images of which a pixel is 1 / scale pixels of a photograph."""
+    """Returns frost [N, 3, H, W] in [0, 1] for images in which a pixel is 1 / scale pixels of a photograph."""
     down, across = (
         (torch.arange(size, device=draws.samples.device) + 0.5).to(torch.float64) / scale for size in (height, width)
     )
     bends = BENT * (2 * _waves(draws, "bends", 2, down, across, BENDS) - 1)
     along, beside, gap, shade = _nearest(draws, down, across, bends)
-    barbs = sum(
-        weight * _ridge((along - beside / math.sqrt(3)) / period) for period, weight in BARBS
-    )  # at 60 degrees, as ice grows
+    slanted = along - beside / math.sqrt(3)  # at 60 degrees, as ice grows
+    barbs = sum(weight * _ridge(slanted / period) for period, weight in BARBS)
     thickness = (2 * _waves(draws, "patches", 1, down, across, PATCHES)[:, 0] - 0.5).clamp(0, 1)
     value = (
         0.12
@@ -40,9 +39,11 @@ def crystals(draws: Draws, height: int, width: int, scale: float) -> Tensor:
 
 
 def _nearest(draws: Draws, down: Tensor, across: Tensor, bends: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Each pixel's place in its crystal: along its rib, beside it, how much farther the next crystal is; and the crystal's shade.
+    """Returns each pixel's place in its crystal, and the crystal's shade.
 
-    A crystal starts at a random place of each square of a grid, so that only a pixel's own square and those around it have to be searched.
+    The place is three lengths: along the crystal's rib, beside it, and how much farther away the next crystal is. A
+    crystal starts at a random place of each square of a grid, so only a pixel's own square and its neighbours are
+    searched.
     """
     rows, columns = ((line / CELL).to(torch.int64) for line in (down, across))
     seeds = draws.uniform("crystals", 4, int(rows[-1]) + 3, int(columns[-1]) + 3)
@@ -65,14 +66,14 @@ def _nearest(draws: Draws, down: Tensor, across: Tensor, bends: Tensor) -> tuple
 
 
 def _ridge(phase: Tensor) -> Tensor:
-    """1 at whole numbers, 0 between them, in straight lines."""
+    """Returns 1 at whole numbers and 0 half-way between them, with straight lines in between."""
     return (2 * (phase - phase.floor()) - 1).abs()
 
 
 def _waves(
     draws: Draws, purpose: str, count: int, down: Tensor, across: Tensor, sizes: tuple[tuple[float, float], ...]
 ) -> Tensor:
-    """Smooth noise in [0, 1]: random lattices of some sizes and weights, bilinear between their points; [N, count, H, W]."""
+    """Returns smooth noise [N, count, H, W] in [0, 1]: weighted random lattices, bilinear between their points."""
     total = torch.zeros((), dtype=torch.float64, device=draws.samples.device)
     for size, weight in sizes:
         lattice = draws.uniform(f"{purpose} {size:g}", count, int(down[-1] / size) + 2, int(across[-1] / size) + 2)

@@ -1,9 +1,10 @@
-"""The published parameters of each type, severities 1 to 5: CIFAR-C's for images of 32 pixels, ImageNet-C's for images of 224.
+"""The published parameters of each type, severities 1 to 5: CIFAR-C's for images of 32 pixels, ImageNet-C's for 224.
 
-Source: Hendrycks & Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations (ICLR 2019), and the
-programs that made the published sets (hendrycks/robustness, ImageNet-C/create_c). What the numbers of a level mean is said by the
-function of that name. Two of them carry the scale that the programs have as a constant: `frost` that of the photographs, and
-`elastic_transform` the side, in pixels, of the images for which its lengths are meant.
+Source: Hendrycks & Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations (ICLR
+    2019), and the programs that made the published sets (hendrycks/robustness, ImageNet-C/create_c). The function with
+    the name of the type says what the numbers of a level mean. Two types also hold a scale that is a constant in the
+    programs: `frost` holds the scale of the photographs, and `elastic_transform` the side, in pixels, of the images
+    that its lengths are written for.
 """
 
 Level = float | tuple[float, ...]

@@ -1,6 +1,7 @@
 """How drops of water catch the light, as published for `spatter`: edges, distances from them, and a relief of these.
 
-The published program calls OpenCV; these are its algorithms, but for the distances: exact here, a 5 x 5 approximation there.
+The published program calls OpenCV. These are the same algorithms, except that distances are exact here and a 5 x 5
+approximation there.
 """
 
 import torch
@@ -47,7 +48,7 @@ def _edges(x: Tensor) -> Tensor:
         torch.where(steep, (size > beside(-1, 0)) & (size >= beside(1, 0)), diagonal),
     )
     weak, strong = ridge & (size > LOW), ridge & (size > HIGH)
-    while True:  # what touches a strong edge is one
+    while True:  # a weak edge that touches a strong one becomes strong
         grown = weak & (F.max_pool2d(strong.to(x.dtype), 3, 1, 1) > 0)
         if torch.equal(grown, strong):
             return strong
@@ -55,7 +56,7 @@ def _edges(x: Tensor) -> Tensor:
 
 
 def _distance(edges: Tensor) -> Tensor:
-    """Distance of each pixel from the nearest edge in its image, at most FAR: float64, squares added line by line."""
+    """Returns the distance of each pixel from the nearest edge in its image, at most FAR; squares add line by line."""
     square = torch.where(edges, 0.0, float(FAR**2)).to(torch.float64)
     for axis in (-1, -2):
         size = edges.shape[axis]
@@ -69,7 +70,10 @@ def _distance(edges: Tensor) -> Tensor:
 
 
 def _equalised(x: Tensor) -> Tensor:
-    """Histogram equalisation of each image [N, 1, H, W] of whole numbers from 0 to 255; one of a single value stays as it is."""
+    """Equalises the histogram of each image [N, 1, H, W] of whole numbers from 0 to 255.
+
+    An image with a single value stays as it is.
+    """
     values = x.flatten(1).to(torch.int64)
     greys = torch.arange(256, device=x.device).expand(len(x), -1).contiguous()
     upto = torch.searchsorted(values.sort(1).values, greys, right=True)  # how many are of this grey or darker

@@ -1,4 +1,4 @@
-"""Noise: a number, or two, for each value of each channel of each pixel."""
+"""Noise: one or two random numbers for each channel of each pixel."""
 
 import functools
 
@@ -19,13 +19,13 @@ def speckle_noise(x: Tensor, draws: Draws, sigma: float) -> Tensor:
 
 
 def impulse_noise(x: Tensor, draws: Draws, share: float) -> Tensor:
-    """A share of the values becomes 0 or 1, as often the one as the other."""
+    """A share of the values becomes 0 or 1, each equally often."""
     chance = draws.uniform("noise", *x.shape[1:])
     return torch.where(chance < share, (chance < share / 2).to(x), x)
 
 
 def shot_noise(x: Tensor, draws: Draws, rate: float) -> Tensor:
-    """Poisson(rate x) / rate, by the inverse of the distribution function: exact but for the 24 bits of the numbers that go in."""
+    """Poisson(rate x) / rate, by the inverse distribution function: exact up to the 24 bits of uniform numbers."""
     tables = _poisson(rate).to(x.device)
     width = len(tables) // 256
     grey = (255 * x).round().to(torch.int64)
@@ -36,7 +36,10 @@ def shot_noise(x: Tensor, draws: Draws, rate: float) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def _poisson(rate: float) -> Tensor:
-    """g + P(Poisson(rate g / 255) <= k) for each grey level g and k = 0, 1, ... to nine standard deviations above the mean, in one row."""
+    """Returns g + P(Poisson(rate g / 255) <= k) in one row, for each grey level g.
+
+    k goes from 0 to nine standard deviations above the mean.
+    """
     means = torch.arange(256, dtype=torch.float64)[:, None] * rate / 255
     counts = torch.arange(int(rate + 9 * rate**0.5) + 20, dtype=torch.float64)
     logarithms = torch.special.xlogy(counts, means) - means - torch.lgamma(counts + 1)

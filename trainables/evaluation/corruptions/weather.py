@@ -21,9 +21,10 @@ def snow(
 ) -> Tensor:
     """Flakes, and a paler image under them.
 
-    The flakes are normal numbers (`mean`, `spread`), enlarged by `zoom`, those below `threshold` removed, blurred along a line that is
-    45 to 135 degrees from the horizontal (`radius`, `sigma`), added as they are and turned by 180 degrees. Of the image, 1 - `kept` is
-    replaced by the larger of itself and 1.5 grey + 0.5.
+    The flakes are normal numbers (`mean`, `spread`), enlarged by `zoom`; those below `threshold` are removed. They are
+    blurred along a line that is 45 to 135 degrees from the horizontal (`radius`, `sigma`), and added twice: as they
+    are, and turned by 180 degrees. A share of the image, 1 - `kept`, is replaced by the larger of itself and 1.5 grey +
+    0.5.
     """
     flakes = mean + spread * draws.normal("flakes", 1, *x.shape[2:])
     flakes = filters.zoomed(flakes, zoom)
@@ -34,7 +35,10 @@ def snow(
 
 
 def fog(x: Tensor, draws: Draws, strength: float, decay: float) -> Tensor:
-    """A plasma fractal in [0, 1] times `strength`, added; the sum is scaled so that the brightest value of an image can just be reached."""
+    """The image plus `strength` times a plasma fractal in [0, 1].
+
+    The sum is scaled so that it can just reach the brightest value of the image.
+    """
     height, width = x.shape[-2:]
     brightest = x.amax((1, 2, 3), keepdim=True)
     side = 1 << (max(height, width) - 1).bit_length()  # 32 for images of 32 pixels, 256 for images of 224, as published
@@ -45,8 +49,9 @@ def fog(x: Tensor, draws: Draws, strength: float, decay: float) -> Tensor:
 def frost(x: Tensor, draws: Draws, kept: float, strength: float, scale: float) -> Tensor:
     """kept x + strength frost, with the published weights, but not the published frost.
 
-    That is cut from five photographs, which this project cannot ship; here crystals are computed (`trainables.evaluation.corruptions.frost_texture`),
-    in pixels of such photographs, which `scale` shrinks. So the numbers of this type are comparable among runs of this project alone.
+    The published frost is cut from five photographs, which this project cannot ship. Here crystals are computed
+    (`trainables.evaluation.corruptions.frost_texture`) in pixels of such photographs, which `scale` shrinks. So scores
+    of this type can be compared only between runs of this project.
     """
     ice = frost_texture.crystals(draws, x.shape[2], x.shape[3], scale)
     return kept * x + strength * (ice if x.shape[1] == 3 else _grey(ice))
@@ -57,8 +62,8 @@ def spatter(
 ) -> Tensor:
     """Drops of water that catch the light at their rims, or splashes of mud.
 
-    Normal numbers (`mean`, `spread`), blurred by `sigma` and cut off below `threshold`, are the liquid. `strength` is the brightness of
-    water, and the sigma that softens the rims of mud.
+    The liquid is normal numbers (`mean`, `spread`), blurred by `sigma` and set to 0 below `threshold`. `strength` is
+    the brightness of water, or the sigma that softens the rims of mud.
     """
     layer = mean + spread * draws.normal("liquid", 1, *x.shape[2:])
     layer = filters.gaussian(layer, sigma)
@@ -73,9 +78,10 @@ def spatter(
 
 
 def plasma(draws: Draws, side: int, decay: float) -> Tensor:
-    """A height map by the diamond-square algorithm on a torus, in [0, 1]: [N, side, side], the side a power of two.
+    """Returns a height map [N, side, side] in [0, 1], made by the diamond-square algorithm on a torus.
 
-    A point is the mean of four neighbours and uniform noise of amplitude 100^2, which falls by decay^2 each time that the grid is halved.
+    The side is a power of two. A point is the mean of four neighbours plus uniform noise, whose amplitude is 100^2 at
+    first and falls by decay^2 each time that the grid is halved.
     """
     noise = 2 * draws.uniform("plasma", side * side - 1) - 1
     field = noise.new_zeros(len(noise), side, side)
@@ -101,6 +107,6 @@ def _grey(x: Tensor) -> Tensor:
 
 
 def _colour(x: Tensor, *channels: int) -> Tensor:
-    """A colour in 255ths, or its grey for grey images: [1, C, 1, 1]."""
+    """Returns a colour in 255ths, or its grey value for grey images: [1, C, 1, 1]."""
     colour = torch.tensor(channels, dtype=x.dtype, device=x.device)[None, :, None, None] / 255
     return colour if x.shape[1] == 3 else _grey(colour)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Protocol(ProtocolOptions):
-    """Options of a protocol, and how it measures. Protocols that learn from labels learn from those of `data.labels`."""
+    """Options of a protocol, and how it measures. Protocols learn only from labels that `data.labels` chooses."""
 
     @abstractmethod
     def measure(self, subject: Subject) -> Scores:

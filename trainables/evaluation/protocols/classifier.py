@@ -1,4 +1,4 @@
-"""Top-1 of a network whose head classifies, such as FixMatch's and Mean Teacher's averaged model: nothing is trained."""
+"""Top-1 of a network whose head classifies, such as the averaged model of FixMatch. Nothing is trained."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Classifier(Protocol):
-    """Share of images for which the projector, which has an output for each class, is right."""
+    """Share of images that the projector, which has an output for each class, classifies correctly."""
 
     METRICS: ClassVar[dict[str, Direction]] = {"classifier_top1": "max", "classifier_top5": "max"}
 

@@ -1,4 +1,4 @@
-"""Robustness: top-1 of a frozen classifier on 15 types of corruption in five severities (the levels of CIFAR-C or ImageNet-C)."""
+"""Robustness: top-1 of a frozen classifier on 15 types of corruption in five severities (CIFAR-C, ImageNet-C)."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ if TYPE_CHECKING:
     from trainables.networks.group import Group
 
     Predict = Callable[[Tensor], Tensor]
-    """From images [N, C, H, W] in [0, 1], not standardised, in float32 on the group's device, to the scores of classes [N, classes]."""
+    """Images [N, C, H, W] in [0, 1], not standardised, in float32 on the group's device -> scores [N, classes]."""
 
 
 class Corruptions(Protocol):
-    """Top-1 by the classifier that the linear protocol, as it is configured, trains on clean features; by the head, if it classifies.
+    """Top-1 on corrupted images, by the head if it classifies, or else by the classifier of the linear protocol.
 
-    `levels` are CIFAR-C's or ImageNet-C's; `held_out` adds the four types that no mean takes in. The corruptions of an image are keyed by
-    `seed` and the image, not by the trial's seed, so that checkpoints are compared on the same images.
+    That classifier is trained on clean features, with the options of the protocol `linear`. `levels` are CIFAR-C's or
+    ImageNet-C's; `held_out` adds four types, which count in no mean. Corruptions are keyed by `seed` and the image, not
+    by the trial's seed, so that checkpoints are compared on the same images.
     """
 
     levels: Literal["cifar", "imagenet"] = "cifar"
     """Whose severities: CIFAR-C's or ImageNet-C's."""
     held_out: bool = False
-    """Whether the four types that no mean takes in are scored too."""
+    """Whether the four held-out types are scored too; they count in no mean."""
     seed: Seed = 0
-    """By which images are corrupted; not the trial's, so that checkpoints are compared on the same images."""
+    """Seed of the corruptions; not the trial's, so that checkpoints are compared on the same images."""
 
     METRICS: ClassVar[dict[str, Direction]] = {"corruptions/mean": "max", "clean_top1": "max"}
     USES: ClassVar[tuple[str, ...]] = ("linear",)
@@ -68,16 +69,16 @@ def evaluate(
     seed: int = 0,
     held_out: bool = False,
 ) -> dict[str, float]:
-    """Top-1 on the images as they are and on each cell of the table. Collective: the workers share the batches, and all get the result.
+    """Returns top-1 on clean images and on each cell of the table. Collective: the workers share the batches.
 
     Args:
-        predict: what is scored; it has to be in evaluation mode, and to be the same on all workers.
-        images: the split; an image's random numbers are keyed by its place in it.
-        batch_size: of the batches, which are dealt to the workers as a whole.
+        predict: the classifier. It is in evaluation mode, and the same on all workers.
+        images: the split. An image's random numbers are keyed by its place in the split.
+        batch_size: of the batches, each of which is one worker's.
         group: the workers.
         levels: "cifar" or "imagenet".
         seed: of the random numbers.
-        held_out: score the four held-out types too; no mean over types or severities takes them in.
+        held_out: whether the four held-out types are scored too; they count in no mean over types or severities.
 
     Returns:
         `clean_top1`; `corruptions/<type>/<severity>` for each cell and `corruptions/<type>`, its mean over severities;
@@ -109,7 +110,7 @@ def evaluate(
 
 
 def difference(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
-    """What `second` scores above `first`, cell by cell and mean by mean, such as STS above TMA (Spatial Ensemble, Fig. 5).
+    """Returns the scores of `second` minus those of `first`, such as STS minus TMA (Spatial Ensemble, Fig. 5).
 
     Raises:
         UserError: they do not have the same cells.
@@ -126,7 +127,7 @@ def _right(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def _table(cells: dict[tuple[str, int], float], standard: tuple[str, ...]) -> dict[str, float]:
-    """The cells and their means, by name; those over types are of the `standard` ones."""
+    """Returns the cells and their means, by name. Means over types are of the `standard` ones."""
 
     def mean(chosen: list[tuple[str, int]]) -> float:
         return sum(cells[cell] for cell in chosen) / len(chosen)

@@ -1,4 +1,4 @@
-"""Fine-tuning: a copy of the backbone and a classifier learn from the images that have labels, 1 % or 10 % of them in the papers."""
+"""Fine-tuning: a copy of the backbone and a classifier learn from labelled images, 1 % or 10 % of all in the papers."""
 
 from __future__ import annotations
 
@@ -43,15 +43,18 @@ class Rate(LearningRate):
 
 
 class Finetune(Protocol):
-    """`epochs` of SGD on all layers of a copy, at batch `batch_size` or all images that have labels.
+    """`epochs` of SGD on all layers of a copy, with batches of `batch_size`, or of all images that have labels if
+    fewer.
 
-    Images are cropped by `crop_scale` (the trial's own, where it is not given) and flipped. `lr` is the backbone's, of `base_batch` where
-    that is given; the classifier, which starts at N(0, `init`²), has `classifier_factor` times as much. Norms are plain batch norms over
-    the batch, whose running statistics go on from those that an evaluation uses; with `reestimate` they are made anew at the end, as means
-    over the batches of one more epoch.
+    Images are flipped, and cropped by `crop_scale` or else as in the trial's views. `lr` is the backbone's rate for
+    `base_batch`, or for the batch itself without one. The classifier starts at N(0, `init`²) and has
+    `classifier_factor` times that rate. Norms are plain batch norms over the batch. Their running statistics continue
+    from those that an evaluation uses; with `reestimate` they are computed again at the end, as means over the batches
+    of one more epoch.
 
-    Every worker does all of the work, alike, so one is enough. finetune_top1 and finetune_top5 are of the end; finetune_best_top1 is the
-    best after `every_epochs` epochs each and the end, chosen on the split that it is measured on.
+    Every worker does all of the work, so one worker is enough. finetune_top1 and finetune_top5 are scores after the
+    last epoch. finetune_best_top1 is the best score, measured every `every_epochs` epochs and at the end; it is chosen
+    on the very split that it is measured on.
 
     recipe: momentum2 and momentum2-10 (Momentum² Teacher, 1 % and 10 % of the labels), eman, lightly.
     """
@@ -59,11 +62,11 @@ class Finetune(Protocol):
     recipe: Annotated[str, Field(json_schema_extra={"enum": list(RECIPES)})] | None = None
     """A paper's settings; what is set beside it counts above it."""
     epochs: Epochs = 30
-    """Of SGD on all layers."""
+    """Epochs of SGD on all layers."""
     batch_size: Count = 32
-    """Images of a step, or all that have labels."""
+    """Images of a step; all that have labels if there are fewer."""
     base_batch: Count | None = 256
-    """The batch that lr is written for; lr is that of batch_size where it is not given."""
+    """The batch that lr is written for; without it, lr is the rate for batch_size."""
     lr: Rate = Rate()
     classifier_factor: Positive = 1.0
     """The classifier's learning rate over the backbone's."""
@@ -74,11 +77,11 @@ class Finetune(Protocol):
     init: NonNegative = 0.01
     """Standard deviation of the classifier's first weights; its bias starts at 0."""
     crop_scale: CropScale = None
-    """Range of a crop's area; the trial's own where it is not given."""
+    """Range of a crop's area; that of the trial's views if it is not set."""
     reestimate: bool = False
-    """Whether running statistics are made anew at the end, as means over the batches of one more epoch."""
+    """Whether running statistics are computed again at the end, as means over the batches of one more epoch."""
     every_epochs: Epochs = 10
-    """How often finetune_best_top1 looks; it is chosen on the very split that it is measured on."""
+    """Epochs between the scores for finetune_best_top1, which is chosen on the very split that it is measured on."""
 
     METRICS: ClassVar[dict[str, Direction]] = {
         "finetune_top1": "max",
@@ -101,7 +104,7 @@ class Finetune(Protocol):
         return curve[-1] | {"finetune_best_top1": max(scores["finetune_top1"] for scores in curve)}
 
     def _train(self, network: nn.ModuleDict, subject: Subject) -> Iterator[Scores]:
-        """Trains a network in place, and yields its scores after each measured epoch."""
+        """Trains a network in place and yields its scores after each measured epoch."""
         from torch.optim.swa_utils import update_bn
 
         from trainables.evaluation.sgd import measured_epochs
@@ -123,7 +126,7 @@ class Finetune(Protocol):
             yield self._score(network, subject)
 
     def batches(self, subject: Subject, size: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images as the network takes them, and their labels: the whole batches of an epoch, keyed by seed, epoch and image."""
+        """Yields augmented images and labels: the whole batches of an epoch, keyed by seed, epoch and image."""
         from trainables.data import keyed
 
         seed, dtype = subject.config.seed, next(subject.parts.parameters()).dtype

@@ -1,4 +1,4 @@
-"""k-nearest-neighbour classification of features (Wu et al. 2018; the protocols of MoCo's, DINO's, solo-learn's and EMAN's kNN scores)."""
+"""k-nearest-neighbour classification of features (Wu et al. 2018), as MoCo, DINO, solo-learn and EMAN report it."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 
     from trainables.evaluation.subject import Features, Subject
 
-CHUNK = 2**27  # distances that are held at a time
-NEAR = 1e-5  # what is added to a distance before it divides
+CHUNK = 2**27  # distances in memory at a time
+NEAR = 1e-5  # added to a distance before it divides
 
 
 class KNN(Protocol):
-    """Top-1 of a vote of the `k` training images nearest by `metric`, and of the nearest alone (knn1_top1).
+    """Top-1 of a vote of the `k` training images nearest by `metric`, and of the nearest image alone (knn1_top1).
 
-    A vote weighs exp(cosine / `temperature`), or 1 / (distance + 1e-5) where the metric is euclidean, as in solo-learn; or they weigh the
-    same, for a `majority`: EMAN's, the first class where several have it.
+    A vote weighs exp(cosine / `temperature`), or 1 / (distance + 1e-5) with the euclidean metric, as in solo-learn.
+    With `majority` all votes weigh the same, and the first of several classes with most votes wins (EMAN).
     """
 
     k: Count = 20
     """How many neighbours vote."""
     temperature: Positive = 0.07
-    """Of weighted votes by cosine: the lower, the more the nearest count."""
+    """Temperature of weighted votes by cosine. The lower it is, the more the nearest images count."""
     metric: Literal["cosine", "euclidean"] = "cosine"
-    """What nearest means."""
+    """The measure of nearness."""
     votes: Literal["weighted", "majority"] = "weighted"
     """Whether nearer neighbours count more, or all the same (EMAN)."""
     output: Output = "features"
@@ -42,7 +42,7 @@ class KNN(Protocol):
         return self.score(subject.bank(self.output), subject.queries(self.output))
 
     def score(self, bank: Features, queries: Features) -> Scores:
-        """Shares of queries in [0, 1] that are classified by a bank as they are labelled."""
+        """Returns the shares of queries in [0, 1] that the bank's votes classify correctly."""
         import torch
         import torch.nn.functional as F
 
@@ -61,13 +61,16 @@ class KNN(Protocol):
         return {name: count / len(queries.labels) for name, count in zip(self.METRICS, right.tolist(), strict=True)}
 
     def _comparable(self, x: Tensor) -> Tensor:
-        """Rows whose products are cosines; or as they are, in float64, for in float32 differences of squares lose small distances."""
+        """Returns unit rows, whose products are cosines, or for distances the rows in float64.
+
+        In float32, differences of squares would lose small distances.
+        """
         import torch.nn.functional as F
 
         return F.normalize(x, dim=1) if self.metric == "cosine" else x.double()
 
     def _nearest(self, x: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Weights of the votes, and whose they are: [N, k] each, the nearest first."""
+        """Returns the weights of the votes and the indices of their images: [N, k] each, the nearest first."""
         import torch
 
         if self.metric == "cosine":

@@ -20,16 +20,17 @@ Several = Annotated[int, Field(ge=2, le=MOST)]
 
 
 class LabelFree(Protocol):
-    """RankMe, LiDAR, alignment and uniformity of `images` training images, with labels or not.
+    """RankMe, LiDAR, alignment and uniformity of `images` training images, with or without labels.
 
-    RankMe is of them un-augmented; LiDAR of `views` of each, augmented as in training, alignment of the first two and uniformity of the
-    first. `output` is the backbone's features or the projections, which both ranks were proposed for where there is a projector.
+    RankMe is computed from un-augmented images, LiDAR from `views` views of each, augmented as in training. Alignment
+    is computed from the first two views, uniformity from the first. `output` says of what: the backbone's features, or
+    the projections, for which both ranks were proposed.
     """
 
     images: Several = 1000
-    """How many training images are looked at."""
+    """How many training images are used."""
     views: Several = 10
-    """Augmented views of each, for LiDAR."""
+    """Augmented views of each image, for LiDAR."""
     output: Output = "features"
     """Whether features of the backbone or the projector's output are measured."""
 
@@ -62,7 +63,7 @@ class LabelFree(Protocol):
 
 
 def _view(subject: Subject, number: int) -> View:
-    """A view of those that the trial trains on, under keys of its own."""
+    """Returns what makes a view as in training, under keys of its own."""
     from trainables.data import augment
 
     def make(images: Tensor, samples: Tensor) -> Tensor:

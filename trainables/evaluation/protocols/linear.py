@@ -55,7 +55,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 class Trained(NamedTuple):
-    """A classifier of raw features, as the last epoch left it, and the scores after each measured epoch."""
+    """A classifier of raw features after the last epoch, and the scores after each measured epoch."""
 
     classifier: nn.Linear
     curve: dict[int, Scores]
@@ -68,45 +68,46 @@ class Rate(LearningRate):
 
 
 class Linear(Protocol):
-    """`epochs` of SGD at batch `batch_size` (or all that have labels), with a rate `lr` that is of `base_batch` where that is given.
+    """`epochs` of SGD on a linear classifier, with batches of `batch_size`, or of all images that have labels if fewer.
 
-    Features are computed once, un-augmented; or with `augment` anew in each epoch, of images cropped by `crop_scale` (the trial's own,
-    where it is not given) and flipped. With `standardise` they have mean 0 and variance 1 over the un-augmented ones. The classifier starts
-    at N(0, `init`²) with a bias of 0. `norm`: a batch norm without weights in front of it ("features"), one with weights behind it
-    ("logits"), or none.
+    `lr` is the rate for `base_batch`, or for the batch itself without one. Features are computed once, un-augmented.
+    With `augment` they are computed in each epoch, from images that are flipped, and cropped by `crop_scale` or else as
+    in the trial's views. With `standardise`, un-augmented features have mean 0 and variance 1. The classifier starts at
+    N(0, `init`²) with a bias of 0. `norm` puts a batch norm without weights before the classifier ("features"), or one
+    with weights after it ("logits").
 
-    linear_top1 and linear_top5 are of the last epoch. linear_best_top1 is the best after `every_epochs` epochs each and the last: many
-    papers report it, and it is chosen on the very split that it is measured on.
+    linear_top1 and linear_top5 are scores after the last epoch. linear_best_top1 is the best score, measured every
+    `every_epochs` epochs and at the end. Many papers report it; it is chosen on the very split that it is measured on.
 
-    recipe: momentum2 and momentum2-stl10 (Momentum² Teacher; Spatial Ensemble's BYOL), moco (theirs for MoCo), eman and eman-few (for few
-    labels), lightly, and solo-<method> (solo-learn).
+    recipe: momentum2 and momentum2-stl10 (Momentum² Teacher; Spatial Ensemble's BYOL), moco (Spatial Ensemble's for
+        MoCo), eman and eman-few (for few labels), lightly, and solo-<method> (solo-learn).
     """
 
     recipe: Annotated[str, Field(json_schema_extra={"enum": list(RECIPES)})] | None = None
     """A paper's settings; what is set beside it counts above it."""
     epochs: Epochs = 100
-    """Of SGD on the classifier."""
+    """Epochs of SGD on the classifier."""
     batch_size: Count = 256
-    """Images of a step, or all that have labels."""
+    """Images of a step; all that have labels if there are fewer."""
     base_batch: Count | None = None
-    """The batch that lr is written for; lr is that of batch_size where it is not given."""
+    """The batch that lr is written for; without it, lr is the rate for batch_size."""
     lr: Rate = Rate()
     momentum: Share = 0.9
     """Of SGD."""
     weight_decay: NonNegative = 0.0
     """L2 decay of the classifier."""
     standardise: bool = True
-    """Whether features get mean 0 and variance 1, those of un-augmented training images."""
+    """Whether features are standardised, by mean and variance of the un-augmented training images."""
     norm: Literal["none", "features", "logits"] = "none"
-    """A batch norm without weights in front of the classifier (features), or one with weights behind it (logits)."""
+    """A batch norm without weights before the classifier (features), or one with weights after it (logits)."""
     init: NonNegative = 0.0
     """Standard deviation of the classifier's first weights; its bias starts at 0."""
     augment: bool = False
-    """Whether features are computed anew in each epoch, of images that are cropped and flipped."""
+    """Whether features are computed in each epoch, from images that are cropped and flipped."""
     crop_scale: CropScale = None
-    """Range of a crop's area; the trial's own where it is not given."""
+    """Range of a crop's area; that of the trial's views if it is not set."""
     every_epochs: Epochs = 10
-    """How often linear_best_top1 looks; it is chosen on the very split that it is measured on."""
+    """Epochs between the scores for linear_best_top1, which is chosen on the very split that it is measured on."""
 
     METRICS: ClassVar[dict[str, Direction]] = {
         "linear_top1": "max",
@@ -120,7 +121,7 @@ class Linear(Protocol):
         return curve[max(curve)] | {"linear_best_top1": max(scores["linear_top1"] for scores in curve.values())}
 
     def trained(self, subject: Subject) -> Trained:
-        """The classifier of a subject's features. Collective when asked for first."""
+        """Returns the classifier of a subject's features. Collective on the first call."""
 
         def augmented(epoch: int) -> Tensor:
             return subject.encode(
@@ -144,11 +145,11 @@ class Linear(Protocol):
         """Trains on a bank and measures on queries.
 
         Args:
-            bank: un-augmented features, and the labels.
-            queries: what is scored.
-            classes: how many there are.
+            bank: un-augmented features, and their labels.
+            queries: features that are scored.
+            classes: how many classes there are.
             seed: of the first weights and of the order.
-            augmented: the bank's features of an epoch, where they are computed anew.
+            augmented: returns the bank's features of an epoch, where each epoch has its own.
         """
         import torch
 
@@ -177,7 +178,7 @@ class Linear(Protocol):
         return Trained(classifier, curve)
 
     def _head(self, inputs: int, classes: int, seed: int) -> nn.Sequential:
-        """The classifier with its norm, in training mode."""
+        """Returns the classifier with its norm, in training mode."""
         from torch import nn
 
         layer = first_classifier(inputs, classes, self.init, seed, "linear")
@@ -187,7 +188,7 @@ class Linear(Protocol):
 
 
 def first_classifier(inputs: int, classes: int, init: float, *key: int | str) -> nn.Linear:
-    """A linear layer with weights drawn from N(0, init²) by a key, and a bias of 0."""
+    """Returns a linear layer with weights drawn from N(0, init²) by a key, and a bias of 0."""
     import torch
     from torch import nn
 
@@ -201,9 +202,9 @@ def first_classifier(inputs: int, classes: int, init: float, *key: int | str) ->
 
 
 def folded(head: nn.Sequential, mean: Tensor, std: Tensor) -> nn.Linear:
-    """The linear layer that gives for raw features x what a head in evaluation mode gives for (x - mean) / std.
+    """Returns a linear layer that maps raw features x as the head in evaluation mode maps (x - mean) / std.
 
-    In float64: where spreads are far from 1, terms that cancel are large.
+    It is computed in float64, because terms that cancel are large where spreads are far from 1.
     """
     import torch
     from torch import nn
@@ -219,7 +220,7 @@ def folded(head: nn.Sequential, mean: Tensor, std: Tensor) -> nn.Linear:
 
 
 def frozen_probe(subject: Subject) -> nn.Linear:
-    """The classifier that the linear protocol, as it is configured, trains for a subject. Collective when asked for first."""
+    """Returns the classifier that the trial's linear protocol trains for a subject. Collective on the first call."""
     protocol = subject.config.evaluation.protocol("linear")
     assert isinstance(protocol, Linear)
     return protocol.trained(subject).classifier

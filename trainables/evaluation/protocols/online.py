@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 class Online(Protocol):
-    """Share of un-augmented images for which the online probe of the trial is right, on features of the configured network."""
+    """Share of un-augmented images that the trial's online probe classifies correctly, by the scored network's
+    features.
+    """
 
     METRICS: ClassVar[dict[str, Direction]] = {"online_top1": "max", "online_top5": "max"}
 

@@ -1,4 +1,4 @@
-"""One file a method: a class with its options, the views that it looks at, its loss, and the state that it carries from step to step.
+"""Base classes of methods. A method is one file with one class: its options, views, loss, and state between steps.
 
 Configurations are validated with these files, so torch is imported where it is used.
 """
@@ -23,16 +23,20 @@ State = dict[str, "Tensor"]
 
 
 class Pass(NamedTuple):
-    """What a loss looks at: `samples` of some shards, after their forwards.
+    """What a loss is computed from: the outputs for `samples` of some shards.
 
-    predictions: of the student, [sights, samples, D], for each of its sights; from its predictor where the method has one.
-    targets: of the teacher, for each of its sights, without gradient.
-    averaged: whether the teacher has averaged parts; without, its targets are the student's own projections.
-    state: of the method, as the last step left it.
-    shards: how many there are; samples are ordered by shard.
-    first: index in the batch of the first image.
-    labels: of the labelled images, ordered by shard: int64 [labelled]; None where the method does not ask for them.
-    gather: collective, with gradient: [V, samples, D] of this pass -> [V, batch, D]. Only where the method `looks_at_the_batch`.
+    Attributes:
+        predictions: of the student, [sights, samples, D]; from its predictor if the method has one.
+        targets: of the teacher, [sights, samples, D], without gradient.
+        averaged: whether the teacher has averaged parts. If not, its targets are the student's own projections.
+        state: of the method, as the last step left it.
+        step: index of the step, from 0.
+        run: length of the run.
+        shards: how many shards there are; samples are ordered by shard.
+        first: index in the batch of the first image.
+        labels: int64 [labelled], of the labelled images, ordered by shard; None where the method asks for none.
+        gather: [V, samples, D] of this pass -> [V, batch, D], collective and with gradient. Only for methods that
+            `looks_at_the_batch`.
     """
 
     predictions: Tensor
@@ -47,12 +51,12 @@ class Pass(NamedTuple):
     gather: Callable[[Tensor], Tensor]
 
     def at(self, schedule: Schedule) -> float:
-        """Value of a schedule in this step."""
+        """Returns the value of a schedule in this step."""
         return schedules.at(schedule, self.step, self.run)
 
 
 class Temperature(Schedule):
-    """What logits are divided by."""
+    """The divisor of logits."""
 
     base: Positive
     final: Positive = 0.1
@@ -60,7 +64,7 @@ class Temperature(Schedule):
 
 
 class Method(MethodOptions):
-    """Options of a method, and what it does with them. Options are frozen; what changes from step to step is its `state`.
+    """Options of a method, and what it does with them. Options are frozen; only its `state` changes between steps.
 
     A sight is what goes through a network together: some pieces of a shard, which share norm statistics.
     """
@@ -84,7 +88,7 @@ class Method(MethodOptions):
         """Returns the loss of each image, or of each shard: [n], ordered by shard."""
 
     def close(self, state: State, targets: Tensor, step: int, run: Length) -> None:
-        """Brings the teacher's outputs [its sights, batch, D] of a step into the state, in place. The same on every worker."""
+        """Updates the state in place from the teacher's outputs [its sights, batch, D]. The same on every worker."""
 
     def frozen(self, step: int, run: Length) -> tuple[str, ...]:
         """Returns the parts of the student that do not move in a step."""
@@ -92,10 +96,10 @@ class Method(MethodOptions):
 
 
 class QueueMethod(Method):
-    """A method that compares with a `queue` of the teacher's past outputs, one for each of its sights."""
+    """A method with a `queue` of the teacher's past outputs for each of the teacher's sights."""
 
     queue: Count = 65_536
-    """How many of the teacher's past outputs are compared with."""
+    """How many of the teacher's past outputs a queue holds."""
 
     def check(self, trial: Trial) -> None:
         if self.queue < trial.train.batch_size:
@@ -117,10 +121,10 @@ class QueueMethod(Method):
 
 
 class LabelledMethod(Method):
-    """A method that learns a classifier: of a shard, there is a labelled image for so many images."""
+    """A method that learns a classifier. A shard has one labelled image for every `images_per_label` images."""
 
     images_per_label: Count
-    """Images for each labelled one; divides train.shard_size."""
+    """Images for each labelled image; it divides train.shard_size."""
 
     CLASSIFIES: ClassVar[bool] = True
 
@@ -143,5 +147,5 @@ class LabelledMethod(Method):
 
 
 def sights(views: Iterable[int]) -> tuple[Sight, ...]:
-    """Views of the images, each for itself."""
+    """Returns a sight for each of some views of the images."""
     return tuple((Piece("images", view),) for view in views)

@@ -10,11 +10,8 @@ from trainables.learning.methods.base import Method, Pass
 if TYPE_CHECKING:
     from torch import Tensor
 
-SCALES = {
-    "sum": (4.0, -2.0),
-    "cosine": (0.0, -2.0),
-    "mean": (0.0, -0.5),
-}  # what is added to the sum of both cosines, times a factor
+# the loss is a constant plus a factor times the sum of both cosines
+SCALES = {"sum": (4.0, -2.0), "cosine": (0.0, -2.0), "mean": (0.0, -0.5)}
 
 
 class BYOL(Method):
@@ -24,10 +21,10 @@ class BYOL(Method):
     predictor_hidden: Width = 4096
     """Units of the predictor's hidden layer."""
     convention: Literal["sum", "cosine", "mean"] = "sum"
-    """Scale of the loss, which learning rates are tied to.
+    """Scale of the loss, to which learning rates are tied.
 
-    sum of 2 - 2 cos, in [0, 8] (Momentum² Teacher, EMAN, solo-learn); cosine, the same without its constant (Lightly); mean of -cos
-    (the placement paper).
+    sum: the sum of 2 - 2 cos over both directions, in [0, 8] (Momentum² Teacher, EMAN, solo-learn). cosine: the same
+        without its constant (Lightly). mean: the mean of -cos (the placement paper).
     """
 
     @property

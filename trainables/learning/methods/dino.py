@@ -1,4 +1,6 @@
-"""DINO: the student's distribution over prototypes follows the teacher's, which is centred and sharpened (Caron et al. 2021, alg. 1)."""
+"""DINO: the student's distribution over prototypes follows the teacher's centred, sharpened one (Caron et al. 2021,
+alg. 1).
+"""
 
 from __future__ import annotations
 
@@ -17,21 +19,22 @@ if TYPE_CHECKING:
 
 
 class DINO(Method):
-    """Mean over ordered pairs of different views of the cross entropy between teacher and student.
+    """Cross entropy between teacher and student, averaged over ordered pairs of different views.
 
-    Center: `center_momentum` of itself and the rest of the mean of all the teacher's logits of the batch, used from the next step on.
-    The last layer, the prototypes, stays as it is at first. Multi-crop: the student sees so many `local_views` too, the teacher does not.
+    The centre is a running mean of the teacher's logits with keep-rate `center_momentum`; a step uses the centre of the
+    step before. The last layer, the prototypes, is frozen at the beginning. With multi-crop the student also sees
+    `local_views`, and the teacher does not.
     """
 
     name: Literal["dino"] = "dino"
     temperature: Temperature = Temperature(base=0.1)
     teacher_temperature: Temperature = Temperature(base=0.07, warmup_factor=4 / 7)
     center_momentum: Share = 0.9
-    """Keep-rate of the mean that the teacher's logits are centred by."""
+    """Keep-rate of the centre, the running mean of the teacher's logits."""
     local_views: Annotated[int, Field(ge=0, le=100)] = 0
-    """Small crops that the student sees besides, and the teacher does not (multi-crop)."""
+    """Small crops that only the student sees (multi-crop)."""
     frozen_prototypes: Duration = "1 epochs"
-    """How long the prototypes stay as they are at first."""
+    """How long the prototypes are frozen at the beginning."""
 
     DEFAULTS: ClassVar[dict[str, Any]] = {
         "encoder.projector": {
@@ -75,9 +78,8 @@ class DINO(Method):
     def close(self, state: State, targets: Tensor, step: int, run: Length) -> None:
         import torch
 
-        mean = targets.mean(
-            (0, 1), dtype=torch.float64
-        )  # rounded to float32 it is the same in whatever order it was summed
+        # in float64: rounded to float32, the mean does not depend on the order of the sum
+        mean = targets.mean((0, 1), dtype=torch.float64)
         state["center"].lerp_(mean.to(state["center"].dtype), 1 - self.center_momentum)
 
     def durations(self) -> dict[str, str]:

@@ -16,21 +16,21 @@ LABELLED, WEAK, STRONG = Piece("labelled", 0), Piece("images", 0), Piece("images
 
 
 class FixMatch(LabelledMethod):
-    """Cross entropy of labelled images, and `weight` times that of images whose pseudo-label is at least `threshold` sure.
+    """Cross entropy of labelled images, plus `weight` times that of images whose pseudo-label is sure enough.
 
-    The second mean is over all images, sure or not. There are `images_per_label` images for each labelled one; all pictures of a shard that
-    the student sees share norm statistics. Pseudo-labels come from the "student" itself, so the teacher is for evaluation only
-    (FixMatch, Spatial Ensemble), or from the "teacher" (EMAN).
+    A pseudo-label counts if its probability is at least `threshold`; the mean is over all images, sure or not. All
+    pictures of a shard that the student sees share norm statistics. Pseudo-labels come from the "student" itself
+    (FixMatch, Spatial Ensemble), so that the teacher serves evaluation only, or from the "teacher" (EMAN).
     """
 
     name: Literal["fixmatch"] = "fixmatch"
     images_per_label: Count = 7
     threshold: NonNegative = 0.95
-    """How sure a pseudo-label has to be."""
+    """Probability that a pseudo-label has at least to count."""
     weight: NonNegative = 1.0
-    """Of the loss of images without labels."""
+    """Weight of the loss of images without labels."""
     pseudo_labels: Literal["student", "teacher"] = "student"
-    """Whose they are: the student's own (FixMatch, Spatial Ensemble) or the teacher's (EMAN)."""
+    """Which network makes pseudo-labels: the student (FixMatch, Spatial Ensemble) or the teacher (EMAN)."""
 
     VIEWS: ClassVar[tuple[ViewKind, ...]] = ("weak", "strong")
     LABELLED_VIEWS: ClassVar[tuple[ViewKind, ...]] = ("weak",)
@@ -57,8 +57,9 @@ class FixMatch(LabelledMethod):
         super().check(trial)
         norm = trial.teacher.norm.kind
         if self.pseudo_labels == "student" and trial.teacher.placement and norm != "eman":
-            rule = "with method.pseudo_labels = student the teacher sees no training image, so that only eman gives it statistics"
-            raise ValueError(f"teacher.norm.kind = {norm}: {rule}; pseudo_labels = teacher takes any")
+            why = "the teacher sees no training image, so that only eman gives it statistics"
+            rule = f"with method.pseudo_labels = student {why}; pseudo_labels = teacher takes any"
+            raise ValueError(f"teacher.norm.kind = {norm}: {rule}")
 
     def loss(self, given: Pass) -> Tensor:
         import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Mean Teacher: the student's probabilities follow the teacher's of another view, on all images (Tarvainen and Valpola 2017)."""
+"""Mean Teacher: the student's probabilities follow the teacher's of another view (Tarvainen and Valpola 2017)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ FIRST, SECOND = ((Piece("labelled", view), Piece("images", view)) for view in ra
 
 
 class MeanTeacher(LabelledMethod):
-    """Cross entropy of the labelled images as a share of all, and a mean squared difference of probabilities over all images and classes.
+    """Cross entropy of labelled images, divided by the number of all images, plus a consistency term.
 
-    Its weight rises to `consistency` during the `rampup` as exp(-5 (1 - t)^2). There are `images_per_label` images for each labelled one.
-    The teacher's keep-rate is that of a plain average, until it reaches its momentum. Unlike the released code's, its first copy is exact.
+    The consistency term is the mean squared difference of probabilities over all images and classes. Its weight rises
+    to `consistency` during the `rampup` as exp(-5 (1 - t)^2). The teacher's keep-rate is that of a plain average until
+    it reaches its momentum. Unlike in the released code, the teacher starts as an exact copy.
     """
 
     name: Literal["mean_teacher"] = "mean_teacher"
@@ -29,7 +30,7 @@ class MeanTeacher(LabelledMethod):
     consistency: NonNegative = 100.0
     """Weight of the difference between the student's probabilities and the teacher's."""
     rampup: Duration = "20 %"
-    """How long that weight rises at first, as exp(-5 (1 - t)^2)."""
+    """Duration of that weight's rise at the beginning, as exp(-5 (1 - t)^2)."""
 
     VIEWS: ClassVar[tuple[ViewKind, ...]] = ("weak", "weak")
     LABELLED_VIEWS: ClassVar[tuple[ViewKind, ...]] = ("weak", "weak")
@@ -55,7 +56,7 @@ class MeanTeacher(LabelledMethod):
         return super().durations() | {"rampup": self.rampup}
 
     def weight(self, step: int, run: Length) -> float:
-        """Of the consistency in a step."""
+        """Returns the weight of the consistency term in a step."""
         whole = steps_in(self.rampup, run)
         return self.consistency * math.exp(-5 * (1 - min(step / whole, 1)) ** 2) if whole else self.consistency
 

@@ -1,6 +1,6 @@
-"""MoCo v2: the student's query finds the teacher's key of the other view among a queue of past keys (He et al. 2020, eq. 1).
+"""MoCo v2: the student's query finds the teacher's key of the other view among past keys (He et al. 2020, eq. 1).
 
-`symmetric` is v2+: each view is query and key, with a queue of keys for each view, and the loss is the mean of both.
+`symmetric` is v2+: each view is query and key, with a queue for each view, and the loss is the mean over both views.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 class ReSSL(QueueMethod):
     """Cross entropy between softmax(key . queue / `teacher_temperature`) and softmax(query . queue / `temperature`).
 
-    The student sees the first view, the teacher the second, which is only cropped and flipped. A sample's own key is not among the queue.
+    The student sees the first view, the teacher the second, which is only cropped and flipped. The queue holds no key
+    of the samples themselves.
     """
 
     name: Literal["ressl"] = "ressl"

@@ -1,6 +1,6 @@
 """SimCLR: NT-Xent over both views of the batch (Chen et al. 2020, eq. 1).
 
-With an averaged copy (`teacher.placement`) it is "SimCLR + EMA": anchors are the student's, keys the teacher's, of both views.
+With an averaged copy (`teacher.placement`) it is "SimCLR + EMA": anchors are the student's and keys are the teacher's.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 
 
 class SimCLR(Method):
-    """NT-Xent: a view among both views of the other samples. Without an averaged copy gradients flow into keys as well."""
+    """NT-Xent: a view finds its other view among all views of other samples.
+
+    Without an averaged copy, gradients flow into keys as well.
+    """
 
     name: Literal["simclr"] = "simclr"
     temperature: Temperature = Temperature(base=0.2)
     negatives: Literal["batch", "shard"] = "batch"
-    """Where the other samples are from: the batch, on all workers, or the shard."""
+    """Where the other samples come from: the batch, on all workers, or the shard."""
 
     DEFAULTS: ClassVar[dict[str, Any]] = {
         "teacher.placement": "none",
@@ -42,7 +45,7 @@ class SimCLR(Method):
         return torch.cat([self._contrast(own, others, 0, given.at(self.temperature)) for own, others in shards])
 
     def _contrast(self, anchors: Tensor, keys: Tensor, first: int, temperature: float) -> Tensor:
-        """Loss [N] of anchors [2, N, D], samples `first`, `first` + 1, ... of keys [2, B, D]."""
+        """Returns the loss [N] of anchors [2, N, D], which are the samples from `first` on of the keys [2, B, D]."""
         import torch
         import torch.nn.functional as F
 

@@ -1,6 +1,7 @@
 """SimSiam: the student predicts its own projection of the other view, behind a stop-gradient (Chen and He 2021, eq. 2).
 
-With an averaged copy (`teacher.placement`) it is the placement paper's "SimSiam + EMA": the copy's projections are predicted.
+With an averaged copy (`teacher.placement`) it is "SimSiam + EMA" of the placement paper: the student predicts the
+copy's projections.
 """
 
 from __future__ import annotations
