@@ -223,12 +223,12 @@ class Norm(nn.Module):
 def laid_out(norms: Sequence[Norm], layout: Layout) -> Iterator[None]:
     """Gives the norms of one forward its layout, and takes it away afterwards."""
     for norm in norms:
-        norm._layout = layout
+        object.__setattr__(norm, "_layout", layout)  # a tenth of the time of nn.Module's __setattr__
     try:
         yield
     finally:
         for norm in norms:
-            norm._layout = None
+            object.__setattr__(norm, "_layout", None)
 
 
 def norms_of(*modules: nn.Module) -> list[Norm]:
