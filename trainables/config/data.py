@@ -105,7 +105,7 @@ class Data(Section):
     name: Annotated[str, AfterValidator(_data_set), Field(json_schema_extra={"enum": DATA_SETS})] = "digits"
     """The data set."""
     root: Location | None = None
-    """Its folder; digits need none."""
+    """The data set's folder; digits need none."""
     download: bool = False
     """Whether torchvision may fetch it into root."""
     train_split: Literal["train", "unlabelled", "both"] = "train"
@@ -113,9 +113,9 @@ class Data(Section):
     classes: Annotated[Path | tuple[str, ...] | None, BeforeValidator(_classes)] = None
     """Classes to keep: a list, or a file with one on each line; of folders their names, of Parquet the labels."""
     train_images: Count | None = None
-    """How many images to learn from; all but those for validation, where it is not given."""
+    """How many images to learn from; by default all except those for validation."""
     validation_images: Count | None = None
-    """How many train images are kept for scoring; a tenth, where it is not given."""
+    """How many train images are kept for scoring; by default a tenth."""
     image_size: Annotated[int, Field(ge=4, le=LARGEST_IMAGE)] | None = None
     """Side in pixels that images of folders and Parquet are resized to; needed where they differ in size."""
     streamed: bool = False

@@ -62,7 +62,7 @@ class RandAugment(Section):
     """Operations of strong views, each at 1, 2, ... tenths of its range, fewer than `magnitude`; then a grey square."""
 
     ops: Annotated[int, Field(ge=1, le=100)] = 2
-    """How many operations."""
+    """How many operations an image gets."""
     magnitude: Annotated[int, Field(ge=2, le=10)] = 10
     """Tenths of an operation's range that its levels stay below."""
     cutout: Share = 0.5

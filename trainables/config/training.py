@@ -68,7 +68,7 @@ class OnlineProbe(Section):
     SHORT: ClassVar[str] = "lr"
 
     lr: NonNegative = 0.0
-    """Its learning rate, which follows the schedule of optim.lr; 0: there is none."""
+    """The probe's learning rate, which follows the schedule of optim.lr; 0: there is no probe."""
 
 
 class Train(Section):

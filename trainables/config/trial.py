@@ -52,7 +52,7 @@ class TrialConfig(Section):
     ) = None
     """A paper's recipe for the method; what is set beside it counts above it."""
     seed: Seed = 0
-    """Of the first student, the order of images, views and masks."""
+    """Seed of the first student, the order of images, views and masks."""
     method: AnyMethod = METHODS["byol"](name="byol")
     data: Data = Data()
     views: Views = Views()

@@ -388,7 +388,8 @@ def test_what_the_user_sets_is_not_scaled() -> None:
         ),
         (
             {"preset": "eman", "method": "fixmatch", "train": {"batch_size": 64, "shard_size": 32}},
-            "method.images_per_label = 5: must divide train.shard_size = 32, so that each shard has whole labelled images; 4 does "
+            "method.images_per_label = 5: must divide train.shard_size = 32, "
+            "so that each shard has whole labelled images; 4 does "
             "(preset eman sets method.images_per_label = 5; set it yourself to change it)",
         ),
         (

@@ -87,7 +87,7 @@ def test_warm_up_rises_in_equal_steps_and_hands_over(kind):
 
 @pytest.mark.parametrize("factor", [0.0, 0.001, 0.5])
 def test_a_warm_up_starts_one_step_above_its_factor_and_has_its_base_twice(factor):
-    """As the docstring of `at` has it: one step ahead of a recipe that starts at factor times base, and has `base` after W steps."""
+    """As the docstring of `at` says: one step ahead of a recipe that starts at factor times base."""
     base, steps = 0.4, 5
     schedule = c.LearningRate(base=base, warmup=f"{steps} steps", warmup_factor=factor)
     values = [schedules.at(schedule, step, Length(50, 10)) for step in range(steps + 2)]

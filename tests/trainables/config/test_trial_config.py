@@ -1,4 +1,4 @@
-"""TrialConfig: what it refuses and what it says, the views that suit a data set, placements, settings and the equivalence rule."""
+"""TrialConfig: what it refuses and how, views that suit a data set, placements, settings, and the equivalence rule."""
 
 import json
 from itertools import permutations
@@ -277,7 +277,7 @@ def test_invariant_09_equivalence_rule():
 
 
 def test_invariant_09_a_base_batch_makes_the_rates_follow_the_batch():
-    """Learning rate and momentum are written for 256, and run at 64: k = 1/4. Parts with a momentum of their own follow too."""
+    """Learning rate and momentum are written for 256, and run at 64: k = 1/4. Parts with a momentum follow too."""
     # Fails when k is inverted.
     momenta = {"block4": {"base": 0.9, "final": 0.98}, "conv1": {"kind": "constant", "base": 0.8, "final": 0.3}}
     given = {
@@ -356,7 +356,7 @@ def test_whatever_a_base_batch_would_scale_is_looked_at_when_the_trial_is_read(t
 
 
 def test_a_base_batch_scales_p_alone_where_units_are_copied():
-    """A part with a momentum of its own enters with (1 - p) (1 - momentum): scaling p is enough, whatever its schedule."""
+    """A part with its own momentum has the share (1 - p) (1 - momentum): scaling p is enough, for any schedule."""
     momenta = {"fc2": {"kind": "exponential", "base": 0.5}, "fc1": 0.9}
     teacher = {"smoothing": {"kind": "se", "p": {"base": 0.9}}, "momenta": momenta}
     config = c.parse({"teacher": teacher, "train": {"batch_size": 64, "base_batch": 32}})
@@ -370,8 +370,8 @@ def test_what_the_rule_did_is_said():
     )
     said = equivalence.own_line(config)
     assert (
-        said
-        == "equivalence rule: batch 32 -> 64 (x2), learning rate 0.05 -> 0.1, teacher momentum 0.9 -> 0.8, 2 shards of 32"
+        said == "equivalence rule: batch 32 -> 64 (x2), learning rate 0.05 -> 0.1, teacher momentum 0.9 -> 0.8, "
+        "2 shards of 32"
     )
     assert "batch 64 -> 128 (x2), learning rate 0.1 -> 0.2" in equivalence.line(
         config, equivalence.scaled_batch(config, 128)

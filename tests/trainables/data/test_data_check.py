@@ -151,7 +151,8 @@ def test_parquet_columns(tmp_path: Path, columns: dict[str, str], has: str):
     pyarrow.parquet.write_table(pyarrow.table({name: column(kind) for name, kind in columns.items()}), path)
     said = refusal("parquet", tmp_path)
     assert said.startswith(
-        f"data.root = '{tmp_path}': {path}: needs a column struct<bytes, path> of images and an integer column of labels"
+        f"data.root = '{tmp_path}': {path}: needs a column struct<bytes, path> of images "
+        "and an integer column of labels"
     )
     assert has in said
     path.write_bytes(b"PAR1 nothing")
@@ -166,7 +167,8 @@ def labelled_parquet(root: Path, labels: list[int | None]) -> Path:
 def test_labels_that_are_no_classes(tmp_path: Path):
     root = labelled_parquet(tmp_path, [*range(39), 1_700_000_000])
     assert refusal("parquet", root) == (
-        f"data.root = '{root}': a train image has label 1700000000; classes are numbered from 0, and there are only 40 images"
+        f"data.root = '{root}': a train image has label 1700000000; classes are numbered from 0, "
+        "and there are only 40 images"
     )
     check_data(
         trial("parquet", labelled_parquet(tmp_path, [i % 4 + 900 for i in range(40)]))

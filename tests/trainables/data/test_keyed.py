@@ -112,7 +112,7 @@ at_every_chance = pytest.mark.parametrize("chance", [0.0, 2**-16, 0.5, *EQUAL_TO
 
 @at_every_chance
 def test_choices_equal_the_hash_in_plain_integers(chance):
-    """Four of 16 bits a word, the lowest first; more words than are mixed at a time; also where the 16 bits are those of the chance."""
+    """Four of 16 bits a word, the lowest first; more words than are mixed at a time; equal 16 bits included."""
     count, key = 4 * 100_000 - 1, (5, "choice")
     found = keyed.choices(count, chance, *key)
     assert found.dtype == torch.bool and found.shape == (count,)
@@ -167,7 +167,7 @@ def test_a_draw_does_not_depend_on_how_many_there_are(draw):
 
 
 def test_numbers_are_the_same_where_further_bits_are_drawn_for_all(monkeypatch: pytest.MonkeyPatch):
-    """As on a GPU. Among five million some begin like any chance; `below` compares 24 bits, so its chances are laid on numbers drawn."""
+    """As on a GPU. Among five million some begin like any chance; chances of `below` are numbers that were drawn."""
     chances = keyed.uniform(torch.zeros(1, dtype=torch.int64), 9, 1, dtype=torch.float64)[0] + 2**-25
     cases = [(keyed.choices, 5_000_001, chance) for chance in (1 - 1e-6, 0.7, 1e-6)]
     cases += [(keyed.below, 3_000, chance) for chance in chances.tolist()]

@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def stl10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Files as torchvision unpacks them, of 30 train, 10 test and 50 unlabelled images; it checks them against their own sums."""
+    """Files as torchvision unpacks them, of 30 train, 10 test and 50 unlabelled images, with their checksums."""
     folder, draws = tmp_path / "stl" / "stl10_binary", np.random.default_rng(0)
     folder.mkdir(parents=True)
     counts = {"train": 30, "test": 10, "unlabeled": 50}

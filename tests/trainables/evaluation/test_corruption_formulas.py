@@ -1,4 +1,4 @@
-"""Corruptions one by one: what each measures on known pixels, the formula that it computes, and other implementations of it."""
+"""Corruptions one by one: measured on known pixels, against their formulas, and against other implementations."""
 
 import colorsys
 import io
@@ -27,7 +27,7 @@ def draws(count: int, *key: int | str) -> Draws:
     return Draws(torch.arange(count), (0, *key))
 
 
-# ------------------------------------------------------------------------------------------------- what is measured, against the formula
+# -------------------------------------------------------------------------------- what is measured, against the formula
 
 
 def clipped_normal(mean: float, sigma: float) -> tuple[float, float]:
@@ -142,7 +142,7 @@ def test_pixelate_and_jpeg_equal_pillow(natural, table, channels):
                 assert np.array_equal(found[index].reshape(expected.shape), expected)
 
 
-# --------------------------------------------------------------------------------------------------------- against other implementations
+# ---------------------------------------------------------------------------------------- against other implementations
 
 
 @pytest.mark.parametrize("size", [(32, 32), (9, 14)])
@@ -159,7 +159,7 @@ def test_gaussian_blur_equals_scipy(rng, size, sigma, truncate, edge):
 
 @pytest.mark.parametrize("level", [*LEVELS["cifar"]["defocus_blur"], *LEVELS["imagenet"]["defocus_blur"]])
 def test_defocus_blur_is_the_mean_over_a_soft_disk(rng, level):
-    """Kernel and sum by scipy, both mirrored at their edges: so the kernel of a disk that fills its window adds up to more than 1."""
+    """Kernel and sum by scipy, both mirrored at their edges, so a disk as large as its window sums to over 1."""
     radius, alias = level
     window = 8 if radius <= 8 else radius
     at = np.arange(-window, window + 1)
@@ -332,7 +332,7 @@ def test_snow_is_paler_and_has_flakes(natural):
 
 @pytest.mark.parametrize("table", TABLES)
 def test_frost_has_the_published_weights(natural, table):
-    """Black shows the frost, and what an image adds to that is its own weight; the frost differs, and is cold and not flat."""
+    """Black shows the frost alone; an image adds its weight. Frosts differ, and are cold and not flat."""
     x = natural[table].double()
     for kept, strength, scale in LEVELS[table]["frost"][1:4:2]:
         ice = weather.frost(torch.zeros_like(x), draws(12), kept, strength, scale) / strength

@@ -25,7 +25,7 @@ def changes(images: Tensor, kind: str, levels: str) -> list[Tensor]:
     return [(corrupt(images, samples, kind, s, levels) - images).double() for s in SEVERITIES]
 
 
-# ---------------------------------------------------------------------------------------------------------------- the published levels
+# ------------------------------------------------------------------------------------------------- the published levels
 
 
 def test_the_types_are_those_of_the_paper_in_its_order():
@@ -39,7 +39,7 @@ def test_the_types_are_those_of_the_paper_in_its_order():
 
 
 def test_levels_are_the_published_ones():
-    """Typed out a second time, a list for each number of a level; elastic_transform as published: factors of the side, 32 and 244."""
+    """Typed a second time, a list for each number of a level; elastic_transform by factors of 32 and 244."""
     published = {
         "cifar": {
             "gaussian_noise": [".04 .06 .08 .09 .1"],
@@ -129,7 +129,7 @@ def test_levels_are_the_published_ones():
         )
 
 
-# Severities at which the published levels themselves make the change smaller, of its mean size and of its spread, and why.
+# Severities at which the published levels make the change smaller, in mean size and in spread, and why.
 FALLS: dict[tuple[str, str], tuple[set[int], set[int]]] = {
     ("cifar", "glass_blur"): ({2, 3, 5}, {2, 3, 5}),  # the same shuffling, of an image that is blurred more
     ("imagenet", "glass_blur"): ({2, 4}, {2, 4}),  # 2 rounds become 1, and 3 become 2
@@ -154,7 +154,7 @@ FALLS: dict[tuple[str, str], tuple[set[int], set[int]]] = {
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_change_of_pixels_grows_with_severity(natural, kind, table):
-    """Mean of the absolute change and standard deviation of the change, over photographs; many for fog, of which no two are alike."""
+    """Mean absolute change, and its standard deviation, over photographs; over many for fog, which varies a lot."""
     images = natural[table].repeat(8 if kind == "fog" else 2, 1, 1, 1)
     found = changes(images, kind, table)
     sizes, spreads = [c.abs().mean().item() for c in found], [c.std().item() for c in found]
@@ -163,7 +163,7 @@ def test_the_change_of_pixels_grows_with_severity(natural, kind, table):
         assert min(values) > STEP / 2
 
 
-# ------------------------------------------------------------------------------------------------------------------------------ the laws
+# ------------------------------------------------------------------------------------------------------------- the laws
 
 
 WITHOUT_CHANCE = (
@@ -245,7 +245,7 @@ def test_errors_of_the_user(shape, values, words):
     assert words in str(raised.value)
 
 
-# ----------------------------------------------------------------------------------------------------------------------------- the sheet
+# ------------------------------------------------------------------------------------------------------------ the sheet
 
 
 @pytest.mark.parametrize(("table", "side"), [("cifar", 32), ("imagenet", 48)])
@@ -294,7 +294,7 @@ def test_a_sheet_of_an_own_image_and_its_errors(tmp_path, capsys):
     assert not (tmp_path / "a.jpg").exists()
 
 
-# ---------------------------------------------------------------------------------------------------------------------------- the scores
+# ----------------------------------------------------------------------------------------------------------- the scores
 
 
 def split() -> Images:

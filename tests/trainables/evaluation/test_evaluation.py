@@ -114,7 +114,7 @@ def test_small_temperatures_and_distances_do_not_overflow():
 
 
 def test_euclidean_distances_keep_small_differences():
-    """Two points that are apart by a ten-thousandth, far from the origin: in float32 a difference of squares would not see it."""
+    """Two points a ten-thousandth apart, far from the origin: a difference of squares in float32 would not see it."""
     x = torch.tensor([[1000.0, 0.0], [1000.0, 1e-4], [1000.0, 3e-4]])
     bank = Features(x[:2], torch.tensor([0, 1]))
     assert KNN(k=1, metric="euclidean").score(bank, Features(x[2:], torch.tensor([1])))["knn_top1"] == 1.0
@@ -174,7 +174,7 @@ def test_protocols_learn_from_the_images_that_have_labels(tiny, digits, learner_
 
 
 def test_an_untrained_trial_is_judged_alike_by_any_number_of_workers(tiny, digits, together):
-    """By every protocol: 3 workers share what there is, which is not always as much as they are; the learner's state stays as it is."""
+    """By every protocol: 3 workers share the work, sometimes less than 3 pieces; the learner does not change."""
     names = [name for name in PROTOCOLS if name not in ("classifier", "online")]
     small = {
         "evaluation.batch_size": 5,

@@ -35,7 +35,7 @@ def norm_of(x: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 def plain_logits(config: Linear, bank: Features, queries: Features, classes: int, seed: int) -> Tensor:
-    """Logits [queries, classes] after training by the formulas, in float64, with every running statistic kept by hand."""
+    """Logits [queries, classes] after training by the formulas in float64, with running statistics kept by hand."""
     x, q = bank.x.double(), queries.x.double()
     if config.standardise:
         x, q = (x - bank.x.double().mean(0)) / bank.x.double().std(0), (q - x.mean(0)) / x.std(0)
@@ -104,7 +104,7 @@ def test_every_recipe_separates_what_is_separable(recipe):
 
 
 def test_the_numbers_of_the_recipes():
-    """REFERENCE.md F, typed out a second time: epochs, rate at batch 256, its kind and milestones, head, and the rate at batch 512."""
+    """REFERENCE.md F, typed a second time: epochs, rate at batch 256, kind and milestones, head, rate at 512."""
     steps, few = ("60 epochs", "80 epochs"), ("30 epochs", "40 epochs")
     table = {
         "momentum2": (80, 0.2, "cosine", (), "logits", 0.4),

@@ -9,7 +9,7 @@ BATCH = 10_000 * 3072  # bytes of a file
 
 
 class CIFAR10(CIFAR):
-    """Its classes have names."""
+    """CIFAR-10, with names of its classes."""
 
     CLASSES: ClassVar[int] = 10
     TORCHVISION: ClassVar[str] = "CIFAR10"

@@ -7,7 +7,7 @@ from trainables.data.sets.base_torchvision import CIFAR
 
 
 class CIFAR100(CIFAR):
-    """Its classes are shown by their numbers."""
+    """CIFAR-100, whose classes are shown by their numbers."""
 
     CLASSES: ClassVar[int] = 100
     TORCHVISION: ClassVar[str] = "CIFAR100"

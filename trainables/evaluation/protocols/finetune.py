@@ -37,7 +37,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 class Rate(LearningRate):
-    """Of the backbone."""
+    """Learning rate of the backbone."""
 
     base: Positive = 0.2
 
@@ -71,7 +71,7 @@ class Finetune(Protocol):
     classifier_factor: Positive = 1.0
     """The classifier's learning rate over the backbone's."""
     momentum: Share = 0.9
-    """Of SGD."""
+    """Momentum of SGD."""
     weight_decay: NonNegative = 0.0
     """L2 decay of all layers."""
     init: NonNegative = 0.01

@@ -62,7 +62,7 @@ class Trained(NamedTuple):
 
 
 class Rate(LearningRate):
-    """Of the classifier."""
+    """Learning rate of the classifier."""
 
     base: Positive = 0.1
 
@@ -93,7 +93,7 @@ class Linear(Protocol):
     """The batch that lr is written for; without it, lr is the rate for batch_size."""
     lr: Rate = Rate()
     momentum: Share = 0.9
-    """Of SGD."""
+    """Momentum of SGD."""
     weight_decay: NonNegative = 0.0
     """L2 decay of the classifier."""
     standardise: bool = True
