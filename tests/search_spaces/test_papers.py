@@ -17,7 +17,7 @@ from trainables.data.feed import labelled_images
 from trainables.learning.learner import Learner
 from trainables.networks.group import Group
 from trainables.running.resolve import resolved
-from tuner.commands import main as cli
+from tuner.commands import arguments
 from tuner.plan import points, spec
 
 ROOM = Path(search_spaces.__file__).parent / "papers"
@@ -92,7 +92,7 @@ def header(path: Path) -> str:
     return path.read_text().partition("\nname:")[0]
 
 
-TOY = cli._parser().parse_args(commands(INDEX)[0]).set
+TOY = arguments.parser().parse_args(commands(INDEX)[0]).set
 
 
 def test_every_experiment_has_a_file() -> None:
@@ -138,7 +138,7 @@ def test_a_header_says_what_it_costs_and_scores(path: Path) -> None:
 def test_the_commands_of_a_header(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They name the file, its run and keys that there are; without the data they end where the data are looked for."""
     launch, *others = commands(header(path))
-    given = cli._parser().parse_args(launch)
+    given = arguments.parser().parse_args(launch)
     assert given.search == Path("search_spaces/papers") / path.name
     with pytest.raises(c.UserError, match="no such folder|data.classes"):
         spec.read(path, given.set)

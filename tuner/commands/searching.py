@@ -40,7 +40,7 @@ def finish(run: Run, study: Study) -> int:
         The exit status: 1 where no trial, or no point of a table, is complete.
     """
     from tuner.report import closing, export, terminal
-    from tuner.report.view import view_of
+    from tuner.report.viewer import view_of
 
     _run(run, study)
     if study.spec.table:

@@ -14,7 +14,7 @@ from tuner.plan import points, space
 from tuner.plan import spec as specs
 from tuner.plan.spec import SearchSpec
 from tuner.report.bars import clock_time
-from tuner.report.view import STATES
+from tuner.report.viewer import STATES
 from tuner.report.wording import brief, title
 from tuner.runs import run as runs
 from tuner.runs.hints import counted

@@ -6,7 +6,8 @@ import json
 from trainables.config.errors import UserError
 from tuner.commands import searching
 from tuner.report import terminal
-from tuner.report.view import RunView, as_json, view_of
+from tuner.report.view import RunView, as_json
+from tuner.report.viewer import view_of
 from tuner.runs import hints
 from tuner.runs import run as runs
 from tuner.search.study import Study, key_of

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from tuner.plan.spec import SearchSpec
 from tuner.report import certainty
-from tuner.report.view import RunView, view_of
+from tuner.report.view import RunView
+from tuner.report.viewer import view_of
 from tuner.report.wording import UNTRAINED, doubt, scored_on
 from tuner.runs.hints import command, counted, shown
 from tuner.runs.run import Run

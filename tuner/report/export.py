@@ -11,7 +11,7 @@ from trainables.config.errors import UserError
 from tuner.plan.points import label_of
 from tuner.report import certainty
 from tuner.report.points import plus_minus
-from tuner.report.view import view_of
+from tuner.report.viewer import view_of
 from tuner.report.wording import brief, no_gain, of_images
 from tuner.runs.hints import counted
 from tuner.runs.run import Run

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from tuner.report.bars import Position
 from tuner.report.terminal import heartbeat, table_of, where
-from tuner.report.view import Viewer
+from tuner.report.viewer import Viewer
 from tuner.report.wording import proposed, state_of
 from tuner.runs.hints import counted
 from tuner.runs.run import Run

@@ -13,7 +13,7 @@ from tuner.plan import points
 from tuner.plan import spec as specs
 from tuner.report import export, terminal
 from tuner.report import points as shown_points
-from tuner.report.view import view_of
+from tuner.report.viewer import view_of
 from tuner.runs import run as runs
 from tuner.search.study import Study, key_of
 

@@ -13,7 +13,8 @@ from tests.tuner.plan.test_points import TABLE
 from tuner.plan import space
 from tuner.plan import spec as specs
 from tuner.report import certainty, closing, export, points, terminal, wording
-from tuner.report.view import as_json, view_of
+from tuner.report.view import as_json
+from tuner.report.viewer import view_of
 from tuner.runs import hints
 from tuner.runs import run as runs
 from tuner.search.study import Study

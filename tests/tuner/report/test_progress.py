@@ -16,7 +16,7 @@ from tuner.plan import spec as specs
 from tuner.report import timing
 from tuner.report.progress import Progress
 from tuner.report.terminal import heartbeat
-from tuner.report.view import Viewer
+from tuner.report.viewer import Viewer
 from tuner.runs import run as runs
 from tuner.search.study import Study
 

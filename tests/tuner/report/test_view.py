@@ -8,8 +8,10 @@ import pytest
 from tests.tuner.report.test_certainty import SEARCH, finished
 from tuner.plan import space
 from tuner.plan import spec as specs
-from tuner.report import terminal, view
-from tuner.report.view import TrialView, Viewer, as_json, view_of
+from tuner.report import terminal
+from tuner.report import viewer as viewers
+from tuner.report.view import TrialView, as_json
+from tuner.report.viewer import Viewer, view_of
 from tuner.runs.run import Run
 from tuner.search.study import Study
 
@@ -63,13 +65,13 @@ def test_a_frame_costs_what_runs_and_not_what_has_ended(tmp_path: Path, monkeypa
     run, study = lively(tmp_path, 40)
     run.write_baseline({"knn_top1": 0.5, "validation_images": 100.0})
     made, summed = [], []
-    row, best = view._row, study.best
+    row, best = viewers._row, study.best
 
     def counted_row(run: Run, study: Study, trial: object, *more: object) -> TrialView:
         made.append(trial)
         return row(run, study, trial, *more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(view, "_row", counted_row)
+    monkeypatch.setattr(viewers, "_row", counted_row)
     monkeypatch.setattr(study, "best", lambda count: summed.append(count) or best(count))  # type: ignore[func-returns-value]
     viewer = Viewer(run, study)
     viewer.view()

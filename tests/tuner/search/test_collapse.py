@@ -7,7 +7,7 @@ import pytest
 
 from tuner.plan import points
 from tuner.plan import spec as specs
-from tuner.report.view import view_of
+from tuner.report.viewer import view_of
 from tuner.report.wording import state_of
 from tuner.runs import run as runs
 from tuner.search.collapse import COLLAPSED_BELOW, collapsed

@@ -1,0 +1,110 @@
+"""The arguments of the program `tuner`: a function for each command."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from trainables.config.settings import whole_number
+
+ADDRESS = "'local' (default), 'auto' (default inside of a Ray job) or host:port of a Ray head"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the program; what it returns has the name of a command as `command`."""
+    program = argparse.ArgumentParser(prog="tuner", description="Find the best teacher for a student-teacher learner.")
+    commands = program.add_subparsers(required=True, metavar="command")
+    for name, (text, add) in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(command=name)
+        add(command)
+    return program
+
+
+def _settable(command: argparse.ArgumentParser, example: str) -> None:
+    text = f"change a key, such as {example}; may be repeated"
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+
+
+def _launch(command: argparse.ArgumentParser) -> None:
+    command.add_argument("search", type=Path, help="a search in YAML")
+    _settable(command, "trial.train.epochs=20")
+    command.add_argument("--run", type=Path, help="run directory to make (default: runs/<name>)")
+    command.add_argument("--address", help=ADDRESS)
+
+
+def _resume(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", type=Path, help="its run directory")
+    command.add_argument("--address", help="another Ray head than at the launch")
+    _settable(command, "trials=40, resources.workers=4 or trial.data.root=/new/place")
+
+
+def _status(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", type=Path, help="its run directory")
+    command.add_argument("--json", action="store_true", help="everything, for programs")
+
+
+def _export(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", type=Path, help="its run directory")
+    command.add_argument("--top", type=whole_number, default=1, help="how many")
+    text = "file of the best; the next get -2, -3, ..."
+    command.add_argument("-o", "--output", type=Path, default=Path("best.yaml"), help=text)
+
+
+def _train(command: argparse.ArgumentParser) -> None:
+    command.add_argument("config", type=Path, help="a TrialConfig in YAML, such as 'tuner export' writes")
+    command.add_argument("--epochs", type=whole_number, help="instead of the configured number")
+    text = "another batch; learning rate and momentum follow by the equivalence rule"
+    command.add_argument("--batch-size", type=whole_number, help=text)
+    command.add_argument("--workers", type=whole_number, default=1)
+    command.add_argument("--cpus-per-worker", type=whole_number, default=1)
+    command.add_argument("--gpus-per-worker", type=float, default=0)
+    _settable(command, "data.root=/data/cifar10")
+    command.add_argument("--run", type=Path, help="run directory to make (default: runs/train-<name of the file>)")
+    command.add_argument("--address", help=ADDRESS)
+
+
+def _evaluate(command: argparse.ArgumentParser) -> None:
+    text = "a checkpoint file, a trial's folder (its newest), or a run (its best trial)"
+    command.add_argument("checkpoint", type=Path, help=text)
+    text = (
+        "what it is scored by: knn and linear (default), finetune, label_free, classifier, online, corruptions; "
+        "'tuner keys trial.evaluation' lists their settings. "
+        "Scores called 'best' are chosen on the split that they are measured on"
+    )
+    command.add_argument("--protocol", nargs="+", metavar="NAME", help=text)
+    text = "another one (B) beside the first (A), and B - A"
+    command.add_argument("--against", type=Path, metavar="CHECKPOINT", help=text)
+    command.add_argument("--split", choices=["test", "validation"], default="test")
+    command.add_argument("--network", choices=["student", "teacher"], help="instead of the trial's own choice")
+    text = "write backbone and linear classifier for a torchvision ResNet (safetensors)"
+    command.add_argument("--save", type=Path, metavar="FILE", help=text)
+    _settable(command, "data.root=/new/place, evaluation.linear.recipe=eman or data.labels.per_class=10")
+    command.add_argument("--json", action="store_true")
+
+
+def _simulate(command: argparse.ArgumentParser) -> None:
+    command.add_argument("search", type=Path, help="a search in YAML")
+    text = "curves in Parquet, or the run of another search"
+    command.add_argument("--curves", type=Path, required=True, metavar="FILE|RUN", help=text)
+    command.add_argument("--slots", type=whole_number, default=1, help="how many trials run at once (default: 1)")
+    command.add_argument("--pool", action="store_true", help="choose among the recorded trials only")
+    command.add_argument("--replay", action="store_true", help="follow the order of events in the run")
+    _settable(command, "stopping.reduction=4")
+    command.add_argument("--json", action="store_true", help="everything, for programs")
+
+
+def _keys(command: argparse.ArgumentParser) -> None:
+    command.add_argument("section", nargs="?", default="", help="such as trial.teacher")
+
+
+COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "launch": ("start a search", _launch),
+    "resume": ("continue an interrupted search or full run", _resume),
+    "status": ("show what a search has come to", _status),
+    "export": ("write the best configurations of a search", _export),
+    "train": ("train one configuration, as a full run", _train),
+    "evaluate": ("score a checkpoint: kNN, linear, fine-tuning, corruptions, ...", _evaluate),
+    "simulate": ("show what a search would do, against recorded curves", _simulate),
+    "keys": ("list what can be set in a search", _keys),
+}
+"""Each command by its name, which is also that of its module: what it does, and its arguments."""
