@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -22,10 +21,9 @@ from trainables.learning.methods.base import Method, Pass
 from trainables.learning.monitoring import Monitors
 from trainables.learning.monitors.base import Numbers, Watched
 from trainables.learning.teacher import Teacher
-from trainables.networks.encoders import Student, StudentOutput, build_parts, feature_width, mlp
 from trainables.networks.group import Group
-from trainables.networks.norm_kinds import KINDS
 from trainables.networks.norms.base import Layout, Shards, begin, commit
+from trainables.networks.student import StudentOutput, build_student
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
 
@@ -55,9 +53,11 @@ class Learner:
         self.method_state = {
             name: x.to(group.device, self.dtype if x.is_floating_point() else x.dtype) for name, x in state.items()
         }
-        self.student = self._build_student(channels, config.seed, classes)
-        masked = config.teacher.smoothing.first_copy == "masked"
-        other = self._build_student(channels, config.seed + 2**31, classes).parts if masked else None
+        self.student = build_student(config, channels, classes, self.shards, self.dtype, config.seed)
+        other = None
+        if config.teacher.smoothing.first_copy == "masked":
+            seed = config.seed + 2**31
+            other = build_student(config, channels, classes, self.shards, self.dtype, seed).parts
         self.teacher = Teacher(config.teacher, self.student.parts, config.seed, other, self.run).train()
         self.student.tap = self.teacher.tap
         self.optimizer = optim.build(config.optim, self.student, config.online_probe.lr)
@@ -338,25 +338,6 @@ class Learner:
     @property
     def _teachers_differ(self) -> bool:
         return self.config.teacher.smoothing.masks == "per_worker" and self.group.size > 1
-
-    def _build_student(self, channels: int, seed: int, classes: int) -> Student:
-        encoder, head = self.config.encoder, self.config.encoder.projector
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            parts = build_parts(encoder, channels, self.shards)
-            predictor = None
-            if hidden := self.config.method.predictor:
-                predictor = mlp(
-                    head.width, c.Head(hidden=hidden, out=head.width), partial(KINDS[encoder.norm], shards=self.shards)
-                )
-            probe = nn.Linear(feature_width(parts), classes) if self.config.online_probe.lr else None
-        layout = torch.channels_last if self.config.train.channels_last else torch.contiguous_format
-        return (
-            Student(parts, predictor, None, probe)
-            .to(device=self.group.device, dtype=self.dtype)
-            .to(memory_format=layout)
-            .train()
-        )
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         if self.config.train.precision != "bf16":

@@ -1,10 +1,9 @@
-"""Encoders in named parts: conv1, block1..block4 of a torchvision ResNet, and the projector; heads; the student."""
+"""Encoders in named parts: conv1, block1..block4 of a torchvision ResNet, and the projector."""
 
 import copy
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from trainables.config.teacher import PROJECTOR
 from trainables.config.trial import Encoder, Head
 from trainables.networks.norm_kinds import KINDS
-from trainables.networks.norms.base import EPS, RUNNING_SHARE, Layout, Norm, Shards, laid_out, norms_of
+from trainables.networks.norms.base import EPS, RUNNING_SHARE, Norm, Shards
 
 DEPTHS = {
     "resnet10": (BasicBlock, (1, 1, 1, 1)),
@@ -114,67 +113,6 @@ def backbone_of(parts: nn.ModuleDict, feature_norm: bool = True) -> nn.ModuleDic
         layers.remove([layer for layer in layers if isinstance(layer, Norm)][-1])
         backbone[last] = nn.Sequential(*layers)
     return backbone
-
-
-class StudentOutput(NamedTuple):
-    """What a student returns for N images.
-
-    prediction: of the predictor, or the projection where the method has none, [N, out].
-    projection: of the projector, [N, out].
-    tapped: the input of the teacher, without gradient.
-    features: of the backbone, without gradient, [N, F].
-    """
-
-    prediction: Tensor
-    projection: Tensor
-    tapped: Tensor
-    features: Tensor
-
-
-class Student(nn.Module):
-    """The trained network: the encoder's parts, and a predictor and an online probe if the trial has them.
-
-    `tap` names the last part of the prefix that the teacher shares with the student. The student hands the output of
-    that part to the teacher, so that a shared prefix is computed once. With `tap` None it hands over the images.
-    """
-
-    def __init__(
-        self, parts: nn.ModuleDict, predictor: nn.Module | None, tap: str | None, probe: nn.Linear | None = None
-    ):
-        super().__init__()
-        self.parts, self.predictor, self.tap, self.probe = parts, predictor, tap, probe
-        self.norms = norms_of(self)
-        self.watch: Callable[[str, Tensor], None] | None = None  # receives the name and the output of each part
-
-    @torch.no_grad()
-    def shared(self, x: Tensor, layout: Layout) -> Tensor:
-        """The shared prefix of images that the student does not learn from. Leaves nothing pending in its norms."""
-        if self.tap is None:
-            return x
-        with laid_out(self.norms, layout):
-            for name, part in self.parts.items():
-                norms = norms_of(part)
-                pending = [list(norm.pending) for norm in norms]
-                x = part(x)
-                for norm, before in zip(norms, pending, strict=True):
-                    norm.pending = before
-                if name == self.tap:
-                    break
-        return x
-
-    def forward(self, x: Tensor, layout: Layout) -> StudentOutput:
-        """Images [views * shards * samples, C, H, W] of a layout, through all parts and the predictor."""
-        tapped = features = x
-        with laid_out(self.norms, layout):
-            for name, part in self.parts.items():
-                if name == PROJECTOR[0]:
-                    features = x.detach()
-                x = part(x)
-                if self.watch is not None:
-                    self.watch(name, x)
-                if name == self.tap:
-                    tapped = x.detach()
-            return StudentOutput(x if self.predictor is None else self.predictor(x), x, tapped, features)
 
 
 class WideBlock(nn.Module):

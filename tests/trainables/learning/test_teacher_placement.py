@@ -15,10 +15,11 @@ from trainables.data.images import Images
 from trainables.learning.learner import Learner
 from trainables.learning.methods.byol import BYOL
 from trainables.learning.teacher import Teacher
-from trainables.networks.encoders import Student, build_parts, mlp
+from trainables.networks.encoders import build_parts, mlp
 from trainables.networks.group import Group
 from trainables.networks.norms.base import Shards, begin, commit, norms_of
 from trainables.networks.norms.batch import BatchNorm
+from trainables.networks.student import Student
 
 SHARDS = Shards(4, 1, range(1))
 RUN = Length(10, 5)

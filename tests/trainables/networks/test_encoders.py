@@ -10,7 +10,6 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from tests.trainables.layouts import through
 from trainables.config import trial as c
 from trainables.networks.encoders import (
-    Student,
     backbone_of,
     build_parts,
     feature_width,
@@ -20,6 +19,7 @@ from trainables.networks.encoders import (
 )
 from trainables.networks.norms.base import Norm, Shards, norms_of
 from trainables.networks.norms.batch import BatchNorm
+from trainables.networks.student import Student
 
 ONE_SHARD = Shards(4, 1, range(1))
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from trainables.data.images import Images
     from trainables.learning.teacher import Teacher
-    from trainables.networks.encoders import Student
     from trainables.networks.norms.base import Shards
+    from trainables.networks.student import Student
 
 Numbers = dict[str, float]
 
