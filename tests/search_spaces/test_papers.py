@@ -18,7 +18,7 @@ from trainables.learning.learner import Learner
 from trainables.networks.group import Group
 from trainables.running.resolve import resolved
 from tuner.commands import arguments
-from tuner.plan import points, spec
+from tuner.plan import points, reading, spec
 
 ROOM = Path(search_spaces.__file__).parent / "papers"
 PAPERS = sorted(ROOM.glob("*.yaml"))
@@ -141,7 +141,7 @@ def test_the_commands_of_a_header(path: Path, monkeypatch: pytest.MonkeyPatch) -
     given = arguments.parser().parse_args(launch)
     assert given.search == Path("search_spaces/papers") / path.name
     with pytest.raises(c.UserError, match="no such folder|data.classes"):
-        spec.read(path, given.set)
+        reading.read(path, given.set)
     assert yaml.safe_load(path.read_text())["name"] == path.stem
     assert others or "tensorboard --logdir" in header(path)
     for words in others:
@@ -159,7 +159,7 @@ def stepped() -> dict[str, float]:
 @every_file_now_or_later
 def test_every_row_makes_a_step(path: Path, stepped: dict[str, float]) -> None:
     """As the index says that it can be tried out: digits, tiny networks, one seed."""
-    table = spec.read(path, TOY)
+    table = reading.read(path, TOY)
     configs = points.configs(table)
     assert len(configs) == table.trials
     points.check_data(table)
@@ -177,7 +177,7 @@ def test_every_row_makes_a_step(path: Path, stepped: dict[str, float]) -> None:
 
 def test_the_random_encoder_does_not_move() -> None:
     """But its probe learns."""
-    config = points.configs(spec.read(ROOM / "placement_table2.yaml", TOY))["random encoder"]
+    config = points.configs(reading.read(ROOM / "placement_table2.yaml", TOY))["random encoder"]
     images, bank = data.splits(config.data, "train", "bank")
     learner = Learner(resolved(config, bank.classes), images.channels, len(images), Group(), bank.classes)
     before = {name: parameter.clone() for name, parameter in learner.student.named_parameters()}

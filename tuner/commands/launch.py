@@ -4,14 +4,14 @@ import argparse
 
 from trainables.config import equivalence
 from tuner.commands import checks, searching
-from tuner.plan import jobs, points, space, spec
+from tuner.plan import jobs, points, reading, space
 from tuner.runs import run as runs
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Starts a search; returns the exit status."""
     jobs.require_kept(arguments.run, "--run")
-    search = spec.read(arguments.search, settings(arguments))
+    search = reading.read(arguments.search, settings(arguments))
     proposing = points.load(search) if search.table else space.load(search.space)
     checks.require_all(search, proposing)
     if rule := equivalence.own_line(search.trial):

@@ -6,7 +6,7 @@ from trainables.config import formats
 from trainables.config.errors import UserError
 from tuner.commands import checks, searching, train
 from tuner.commands.launch import settings
-from tuner.plan import jobs, spec
+from tuner.plan import jobs, reading
 from tuner.runs import run as runs
 
 
@@ -15,7 +15,7 @@ def run(arguments: argparse.Namespace) -> int:
     jobs.require_kept(arguments.run, "run directory")
     begun = runs.Run(arguments.run)
     try:
-        search = spec.continued(begun.spec, settings(arguments))
+        search = reading.continued(begun.spec, settings(arguments))
     except UserError as error:
         again = "nothing was asked in this run yet, so it can be launched again with other settings, which replaces it"
         raise UserError(f"{error}{f'; {again}' if begun.untouched and not begun.held() else ''}") from None

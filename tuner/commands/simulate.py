@@ -10,8 +10,7 @@ from optuna.trial import FrozenTrial
 
 from trainables.config.errors import UserError
 from tuner.commands import searching
-from tuner.plan import points, space
-from tuner.plan import spec as specs
+from tuner.plan import points, reading, space
 from tuner.plan.spec import SearchSpec
 from tuner.report.bars import clock_time
 from tuner.report.viewer import STATES
@@ -31,7 +30,7 @@ VERSION = 1
 
 def run(arguments: argparse.Namespace) -> int:
     """Simulates a search and prints it; returns the exit status: 1 where no trial is complete."""
-    spec = specs.described(arguments.search, arguments.set)
+    spec = reading.described(arguments.search, arguments.set)
     if arguments.slots < 1:
         raise UserError(f"--slots {arguments.slots}: must be at least 1")
     if arguments.replay and arguments.pool:

@@ -10,7 +10,8 @@ from trainables.config.errors import TrialFailure, UserError
 from trainables.config.settings import read_settings, read_yaml
 from trainables.running.messages import Metrics
 from tuner.commands import checks
-from tuner.plan import jobs, spec
+from tuner.plan import jobs, reading, spec
+from tuner.plan.objective import Objective
 from tuner.report import certainty
 from tuner.report.bars import Bars, about
 from tuner.report.view import best_of
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         },
     }
     try:
-        alone = spec.settled(spec.parse(content))
+        alone = reading.settled(spec.parse(content))
     except UserError as error:
         raise UserError(str(error).removeprefix("trial.")) from None  # as `--set` spells it here
     checks.require_all(alone)
@@ -87,7 +88,7 @@ def continue_run(run: runs.Run, alone: spec.SearchSpec) -> int:
     return 0
 
 
-def _best_line(history: Sequence[Mapping[str, float]], objective: spec.Objective) -> str:
+def _best_line(history: Sequence[Mapping[str, float]], objective: Objective) -> str:
     """The score after the last epoch, how sure it is, and the best score."""
     metric, images = objective.metric, certainty.images_of(history)
     best = best_of({int(metrics["epoch"]): metrics[metric] for metrics in history}, objective.mode)

@@ -257,10 +257,10 @@ def run_search(
             measure_baseline(run, spec, groups, shown.say)
             bridge = Bridge(Core(study), run, groups, room, [*(board() for board in boards), shown])
             bridge.say = shown.ends
-            _tune(bridge)
+            tune_with(bridge)
 
 
-def _tune(bridge: Bridge) -> None:
+def tune_with(bridge: Bridge) -> None:
     """Runs Tune until the core finishes."""
     search = bridge.core
     tuner = tune.Tuner(

@@ -40,7 +40,9 @@ def cluster(address: str, run: Run) -> Iterator[list[dict[str, float]]]:
     os.environ.update(
         {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     )
-    if address == "local":  # its workers inherit this process's environment, and need no runtime environment made for them
+    if (
+        address == "local"
+    ):  # its workers inherit this process's environment, and need no runtime environment made for them
         options: dict[str, Any] = {"num_cpus": local_cpus(), "include_dashboard": False}
     else:
         options = {"runtime_env": {"env_vars": variables}}

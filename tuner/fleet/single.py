@@ -9,7 +9,9 @@ from trainables.running.messages import Metrics, Work
 from tuner.fleet.cluster import cluster
 from tuner.fleet.slots import Conversation, Slots
 from tuner.fleet.watch import Watch
-from tuner.plan.spec import Resources, SearchSpec, spec_key
+from tuner.plan.reading import spec_key
+from tuner.plan.resources import Resources
+from tuner.plan.spec import SearchSpec
 from tuner.runs.hints import resume_hint
 from tuner.runs.run import BASELINE, Run
 from tuner.search.allocation import concurrent_trials

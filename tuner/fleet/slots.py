@@ -22,7 +22,7 @@ from trainables.running.messages import EpochReport, Position, Work
 from tuner.fleet.board import Board
 from tuner.fleet.claims import State
 from tuner.fleet.switchboard import POSTPONE_WAIT, Switchboard
-from tuner.plan.spec import Resources
+from tuner.plan.resources import Resources
 from tuner.search.allocation import demand_of, places_on
 
 Fit = Callable[..., object]

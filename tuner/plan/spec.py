@@ -3,160 +3,28 @@
 import math
 import pkgutil
 import re
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ModelWrapValidatorHandler, field_validator, model_validator
 
 import search_spaces
 from trainables.config import evaluation as evaluation_config
 from trainables.config import trial as c
-from trainables.config.errors import UserError, nearest, shown
-from trainables.config.evaluation import PROTOCOLS
-from trainables.config.sections import Epochs
-from trainables.config.settings import dotted_keys, flat, read_settings, read_yaml, validated, with_values
-from trainables.data.check import check_data
-from tuner.plan import jobs
-from tuner.plan.table import combined, completed, set_by_hand
+from trainables.config.errors import shown
+from trainables.config.settings import validated
+from tuner.plan.objective import Objective, first_metric
+from tuner.plan.resources import Resources
+from tuner.plan.strategy import MOST_TRIALS, Sampler, Stopping
+from tuner.plan.table import combined, completed
 
-METRICS: dict[str, Literal["max", "min"]] = {  # and whether more or less of one is better
-    **{metric: mode for kind in PROTOCOLS.values() for metric, mode in kind.METRICS.items()},
-    "loss": "min",
-}
 MOST_POINTS = 500
-MOST_TRIALS = 10_000
 LONGEST_NAME = 100  # characters of a search's name, which folders are called by
 LONGEST_LABEL = 200  # characters of a point's label
 HOST_AND_PORT = re.compile(
     r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*):(?P<port>[0-9]{1,5})"
 )
 SPACES = sorted(module.name for module in pkgutil.iter_modules(search_spaces.__path__) if not module.ispkg)
-CONTINUABLE = (
-    "trials",
-    "seeds",
-    "address",
-    "resources",
-    "trial.data.root",
-    "trial.data.download",
-    "trial.data.loaders",
-)
-OF_NO_TRIAL = (
-    *CONTINUABLE,
-    "name",
-    "trial.train.checkpoint_steps",
-    "trial.train.keep_checkpoints",
-)  # keys that make no trial another
-
-ABSENT = object()
-
-DURATION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,3})?[smh]")
-LEAST_PATIENCE = 10  # seconds: more than the ranks of a trial take to agree on a fault
-
-
-def _metric(name: str) -> str:
-    if name not in METRICS:
-        raise ValueError(f"no such metric{nearest(name, METRICS)}")
-    return name
-
-
-def _names(folder: str) -> tuple[str, ...]:
-    """Names of the stoppers or samplers: of the files in a folder of tuner/search, found without importing them."""
-    path = Path(__file__).parents[1] / "search" / folder
-    return tuple(sorted(module.name for module in pkgutil.iter_modules([str(path)]) if module.name != "base"))
-
-
-if TYPE_CHECKING:
-    StopperName = str
-    SamplerName = str
-else:
-    StopperName = Literal[_names("stoppers")]
-    SamplerName = Literal[_names("samplers")]
-
-
-class Objective(c.Section):
-    """What a search optimises."""
-
-    SHORT: ClassVar[str] = "metric"
-
-    metric: Annotated[str, AfterValidator(_metric), Field(json_schema_extra={"enum": list(METRICS)})] = "knn_top1"
-    """A metric of a trial's last epoch: its loss, or what one of trial.evaluation.protocols gives.
-
-    Where it is not given it is classifier_top1 of a method that classifies, and kNN's score of all others.
-    """
-
-    @property
-    def mode(self) -> Literal["max", "min"]:
-        return METRICS[self.metric]
-
-
-class Stopping(c.Section):
-    """ASHA: from `grace_epochs` on, at each rung the best 1/reduction of the trials go on.
-
-    "none" runs every trial to its end.
-    """
-
-    SHORT: ClassVar[str] = "kind"
-
-    kind: StopperName = "asha"
-    """Who stops trials early; none runs every trial to its end."""
-    grace_epochs: Epochs = 2
-    """Epochs that no trial is stopped before."""
-    reduction: Annotated[int, Field(ge=2, le=1000)] = 3
-    """At each rung the best 1/reduction of the trials go on."""
-
-
-class Sampler(c.Section):
-    """Who proposes. TPE draws at random until `startup_trials` have ended."""
-
-    SHORT: ClassVar[str] = "kind"
-
-    kind: SamplerName = "tpe"
-    """Who proposes."""
-    startup_trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)] = 8
-    """Trials that have to end before TPE does more than draw at random."""
-
-
-def _duration(given: object) -> str:
-    """Checks a duration as it is written; text in general has another rule."""
-    if not isinstance(given, str) or not DURATION.fullmatch(given) or _seconds(given) < LEAST_PATIENCE:
-        raise ValueError(f"must be a duration of at least {LEAST_PATIENCE}s, such as 90s, 10m or 2h")
-    return given
-
-
-def _seconds(duration: str) -> float:
-    return float(duration[:-1]) * {"s": 1, "m": 60, "h": 3600}[duration[-1]]
-
-
-class Resources(c.Section):
-    """What a trial gets."""
-
-    workers: Annotated[int, Field(ge=1, le=100_000)] = 1
-    """Workers of a trial; no more than it has shards."""
-    cpus_per_worker: Annotated[int, Field(ge=1, le=10_000)] = 1
-    """CPUs of a worker."""
-    gpus_per_worker: Annotated[float, Field(ge=0, le=1000)] = 0
-    """GPUs of a worker: 0, 1, or a part of one for a trial of a single worker."""
-    concurrent_trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)] | None = None
-    """How many trials run at once; as many as fit where it is not given."""
-    restarts: Annotated[int, Field(ge=0, le=1000)] = 3
-    """How often a trial goes on after its workers died without a new epoch."""
-    patience: Annotated[str, BeforeValidator(_duration), Field(json_schema_extra={"format": "duration"})] = "10m"
-    """How long workers may make no progress (no step, no image read, no evaluation) before they are ended.
-
-    Their trial goes on with others; so it is longer than anything they do at once.
-    """
-
-    @property
-    def patience_seconds(self) -> float:
-        return _seconds(self.patience)
-
-    @model_validator(mode="after")
-    def _whole_gpus(self) -> Self:
-        if self.gpus_per_worker > 1 or (self.gpus_per_worker % 1 and self.workers > 1):
-            rule = "a worker uses one GPU, and only a single worker may share one"
-            raise ValueError(f"resources.gpus_per_worker = {self.gpus_per_worker}: {rule}")
-        return self
 
 
 def _labelled(given: object) -> object:
@@ -293,12 +161,6 @@ class SearchSpec(c.Section):
         return self.model_dump(mode="json", exclude={"space", "trials"} if self.table else None)
 
 
-def first_metric(trial: c.TrialConfig) -> str:
-    """What shows how a trial is doing: its classifier's score, else kNN's, else the first that its protocols give."""
-    given = [metric for name in trial.evaluation.protocols for metric in PROTOCOLS[name].METRICS]
-    return next((metric for metric in ("classifier_top1", "knn_top1") if metric in given), given[0])
-
-
 def check_workers(workers: int, trial: c.TrialConfig) -> None:
     """Raises UserError where a trial has fewer shards than `workers`."""
     trial.train.require_shards(workers, f"resources.workers = {workers}")
@@ -311,107 +173,3 @@ def parse(given: Mapping[str, object]) -> SearchSpec:
         UserError: a line for each fault, with key, value, rule and the nearest valid name.
     """
     return validated(SearchSpec, given)
-
-
-def read(path: Path, settings: Iterable[str]) -> SearchSpec:
-    """A search's file as `described` gives it, whose data are there.
-
-    Relative data folders and files of spaces are taken from the working folder.
-
-    Raises:
-        UserError: the file or a setting is at fault, or the data are missing.
-    """
-    return settled(described(path, settings))
-
-
-def described(path: Path, settings: Iterable[str]) -> SearchSpec:
-    """A search's file with settings from the command line.
-
-    Keys of `trial` that are set so count in every point of a table.
-
-    Raises:
-        UserError: the file or a setting is at fault.
-    """
-    values = read_settings(settings)
-    if "trial" in values:
-        rule = "would replace all that the file says of its trials; set keys of it, such as trial.train.epochs=20"
-        raise UserError(f"--set trial: {rule}")
-    content = {"address": jobs.default_address(), **with_values(read_yaml(path), values, SearchSpec)}
-    return parse(set_by_hand(content, values))
-
-
-def continued(content: Mapping[str, object], settings: Iterable[str]) -> SearchSpec:
-    """The spec of an interrupted run, with what may change without its trials becoming others.
-
-    Raises:
-        UserError: another key is to be changed, or fewer trials are wanted than before.
-    """
-    changes, before = read_settings(settings), parse(content)
-    if before.address == "local":  # it was launched elsewhere
-        changes.setdefault("address", jobs.default_address())
-    if odd := [key for key in changes if not key.startswith(CONTINUABLE)]:
-        raise UserError(f"--set {odd[0]}: a run that goes on keeps it; can be changed: {', '.join(CONTINUABLE)}")
-    after = settled(parse(with_values(before.plain(), changes, SearchSpec)))
-    key = "seeds" if before.table else "trials"
-    if (wanted := getattr(after, key)) < (had := getattr(before, key)):
-        raise UserError(f"{key} = {wanted}: the search was launched with {had}, and can only get more")
-    return after
-
-
-def require_same(launched: Mapping[str, object], spec: SearchSpec) -> None:
-    """Compares a search with what it was launched with; a key that is newer than the launch is passed over.
-
-    Args:
-        launched: nested values of the spec, as they were at the launch.
-        spec: as it is now.
-
-    Raises:
-        UserError: a key that makes a trial what it is has changed; a line for each.
-    """
-    now, faults = spec.plain(), []
-    for key in dotted_keys(SearchSpec):
-        values = [_value(launched, key), _value(now, key)]
-        if ABSENT in values or key.startswith(OF_NO_TRIAL):
-            continue
-        before, after = (flat(value, f"{key}.") if isinstance(value, Mapping) else {key: value} for value in values)
-        for part in sorted(before.keys() | after.keys()):
-            if before.get(part) != after.get(part):
-                rule = f"was {before.get(part)!r} at the launch; trials of both cannot be compared, so put it back"
-                faults.append(f"{part} = {after.get(part)!r}: {rule}")
-    if faults:
-        raise UserError("\n".join(faults))
-
-
-def _value(nested: object, dotted: str) -> object:
-    """The value of a dotted key; None where a section that could hold it is None, ABSENT where there is no such key."""
-    for part in dotted.split("."):
-        if nested is None:
-            return None
-        if not isinstance(nested, Mapping) or part not in nested:
-            return ABSENT
-        nested = nested[part]
-    return nested
-
-
-def spec_key(error: str) -> str:
-    """An error of a trial's data or length with its key as a search spells it."""
-    return f"trial.{error}" if error.startswith(("data.", "train.")) else error
-
-
-def settled(spec: SearchSpec) -> SearchSpec:
-    """The spec with its data folder as an absolute path, for workers have another working folder; the data is there.
-
-    Raises:
-        UserError: it is not.
-    """
-    root = spec.trial.data.root
-    try:
-        jobs.require_data_kept(spec.trial.data)
-        check_data(spec.trial)
-    except UserError as error:
-        raise UserError(spec_key(str(error))) from None
-    return (
-        spec
-        if root is None
-        else parse(with_values(spec.plain(), {"trial.data.root": str(root.absolute())}, SearchSpec))
-    )

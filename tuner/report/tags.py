@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from trainables.config import trial as c
-from tuner.plan.spec import METRICS
+from tuner.plan.objective import METRICS
 
 
 class Tag(NamedTuple):

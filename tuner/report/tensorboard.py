@@ -10,7 +10,7 @@ from types import MappingProxyType
 import yaml
 
 from trainables.config import trial as c
-from tuner.plan.spec import Objective
+from tuner.plan.objective import Objective
 from tuner.report.searched import Searched
 from tuner.report.summaries import Column, Events, Facts
 from tuner.report.tags import BEST, COLLAPSED, EPOCH, LOSS, score, tags_of

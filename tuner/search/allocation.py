@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 
 from trainables.config.errors import UserError
-from tuner.plan.spec import Resources
+from tuner.plan.resources import Resources
 
 Node = Mapping[str, float]
 

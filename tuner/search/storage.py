@@ -89,7 +89,9 @@ class Store:
     # asking
 
     @contextlib.contextmanager
-    def draft(self, sampler: optuna.samplers.BaseSampler, fixed: Mapping[str, object] | None = None) -> Iterator["Draft"]:
+    def draft(
+        self, sampler: optuna.samplers.BaseSampler, fixed: Mapping[str, object] | None = None
+    ) -> Iterator["Draft"]:
         """The next trial while it is drawn; it enters the study when the block calls `Draft.commit`.
 
         A block that raises, or that does not commit, leaves no trace: no numbered trial, no attribute of the sampler.

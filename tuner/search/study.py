@@ -14,8 +14,9 @@ from trainables.config import formats
 from trainables.config import trial as c
 from trainables.config.errors import UserError
 from tuner.plan import points
+from tuner.plan.reading import require_same
 from tuner.plan.space import Space
-from tuner.plan.spec import SearchSpec, require_same
+from tuner.plan.spec import SearchSpec
 from tuner.search.collapse import collapsed
 from tuner.search.failures import alike
 from tuner.search.samplers import base as samplers

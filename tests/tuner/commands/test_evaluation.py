@@ -26,6 +26,7 @@ from trainables.running import fit as train
 from tuner.commands import main as cli
 from tuner.commands import train as full_run
 from tuner.plan import spec
+from tuner.plan.objective import Objective
 from tuner.report import certainty, scores
 from tuner.report.view import best_of
 from tuner.runs import run as runs
@@ -251,12 +252,12 @@ def test_the_best_epoch_is_told_beside_the_last():
     assert best_of({}, "max") is None
     history = [{"epoch": float(epoch), "loss": value} for epoch, value in curve.items()]
     line = "loss 0.1000 after the last epoch; 0.1000 after epoch 4, the best on validation"
-    assert full_run._best_line(history, spec.Objective(metric="loss")) == line
+    assert full_run._best_line(history, Objective(metric="loss")) == line
     scored = [{"epoch": float(epoch), "knn_top1": value, "validation_images": 100.0} for epoch, value in curve.items()]
     line = (
         "knn_top1 0.1000 after the last epoch (95 % 0.0552 to 0.1744, of 100 validation images); 0.5000 after epoch 2"
     )
-    assert full_run._best_line(scored, spec.Objective()) == f"{line}, the best on validation"
+    assert full_run._best_line(scored, Objective()) == f"{line}, the best on validation"
 
 
 def test_what_an_objective_may_be():

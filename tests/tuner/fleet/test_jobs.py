@@ -20,7 +20,7 @@ from tests.tuner.conftest import SMALL, Tuner
 from trainables.config.errors import UserError
 from tuner.commands import checks
 from tuner.commands import main as cli
-from tuner.plan import jobs, spec
+from tuner.plan import jobs, reading
 
 ONE: dict[str, object] = {**SMALL, "trials": 1, "resources": {"workers": 1}}
 
@@ -95,17 +95,21 @@ def test_data_that_would_be_deleted(copy: Path, capsys: pytest.CaptureFixture[st
 def test_a_job_uses_its_own_cluster(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, launched = copy / "search.yaml", {**ONE, "address": "local"}
     assert (
-        spec.read(path, []).address == "auto" and spec.read(path, ["address=10.0.0.1:6379"]).address == "10.0.0.1:6379"
+        reading.read(path, []).address == "auto"
+        and reading.read(path, ["address=10.0.0.1:6379"]).address == "10.0.0.1:6379"
     )
-    assert spec.continued(launched, []).address == "auto"
-    assert spec.continued({**ONE, "address": "10.0.0.1:6379"}, []).address == "10.0.0.1:6379"
+    assert reading.continued(launched, []).address == "auto"
+    assert reading.continued({**ONE, "address": "10.0.0.1:6379"}, []).address == "10.0.0.1:6379"
     with pytest.raises(
         UserError, match=r"^address = 'local': inside of a Ray job there is a cluster already; leave the address away"
     ):
-        checks.require_cluster(spec.read(path, ["address=local"]))
+        checks.require_cluster(reading.read(path, ["address=local"]))
     assert jobs.variables() == {"OMP_NUM_THREADS"}
     monkeypatch.delenv(jobs.MARK)
-    assert spec.read(path, []).address == spec.continued(launched, []).address == "local" and jobs.variables() == set()
+    assert (
+        reading.read(path, []).address == reading.continued(launched, []).address == "local"
+        and jobs.variables() == set()
+    )
     jobs.require_kept(None, "--run")
     jobs.require_kept(Path("runs/digits"), "--run")
 

@@ -20,7 +20,7 @@ def wrapped(error: Exception) -> Exception:
         try:
             raise error
         except Exception:
-            raise TuneError(traceback.format_exc())
+            raise TuneError(traceback.format_exc())  # noqa: B904
     except TuneError as tune_error:
         return tune_error
 

@@ -19,7 +19,7 @@ from trainables.data import pulse
 from trainables.running.messages import Metrics, Work
 from tuner.fleet import cluster
 from tuner.fleet.slots import Conversation, Slots
-from tuner.plan.spec import Resources
+from tuner.plan.resources import Resources
 from tuner.runs import run as runs
 
 pytestmark = pytest.mark.ray

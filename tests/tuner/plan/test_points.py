@@ -9,7 +9,7 @@ import yaml
 from rich.console import Console
 
 from trainables.config.errors import UserError
-from tuner.plan import points
+from tuner.plan import points, reading
 from tuner.plan import spec as specs
 from tuner.report import export, terminal
 from tuner.report import points as shown_points
@@ -120,7 +120,7 @@ def test_the_best_point_is_that_of_the_best_mean(tmp_path: Path) -> None:
 
 def test_more_seeds_continue_a_table(tmp_path: Path) -> None:
     before = study_of(tmp_path / "journal")
-    after = specs.continued(before.spec.plain(), ["seeds=3"])
+    after = reading.continued(before.spec.plain(), ["seeds=3"])
     study = Study(tmp_path / "journal", after, points.load(after))
     assert [(p.point, p.config.seed) for p in iter(study.ask, None)] == [(label, 7) for label in TABLE["points"]]
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from trainables.config import trial as c
-from tuner.plan import points
+from tuner.plan import points, reading
 from tuner.plan import spec as specs
 from tuner.search.study import Study
 
@@ -117,7 +117,7 @@ def test_what_is_set_by_hand_counts_in_every_row(tmp_path: Path, setting: str, e
     }
     path = tmp_path / "table.yaml"
     path.write_text(yaml.safe_dump({"points": rows, "trial": {"train": {"epochs": 20}}}))
-    found = points.configs(specs.read(path, [setting])).values()
+    found = points.configs(reading.read(path, [setting])).values()
     assert [
         (config.train.epochs, config.train.batch_size, config.data.labels.per_class) for config in found
     ] == expected
@@ -128,24 +128,24 @@ def test_what_is_set_inside_of_a_row_s_value(tmp_path: Path) -> None:
     path = tmp_path / "table.yaml"
     for content in ({"points": {"a": {"optim.lr": 0.3}}}, {"grid": {"optim.lr": [0.3]}}):
         path.write_text(yaml.safe_dump(content))
-        (found,) = points.configs(specs.read(path, ["trial.optim.lr.warmup=3 steps"])).values()
+        (found,) = points.configs(reading.read(path, ["trial.optim.lr.warmup=3 steps"])).values()
         assert (found.optim.lr.base, found.optim.lr.warmup) == (0.3, "3 steps")
-        (found,) = points.configs(specs.read(path, ["trial.optim.lr.base=0.7"])).values()
+        (found,) = points.configs(reading.read(path, ["trial.optim.lr.base=0.7"])).values()
         assert found.optim.lr.base == 0.7
 
 
 def test_a_grid_loses_what_is_set_by_hand(tmp_path: Path) -> None:
     path = tmp_path / "table.yaml"
     path.write_text(yaml.safe_dump({"grid": {"teacher.momentum.base": [0.9, 0.99], "teacher.smoothing.p": [0.1, 0.5]}}))
-    assert list(specs.read(path, ["trial.teacher.momentum.base=0.5"]).table) == [
+    assert list(reading.read(path, ["trial.teacher.momentum.base=0.5"]).table) == [
         "momentum.base 0.5, smoothing.p 0.1",
         "momentum.base 0.5, smoothing.p 0.5",
     ]
-    assert list(specs.read(path, ["trial.teacher.smoothing={kind: tma}"]).table) == [
+    assert list(reading.read(path, ["trial.teacher.smoothing={kind: tma}"]).table) == [
         "momentum.base 0.9",
         "momentum.base 0.99",
     ]
-    assert specs.read(path, ["seeds=2"]).trials == 8
+    assert reading.read(path, ["seeds=2"]).trials == 8
 
 
 def test_rows_that_are_the_same_trial_are_named() -> None:

@@ -15,6 +15,7 @@ from trainables.config import trial as c
 from trainables.running import fit as train
 from tuner.plan import points
 from tuner.plan import spec as specs
+from tuner.plan.objective import Objective
 from tuner.report.tags import tags_of
 from tuner.report.tensorboard import TensorBoard, TrialWriter
 from tuner.runs.run import BASELINE, Run
@@ -214,7 +215,7 @@ def test_every_metric_of_a_real_trial_has_a_place_and_a_description(tmp_path: Pa
 )
 def test_no_curve_for_what_a_teacher_does_not_use(tmp_path: Path, teacher: dict[str, Any], shown: set[str]) -> None:
     config = c.parse({"teacher": teacher})
-    writer = TrialWriter(tmp_path / "trial", config, specs.Objective())
+    writer = TrialWriter(tmp_path / "trial", config, Objective())
     writer.add(metrics(1, 0.5))
     writer.close()
     found = {tag for tag in curves(tmp_path / "trial") if tag.startswith("teacher/")}
@@ -325,7 +326,7 @@ def test_a_picture_that_is_none_is_left_out(search: Search, caplog: pytest.LogCa
 
 def test_a_full_run_has_curves_and_its_configuration(tmp_path: Path) -> None:
     config = c.parse({"train": {"epochs": 3}})
-    writer = TrialWriter(tmp_path / "full", config, specs.Objective())
+    writer = TrialWriter(tmp_path / "full", config, Objective())
     for epoch, score in enumerate(SCORES, start=1):
         writer.add(metrics(epoch, score))
     writer.close()

@@ -14,7 +14,7 @@ from trainables.config import trial as c
 from trainables.config.errors import UserError
 from trainables.running import checkpoint
 from trainables.running import fit as train
-from tuner.plan import points, space, spec
+from tuner.plan import points, reading, space, spec
 from tuner.runs.run import Run
 from tuner.search.study import Proposal, Study
 
@@ -32,7 +32,7 @@ def copied(name: str, folder: Path) -> Path:
 
 def opened(path: Path) -> tuple[Run, Study]:
     run = Run(path)
-    wanted = spec.continued(run.spec, [])
+    wanted = reading.continued(run.spec, [])
     return run, Study(run.journal, wanted, points.load(wanted) if wanted.table else space.load(run.space(wanted.space)))
 
 

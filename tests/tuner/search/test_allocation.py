@@ -3,7 +3,9 @@
 import pytest
 
 from trainables.config.errors import UserError
-from tuner.plan.spec import Resources, continued, parse
+from tuner.plan.reading import continued
+from tuner.plan.resources import Resources
+from tuner.plan.spec import parse
 from tuner.search.allocation import concurrent_trials
 
 

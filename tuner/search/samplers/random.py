@@ -2,7 +2,7 @@
 
 import optuna
 
-from tuner.plan.spec import Sampler
+from tuner.plan.strategy import Sampler
 
 
 def make(options: Sampler, seed: int) -> optuna.samplers.BaseSampler:

@@ -9,7 +9,7 @@ from optuna.samplers._tpe.sampler import _split_trials, default_gamma
 from optuna.search_space.group_decomposed import _SearchSpaceGroup
 from optuna.trial import FrozenTrial, TrialState
 
-from tuner.plan.spec import Sampler
+from tuner.plan.strategy import Sampler
 
 Split = tuple[list[FrozenTrial], list[FrozenTrial]]
 

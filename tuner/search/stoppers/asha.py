@@ -63,6 +63,3 @@ class Asha(Stopper):
             rung.enter(key, score)
             return "stop" if cutoff is not None and score < cutoff else "continue"
         return "continue"
-
-    def end(self, key: str, epoch: int, score: float) -> None:
-        self.hear(key, epoch, score)

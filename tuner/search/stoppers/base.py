@@ -33,7 +33,8 @@ class Stopper(ABC):
         """
 
     def end(self, key: str, epoch: int, score: float) -> None:
-        """Hears the last epoch of a trial that was not stopped."""
+        """Hears the last epoch of a trial that was not stopped; it is judged no more, but others may be compared with it."""
+        self.hear(key, epoch, score)
 
     def promoted(self) -> list[str]:
         """Keys of paused trials that shall go on, in the order in which they shall start."""

@@ -1,0 +1,135 @@
+"""A search as a command names it: a file with settings, or a run that goes on.
+
+What defines the trials must not have changed since the launch.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from trainables.config.errors import UserError
+from trainables.config.settings import dotted_keys, flat, read_settings, read_yaml, with_values
+from trainables.data.check import check_data
+from tuner.plan import jobs
+from tuner.plan.spec import SearchSpec, parse
+from tuner.plan.table import set_by_hand
+
+CONTINUABLE = (
+    "trials",
+    "seeds",
+    "address",
+    "resources",
+    "trial.data.root",
+    "trial.data.download",
+    "trial.data.loaders",
+)
+OF_NO_TRIAL = (
+    *CONTINUABLE,
+    "name",
+    "trial.train.checkpoint_steps",
+    "trial.train.keep_checkpoints",
+)  # keys that make no trial another
+ABSENT = object()
+
+
+def read(path: Path, settings: Iterable[str]) -> SearchSpec:
+    """A search's file as `described` gives it, whose data are there.
+
+    Relative data folders and files of spaces are taken from the working folder.
+
+    Raises:
+        UserError: the file or a setting is at fault, or the data are missing.
+    """
+    return settled(described(path, settings))
+
+
+def described(path: Path, settings: Iterable[str]) -> SearchSpec:
+    """A search's file with settings from the command line.
+
+    Keys of `trial` that are set so count in every point of a table.
+
+    Raises:
+        UserError: the file or a setting is at fault.
+    """
+    values = read_settings(settings)
+    if "trial" in values:
+        rule = "would replace all that the file says of its trials; set keys of it, such as trial.train.epochs=20"
+        raise UserError(f"--set trial: {rule}")
+    content = {"address": jobs.default_address(), **with_values(read_yaml(path), values, SearchSpec)}
+    return parse(set_by_hand(content, values))
+
+
+def continued(content: Mapping[str, object], settings: Iterable[str]) -> SearchSpec:
+    """The spec of an interrupted run, with what may change without its trials becoming others.
+
+    Raises:
+        UserError: another key is to be changed, or fewer trials are wanted than before.
+    """
+    changes, before = read_settings(settings), parse(content)
+    if before.address == "local":  # it was launched elsewhere
+        changes.setdefault("address", jobs.default_address())
+    if odd := [key for key in changes if not key.startswith(CONTINUABLE)]:
+        raise UserError(f"--set {odd[0]}: a run that goes on keeps it; can be changed: {', '.join(CONTINUABLE)}")
+    after = settled(parse(with_values(before.plain(), changes, SearchSpec)))
+    key = "seeds" if before.table else "trials"
+    if (wanted := getattr(after, key)) < (had := getattr(before, key)):
+        raise UserError(f"{key} = {wanted}: the search was launched with {had}, and can only get more")
+    return after
+
+
+def require_same(launched: Mapping[str, object], spec: SearchSpec) -> None:
+    """Compares a search with what it was launched with; a key that is newer than the launch is passed over.
+
+    Args:
+        launched: nested values of the spec, as they were at the launch.
+        spec: as it is now.
+
+    Raises:
+        UserError: a key that makes a trial what it is has changed; a line for each.
+    """
+    now, faults = spec.plain(), []
+    for key in dotted_keys(SearchSpec):
+        values = [_value(launched, key), _value(now, key)]
+        if ABSENT in values or key.startswith(OF_NO_TRIAL):
+            continue
+        before, after = (flat(value, f"{key}.") if isinstance(value, Mapping) else {key: value} for value in values)
+        for part in sorted(before.keys() | after.keys()):
+            if before.get(part) != after.get(part):
+                rule = f"was {before.get(part)!r} at the launch; trials of both cannot be compared, so put it back"
+                faults.append(f"{part} = {after.get(part)!r}: {rule}")
+    if faults:
+        raise UserError("\n".join(faults))
+
+
+def _value(nested: object, dotted: str) -> object:
+    """The value of a dotted key; None where a section that could hold it is None, ABSENT where there is no such key."""
+    for part in dotted.split("."):
+        if nested is None:
+            return None
+        if not isinstance(nested, Mapping) or part not in nested:
+            return ABSENT
+        nested = nested[part]
+    return nested
+
+
+def spec_key(error: str) -> str:
+    """An error of a trial's data or length with its key as a search spells it."""
+    return f"trial.{error}" if error.startswith(("data.", "train.")) else error
+
+
+def settled(spec: SearchSpec) -> SearchSpec:
+    """The spec with its data folder as an absolute path, for workers have another working folder; the data is there.
+
+    Raises:
+        UserError: it is not.
+    """
+    root = spec.trial.data.root
+    try:
+        jobs.require_data_kept(spec.trial.data)
+        check_data(spec.trial)
+    except UserError as error:
+        raise UserError(spec_key(str(error))) from None
+    return (
+        spec
+        if root is None
+        else parse(with_values(spec.plain(), {"trial.data.root": str(root.absolute())}, SearchSpec))
+    )
