@@ -70,7 +70,7 @@ def of_scores_apart(score: float, other: float, metric: str, images: int | None)
 
 
 def step_of(metric: str, images: int | None) -> float:
-    """The smallest step of a score: one image; 0 where it has none, or none is known."""
+    """The smallest step of a score, which is one image; 0 for a metric that is no share, or an unknown number."""
     return 1 / images if images and is_share(metric) else 0.0
 
 

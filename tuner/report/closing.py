@@ -100,8 +100,8 @@ def _default_label(study: Study) -> str | None:
 
 def _resources(spec: SearchSpec) -> list[str]:
     """Options of `tuner train` for the workers that the search had."""
-    wanted = spec.resources
-    options = ["--workers", f"{wanted.workers}"]
-    options += ["--cpus-per-worker", f"{wanted.cpus_per_worker}"] if wanted.cpus_per_worker != 1 else []
-    options += ["--gpus-per-worker", f"{wanted.gpus_per_worker:g}"] if wanted.gpus_per_worker else []
+    resources = spec.resources
+    options = ["--workers", f"{resources.workers}"]
+    options += ["--cpus-per-worker", f"{resources.cpus_per_worker}"] if resources.cpus_per_worker != 1 else []
+    options += ["--gpus-per-worker", f"{resources.gpus_per_worker:g}"] if resources.gpus_per_worker else []
     return options if spec.address == "local" else [*options, "--address", spec.address]

@@ -14,7 +14,7 @@ from tuner.report.certainty import Interval
 
 @dataclass(frozen=True)
 class PointView:
-    """A point of a table. What needs more complete trials than there are is None.
+    """A point of a table. A field that needs more complete trials than there are is None.
 
     The fields, in their order, are what `status --json` prints of a point.
 

@@ -25,7 +25,7 @@ class TrialWriter:
     """Writes the board of one trial. A trial that is continued tells its history again, so its folder is written anew.
 
     Args:
-        folder: of its own, in the folder that TensorBoard is given.
+        folder: of this board alone, inside the folder that TensorBoard reads.
         config: of the trial.
         objective: of the search.
         columns: of HPARAMS; without any it does not list the trial.
@@ -77,7 +77,7 @@ class TrialWriter:
             self.events.image("views", file, VIEWS)
 
     def close(self, failed: bool = False) -> None:
-        """The trial has ended."""
+        """Notes that the trial has ended, and closes the file."""
         self.events.end(failed)
         self.events.close()
 
@@ -123,12 +123,12 @@ class TensorBoard:
         self.untrained.close()
 
     def _folder(self, key: str, name: str) -> Path:
-        found = sorted(
+        earlier = sorted(
             path
             for path in self.run.tensorboard_folder.iterdir()
             if path.name == key or path.name.startswith(f"{key} ")
         )
-        return found[0] if found else self.run.tensorboard_folder / name
+        return earlier[0] if earlier else self.run.tensorboard_folder / name
 
     def _untrained(self) -> Events:
         """The run of the untrained encoder, with what belongs to the search as a whole."""

@@ -69,7 +69,7 @@ def _differs(key: str, trials: Sequence[TrialView]) -> bool:
 
 
 def points_table(run: RunView) -> Table:
-    """The points of a run, as papers print them, with how sure they are."""
+    """The table of a run's points, as papers print it, with intervals."""
     points = run.points or ()
     starred, why = star(points, run.seeds, run.objective, run.mode, run.validation_images, run.untrained)
     images = "validation" if run.validation_images is None else f"{run.validation_images} validation images"
@@ -116,5 +116,5 @@ def heartbeat(run: RunView, positions: Mapping[str, Position] = MappingProxyType
 
 
 def where(positions: Mapping[str, Position]) -> str:
-    """How far trials are, by their keys."""
+    """How far trials are within their epochs, as a text; `positions` are by key."""
     return ", ".join(f"{key} {so_far(*position)}" for key, position in sorted(positions.items()))

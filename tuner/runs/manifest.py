@@ -63,7 +63,7 @@ def read(folder: Path) -> Content:
 
 
 def format_of(content: Content) -> int:
-    """The format of a run; manifests that name none are of the first one."""
+    """The format of a run; a manifest without one is of the first format."""
     return int(content.get("format", 1))
 
 
