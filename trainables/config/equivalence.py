@@ -32,10 +32,16 @@ def scaled(config: c.TrialConfig) -> c.TrialConfig:
     A teacher's share of the student that would exceed 1 becomes 1, which is a copy. So the rule holds for every
     proposal of a search.
     """
-    if config.train.base_batch in (None, config.train.batch_size):
-        return config
-    rates = _rates(config, config.train.batch_size / config.train.base_batch, strict=False)
-    return c.changed(config.plain(), rates | {"train.base_batch": None})
+    values = scaled_values(config)
+    return c.changed(config.plain(), values) if values else config
+
+
+def scaled_values(config: c.TrialConfig) -> dict[str, Any]:
+    """Returns the dotted keys and values that `scaled` sets; none where the rule changes nothing."""
+    base = config.train.base_batch
+    if base is None or base == config.train.batch_size:
+        return {}
+    return _rates(config, config.train.batch_size / base, strict=False) | {"train.base_batch": None}
 
 
 def line(before: c.TrialConfig, after: c.TrialConfig) -> str:
@@ -64,15 +70,20 @@ def line(before: c.TrialConfig, after: c.TrialConfig) -> str:
     )
 
 
-def own_line(config: c.TrialConfig) -> str | None:
-    """Returns the same for a trial that follows its `train.base_batch`; None where the rule changes nothing."""
+def own_line(config: c.TrialConfig, after: c.TrialConfig | None = None) -> str | None:
+    """Returns the same for a trial that follows its `train.base_batch`; None where the rule changes nothing.
+
+    Args:
+        config: of the trial.
+        after: the trial as it is run, if it is known already.
+    """
     base = config.train.base_batch
     if base in (None, config.train.batch_size):
         return None
     there = config.model_copy(
         update={"train": config.train.model_copy(update={"batch_size": base, "base_batch": None})}
     )
-    return line(there, config)
+    return line(there, after or config)
 
 
 def _rates(config: c.TrialConfig, k: float, strict: bool) -> dict[str, Any]:

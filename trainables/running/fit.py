@@ -56,9 +56,10 @@ def fit(config: c.TrialConfig, folder: Path, report: Report, workers: Group = Gr
         for images in (train, bank, validation):
             at_the_end.callback(images.close)
         require_batch(config, len(train))
-        if rule := equivalence.own_line(config):
+        ready = resolved(config, bank.classes)
+        if rule := equivalence.own_line(config, ready):
             log.info(rule)
-        return _fit(resolved(config, bank.classes), folder, report, workers, train, bank, validation)
+        return _fit(ready, folder, report, workers, train, bank, validation)
 
 
 def _fit(

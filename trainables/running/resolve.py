@@ -17,7 +17,7 @@ def resolved(config: c.TrialConfig, classes: int) -> c.TrialConfig:
         The trial with the rates that the equivalence rule gives for its batch, and with `encoder.projector.out` of the
         classes.
     """
-    config = equivalence.scaled(config)
+    values = equivalence.scaled_values(config)
     if config.method.CLASSIFIES and config.encoder.projector.out != classes:
-        config = c.changed(config.plain(), {"encoder.projector.out": classes})
-    return config
+        values["encoder.projector.out"] = classes
+    return c.changed(config.plain(), values) if values else config

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,3 +48,20 @@ def test_a_checkpoint_holds_the_resolved_configuration(tiny: Make, tmp_path: Pat
     assert found is not None and c.parse(found.config) == resolved(config, 10)
     assert fit(config, tmp_path, lambda metrics: True) == history  # and the trial goes on from it
     assert fit(c.parse(found.config), tmp_path, lambda metrics: True) == history  # as does its resolved form
+
+
+@pytest.mark.parametrize(("values", "times"), [({}, 0), (BASE_BATCH, 1), ({**CLASSIFIER, **BASE_BATCH}, 1)])
+def test_a_trial_is_validated_at_most_once_on_its_way_to_the_first_step(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, object], times: int
+) -> None:
+    config, count = tiny({**values, "train.epochs": 0}), 0
+    validated = c.validated
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        return validated(*arguments)
+
+    monkeypatch.setattr(c, "validated", counted)
+    fit(config, tmp_path, lambda metrics: True)
+    assert count == times
