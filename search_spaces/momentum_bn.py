@@ -1,4 +1,7 @@
-"""Whose batch-norm statistics the teacher uses, and how fast Momentum BN forgets (alpha_base, Momentum² Teacher, Tables 6 and 7)."""
+"""Whose batch-norm statistics the teacher uses, and how fast Momentum BN forgets.
+
+alpha_base: Momentum² Teacher, Tables 6 and 7.
+"""
 
 from typing import Any
 

@@ -1,4 +1,7 @@
-"""Whether only random units of the teacher are updated, which, and the preserving probability p (Spatial Ensemble, Fig. 4, Table 4)."""
+"""Whether only random units of the teacher are updated, which units, and the preserving probability p.
+
+Spatial Ensemble, Fig. 4 and Table 4.
+"""
 
 from typing import Any
 

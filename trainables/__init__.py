@@ -1,1 +1,1 @@
-"""What a trial runs: a student, its teacher, their data and the loop. Imports neither Ray (but for `ray_train`) nor Optuna."""
+"""What a trial runs: a student, its teacher, their data and the loop. Only `ray_train` imports Ray."""

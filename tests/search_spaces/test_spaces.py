@@ -1,4 +1,4 @@
-"""Spaces: every proposal is a valid trial, known good points are reachable, and nothing of the other rooms is needed."""
+"""Spaces: every proposal is a valid trial, known good points are reachable, and no other room is needed."""
 
 import subprocess
 import sys

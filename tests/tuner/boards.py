@@ -49,7 +49,7 @@ def picture(folder: Path) -> bytes | None:
 
 
 class HParams:
-    """The tab HPARAMS, from the plugin's own backend: titles of its columns in order, and a row for each run that it lists.
+    """The tab HPARAMS, from the plugin's own backend: titles of its columns, and a row for each run.
 
     A row has the values by the title of the hyperparameter or the metric, and "status".
     """

@@ -1,4 +1,7 @@
-"""When a trial counts as collapsed: its student maps all images to about one embedding. The mark changes no score and stops nothing."""
+"""When a trial counts as collapsed: its student maps all images to about one embedding.
+
+The mark changes no score and stops no trial.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,9 +9,10 @@ from typing import Any
 COLLAPSED_BELOW = 0.05
 """Level of `embedding_std`, which is about 1 where unit embeddings fill the sphere and 0 where they are one point.
 
-Measured on 64 digits with every method, batch 16, 120 steps: without their safeguards BYOL, SimSiam and SimCLR fall to 0.03 to 0.09, MoCo
-and ReSSL to 0.02 to 0.04; healthy trials keep 0.2 and more from step 60 on. What hardly learns, its loss at that of a uniform guess, lies
-between (MoCo and ReSSL at a rate of 0.3, without a norm in the head: 0.04 to 0.12).
+Measured on 64 digits with every method, batch 16, 120 steps. Without their safeguards BYOL, SimSiam and SimCLR fall to
+between 0.03 and 0.09, MoCo and ReSSL to between 0.02 and 0.04. Healthy trials keep 0.2 and more from step 60 on. Trials
+that hardly learn, with the loss of a uniform guess, lie between (MoCo and ReSSL at a rate of 0.3, without a norm in the
+head: 0.04 to 0.12).
 """
 
 
@@ -17,7 +21,8 @@ def collapsed(metrics: Mapping[str, Any], prototypes: int = 0) -> bool:
 
     Args:
         metrics: of the epoch; without `embedding_std`, as those of the untrained encoder are, nothing is collapsed.
-        prototypes: `encoder.projector.prototypes` of the trial. Scores of prototypes have a large part in common, also where a trial is
-            healthy (DINO on digits: 0.02 to 0.07 for five epochs, then 0.36), so their spread says nothing, and the answer is no.
+        prototypes: `encoder.projector.prototypes` of the trial. With prototypes the answer is no: their scores have a
+            large part in common in healthy trials too, so their spread says nothing (DINO on digits: 0.02 to 0.07 for
+            five epochs, then 0.36).
     """
     return not prototypes and metrics.get("embedding_std", 1.0) < COLLAPSED_BELOW

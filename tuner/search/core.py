@@ -1,4 +1,6 @@
-"""The core of a search: a state machine. Events come in, decisions go out; it is a function of the journal and the events.
+"""The core of a search: a state machine. Events come in, decisions go out.
+
+It is a function of the journal and of the events.
 
 It knows no Ray, no clock and no file but the study's. The fleet carries its decisions out on a cluster, and the
 simulator in virtual time. Every event that changes something is noted in the journal together with its decision, under
@@ -370,7 +372,7 @@ class Core:
         """Takes up what the journal says: trials that have not ended, and all verdicts in their order.
 
         Runs that were written before there were records have curves only. Those of ended trials are told in the order
-        of the trials; trials that go on tell theirs again. After a restart every trial that ran waits for a new segment.
+        of the trials; trials that go on tell theirs again. After a restart each trial that ran waits for a new segment.
         """
         records = self.study.records()
         recorded = {key for _, key, _ in records}

@@ -1,4 +1,4 @@
-"""Uniform failure: trials that fail alike before their first epoch say that something which they share is at fault, not they."""
+"""Uniform failure: trials that fail alike before their first epoch. What they share is at fault, not they."""
 
 import re
 from collections.abc import Sequence
@@ -10,9 +10,10 @@ DIVERGED = "TrialFailure:"  # what the error of a trial begins with that is caus
 
 
 def alike(trials: Sequence[FrozenTrial], passed_over: int = 0) -> list[FrozenTrial]:
-    """The last three trials that ended, where they failed alike before their first epoch; otherwise none. A function of the journal.
+    """The last three trials that ended, if they failed alike before their first epoch; otherwise none.
 
-    A trial that diverges may have drawn a bad value: three in a row end a search only where none has reached an epoch.
+    It is a function of the journal. A trial that diverges may have drawn a bad value, so three in a row end a search
+    only if no trial has reached an epoch.
 
     Args:
         trials: of a study.
@@ -29,7 +30,7 @@ def alike(trials: Sequence[FrozenTrial], passed_over: int = 0) -> list[FrozenTri
 
 
 def _kind(trial: FrozenTrial) -> str | None:
-    """The error of a trial that failed before its first epoch, without what differs from trial to trial: numbers, and the worker."""
+    """The error of a trial that failed before its first epoch, without its numbers and its worker."""
     error = trial.user_attrs.get("error")
     if trial.state != TrialState.FAIL or not error or trial.intermediate_values or trial.user_attrs.get("metrics"):
         return None

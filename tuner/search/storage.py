@@ -324,7 +324,7 @@ def damaged(journal: Path, why: str) -> UserError:
 
 
 def _mend(journal: Path) -> None:
-    """Cuts off a last line that a killed process did not finish, and the lock that it left; the caller holds the run."""
+    """Removes a last line that a killed process did not finish, and its lock. The caller holds the run."""
     journal.with_name(journal.name + ".lock").unlink(missing_ok=True)
     if not journal.exists():
         return

@@ -107,8 +107,8 @@ class Study:
         """Proposes the next trial; None where all have been proposed.
 
         A proposal is a function of the seed, of the trial's number and of what has been told, so it does not matter how
-        often the search was interrupted. It enters the journal as one line: a process that dies here leaves a trial that
-        was asked, or none.
+        often the search was interrupted. It enters the journal as one line: a process that dies here leaves a whole
+        trial, or none.
 
         Args:
             record: system attributes of the new trial, by name.

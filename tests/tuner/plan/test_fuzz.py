@@ -1,4 +1,4 @@
-"""Input that hypothesis makes up is answered by lines that name a key, a line or the file, or by going on to Ray; never by a traceback."""
+"""Malformed input of hypothesis is answered by lines that name a key, a line or the file; never by a traceback."""
 
 import contextlib
 import io
@@ -222,12 +222,18 @@ def evaluate(settings: list[str]) -> None:
 
 
 RETURNED = [
-    "None", "3", "[1]", "'x'", "{1: 2}", "{None: 1}", "{'': 1}", "{'x' * 10**6: 1}", "{'optim.lr': 10**5000}", "{'optim.lr': float('nan')}",
-    "{'optim.lr': object()}", "{'optim.lr.warmup': 10**400}", "{'method': 3}", "{'method.name': ['a']}", "{'teacher': None}",
-    "{'teacher.norm': 'emann'}", "{'teacher.momenta': {1: 2}}", "{'teacher.momenta': 'x' * 10**6}", "{'optim.lr': [[[[1]]]] * 10**4}",
-    "{'optim.lr': trial.suggest_float('a', 2, 1)}", "{'optim.lr': trial.suggest_categorical('a', [])}", "{trial: 1}", "1 / 0",
-    "[][trial]", "exec('def f(n): return f(n + 1)') or f(0)", "{'monitors': [['x'] * 10**4]}", "{'evaluation.knn.k': 3}", "{'a.b.c': {}}",
-    "__import__('sys').exit(7)", "{'seed': 1, 'train.epochs': 2}", "{'views.crop_scale': (2, 1)}", "{'views.crop_scale': {1, 2}}",
+    "None", "3", "[1]", "'x'", "{1: 2}", "{None: 1}", "{'': 1}", "{'x' * 10**6: 1}", "{'optim.lr': 10**5000}",
+    "{'optim.lr': float('nan')}",
+    "{'optim.lr': object()}", "{'optim.lr.warmup': 10**400}", "{'method': 3}", 
+    "{'method.name': ['a']}", "{'teacher': None}",
+    "{'teacher.norm': 'emann'}", "{'teacher.momenta': {1: 2}}", "{'teacher.momenta': 'x' * 10**6}",
+    "{'optim.lr': [[[[1]]]] * 10**4}",
+    "{'optim.lr': trial.suggest_float('a', 2, 1)}", "{'optim.lr': trial.suggest_categorical('a', [])}",
+    "{trial: 1}", "1 / 0",
+    "[][trial]", "exec('def f(n): return f(n + 1)') or f(0)", "{'monitors': [['x'] * 10**4]}",
+    "{'evaluation.knn.k': 3}", "{'a.b.c': {}}",
+    "__import__('sys').exit(7)", "{'seed': 1, 'train.epochs': 2}", "{'views.crop_scale': (2, 1)}",
+    "{'views.crop_scale': {1, 2}}",
 ]  # fmt: skip
 
 

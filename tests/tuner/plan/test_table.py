@@ -60,7 +60,8 @@ def test_a_row_that_does_not_give_the_objective_is_refused() -> None:
 def test_a_row_that_would_be_scored_otherwise_is_refused() -> None:
     with pytest.raises(
         c.UserError,
-        match="^point 'a': evaluation.network = teacher: comes with its preset, but .*; set trial.evaluation.network for all",
+        match="^point 'a': evaluation.network = teacher: comes with its preset, but .*; "
+        "set trial.evaluation.network for all",
     ):
         configs(points={"a": {"preset": "momentum2"}})
 

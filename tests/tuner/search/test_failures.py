@@ -25,7 +25,7 @@ def study_of(tmp_path: Path) -> Study:
 
 
 def end(study: Study, *ends: str | int | None) -> None:
-    """Trials one after another: an error before the first epoch, or the epochs that were heard of one without an error."""
+    """Ends trials one after another: by an error before the first epoch, or after some epochs."""
     for how in ends:
         key, metrics = study.ask().key, {}
         for epoch in range(1, how + 1 if isinstance(how, int) else 1):

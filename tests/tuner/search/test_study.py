@@ -250,7 +250,8 @@ def test_a_space_at_fault_in_the_middle_of_a_search(
             ["has proposed no trial within 0.5 seconds", "mine.py, line 3"],
         ),
         (
-            "def suggest(trial):\n    while True:\n        try:\n            pass\n        except Exception:\n            pass\n",
+            "def suggest(trial):\n    while True:\n        try:\n            pass\n"
+            "        except Exception:\n            pass\n",
             ["mine.py, line "],
         ),
         (

@@ -33,7 +33,7 @@ class Stopper(ABC):
         """
 
     def end(self, key: str, epoch: int, score: float) -> None:
-        """Hears the last epoch of a trial that was not stopped; it is judged no more, but others may be compared with it."""
+        """Hears the last epoch of a trial that was not stopped: others may be compared with it."""
         self.hear(key, epoch, score)
 
     def promoted(self) -> list[str]:
