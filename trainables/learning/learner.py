@@ -130,16 +130,16 @@ class Learner:
         )
         targets = projections[:0] if target is None else target.to(self.dtype).unflatten(0, (len(taught), -1))
         given = Pass(
-            predictions,
-            targets.detach(),
-            bool(self.teacher.averaged),
-            self.method_state,
-            self.step_index,
-            self.run,
-            len(shards),
-            shards.start * self.shards.size,
-            batch.labels.get("labelled"),
-            self.shards.everyone,
+            predictions=predictions,
+            targets=targets.detach(),
+            averaged=bool(self.teacher.averaged),
+            state=self.method_state,
+            step=self.step_index,
+            run=self.run,
+            shards=len(shards),
+            first=shards.start * self.shards.size,
+            labels=batch.labels.get("labelled"),
+            gather=self.shards.everyone,
         )
         loss = self.method.loss(given).unflatten(0, (len(shards), -1)).mean(1).sum()
         self._gradients.add(loss if self.student.probe is None else loss + self._probe_loss(shards, batch, outputs))
