@@ -348,8 +348,9 @@ def test_the_command_prints_a_line_a_trial(
 
 @pytest.mark.parametrize("options", [[], ["--replay"], ["--pool", "--slots", "2"], ["--set", "seed=6"]])
 def test_the_command_as_json(written: tuple[str, str], options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["simulate", written[0], "--curves", written[1], "--json", *options]) == 0
+    status = cli.main(["simulate", written[0], "--curves", written[1], "--json", *options])
     state = json.loads(capsys.readouterr().out)
+    assert status == (state["best"] is None)
     assert state["version"] == 1 and state["slots"] == (2 if "--slots" in options else 1)
     assert len(state["trials"]) == 9 and state["log"][0]["decision"] == "Start"
     assert (state["refused"] > 0) == ("seed=6" in options) or "--pool" in options
