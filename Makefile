@@ -35,6 +35,7 @@ type: $(READY)
 bench: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.teacher
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.data
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.search
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
