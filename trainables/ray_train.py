@@ -1,7 +1,8 @@
-"""The worker's side of a slot: trial after trial on one warm Ray Train worker group. The one file here that imports Ray.
+"""The worker's side of a slot: trial after trial on one warm Ray Train worker group. No other file here imports Ray.
 
-Ray Train provides worker groups that come back after a fault. It carries neither checkpoints nor metrics: those go from `fit` to the
-trial's folder, and through the switchboard (an actor with attach, next, beat, post, acknowledge and fault) to the driver.
+Ray Train provides worker groups that come back after a fault. It carries neither checkpoints nor metrics: `fit` writes
+checkpoints to the trial's folder, and metrics go to the driver through the switchboard, an actor whose methods are
+those of `Board`.
 """
 
 import contextlib
@@ -37,7 +38,7 @@ BEAT = 2.0  # seconds between two looks at whether this worker gets on
 BROKEN_LINK = (ConnectionError, dist.DistError)  # what the system and PyTorch raise if a peer is gone
 UNTYPED = (RuntimeError, torch.AcceleratorError)  # errors whose type does not tell
 BROKEN_MARKS = ("gloo/", "connection closed by peer", "connection reset by peer", "nccl error", "cuda error")
-"""Marks, in lower case, of a broken link in a RuntimeError of gloo (its messages begin with the path of its source), NCCL or CUDA."""
+"""Marks, in lower case, of a broken link in a RuntimeError of gloo (which names its source file), NCCL or CUDA."""
 
 Fit = Callable[..., object]
 
@@ -194,10 +195,11 @@ def _require_room(folder: Path, group: Group) -> None:
 
 
 def blame_of(error: Exception) -> Blame:
-    """What an error is put down to that does not come from the surroundings: the link between the ranks, or the trial.
+    """Whether the link between the ranks or the trial caused an error that the surroundings did not cause.
 
-    The ranks that are left first see a broken link; that is not the fault of the trial. The type decides where it can. gloo, NCCL and CUDA
-    also raise RuntimeErrors of no type of their own, which are known by their text; any other error is the trial's, whatever it says.
+    After the death of a rank the others see a broken link, which is not the fault of the trial. The type of the error
+    decides. gloo, NCCL and CUDA also raise plain RuntimeErrors, which are recognised by their text; an error of any
+    other type is the trial's, whatever it says.
     """
     if isinstance(error, BROKEN_LINK):
         return "link"
@@ -207,9 +209,9 @@ def blame_of(error: Exception) -> Blame:
 
 @contextlib.contextmanager
 def _pulse_told(board: Board, slot: int, incarnation: int) -> Iterator[None]:
-    """Tells the switchboard from time to time that this worker gets on, and where it is.
+    """Tells the switchboard from time to time that this worker makes progress, and where it is.
 
-    What is told are signs of the training itself: this thread would go on beside one that hangs.
+    Only signs of the training itself are told, because this thread would go on beside a training that hangs.
     """
     over, position = threading.Event(), list[Position]()
 

@@ -1,4 +1,4 @@
-"""What travels between the driver, the switchboard and the workers. Free of torch and Ray, because the switchboard imports it.
+"""What travels between the driver, the switchboard and the workers. Imports neither torch nor Ray.
 
 The metrics of a trial and the data of the transport (slot, incarnation, sequence) are never in one dict.
 """
@@ -12,18 +12,20 @@ Metrics = dict[str, Any]
 """Numbers of an epoch by name, and "loss_curve": points [step, loss] since the last report."""
 
 Blame = Literal["trial", "link", "surroundings"]
-"""What an error of a rank is put down to. "trial": the trial itself. "link": the connection to another rank broke, which says nothing
-about the trial. "surroundings": the machine, its disc or its network; the trial cannot go on now, but may later."""
+"""The cause of an error of a rank. "trial": the trial itself. "link": the connection to another rank broke, which says
+nothing about the trial. "surroundings": the machine, its disc or its network; the trial cannot go on now, but may
+later."""
 
 Outcome = tuple[Literal["end", "error", "postponed"], str | None]
-"""How the workers are done with a trial. ("end", None): it trained to its end. ("error", text): it failed by its own fault.
-("postponed", text): it cannot go on now; it returns to the queue, and this start does not count as an attempt."""
+"""How the workers ended their work on a trial. ("end", None): it trained to its end. ("error", text): it failed by its
+own fault. ("postponed", text): it cannot go on now; it returns to the queue, and this start does not count as an
+attempt."""
 
 Position = tuple[str, int, int | None]
-"""Where a trial is: what is being done, how many steps of that are done, and of how many; None if the total is unknown."""
+"""Where a trial is: what is being done, how many steps of it are done, and of how many; None if that is unknown."""
 
 NoWork = Literal["ask again", "leave"]
-"""Answers to a slot that asks for work and gets none: it asks again, or its workers return and give back their resources."""
+"""Answers to a slot for which there is no work: it asks again, or its workers return and give back their resources."""
 
 
 @dataclass(frozen=True)

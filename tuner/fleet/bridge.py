@@ -1,4 +1,7 @@
-"""The bridge between Ray Tune and the core of a search. It translates: the core decides, and Tune's state is thrown away."""
+"""The bridge between Ray Tune and the core of a search.
+
+It translates: the core decides, and Tune's state is thrown away.
+"""
 
 import functools
 import logging
@@ -16,14 +19,15 @@ from ray.tune.search import Searcher
 
 from trainables.config.errors import TrialFailure
 from trainables.running.messages import EpochReport
+from tuner.fleet.baseline import Baseline
 from tuner.fleet.claims import Position
 from tuner.fleet.cluster import cluster
-from tuner.fleet.single import measure_baseline, tell_wait
-from tuner.fleet.slots import Slots
+from tuner.fleet.single import tell_wait
+from tuner.fleet.slots import SlotLost, Slots
 from tuner.fleet.trial import SlotTrial
 from tuner.fleet.watch import Watch
 from tuner.runs.hints import failed_alike, resume_hint
-from tuner.runs.run import Run
+from tuner.runs.run import BASELINE, Run
 from tuner.search import core
 from tuner.search.allocation import concurrent_trials
 from tuner.search.core import Core
@@ -63,11 +67,22 @@ class Bridge:
         run: for the trials' folders.
         groups: the slots.
         room: how many trials may run at once.
-        listeners: are told of what happens.
+        listeners: makes those who are told of what happens, once the untrained encoder has been scored.
+        baseline: scores it, where that is still to be done.
     """
 
-    def __init__(self, search: Core, run: Run, groups: Slots, room: int, listeners: Sequence[Listener] = ()):
-        self.core, self.run, self.groups, self.room, self.listeners = search, run, groups, room, listeners
+    def __init__(
+        self,
+        search: Core,
+        run: Run,
+        groups: Slots,
+        room: int,
+        listeners: Callable[[], Sequence[Listener]] = tuple,
+        baseline: Baseline | None = None,
+    ):
+        self.core, self.run, self.groups, self.room = search, run, groups, room
+        self.make_listeners, self.baseline = listeners, baseline
+        self.listeners: Sequence[Listener] = () if baseline else listeners()
         self.segments: dict[str, _Segment] = {}  # by Ray's id
         self.session = uuid.uuid4().hex
         self.actors_lost: Counter[str] = Counter()  # by trial: how often Tune gave up its actor
@@ -78,6 +93,8 @@ class Bridge:
         """What Tune starts next under an id: the configuration of a `SlotTrial`; {} where nothing follows any more."""
         if self.broken_off:
             return {}
+        if self.baseline is not None:
+            return None if self.baseline.trial_id else self.baseline.start(trial_id, self.groups.name)
         up = len(self.groups.state().up)
         decision = self.core.hear(core.WorkWanted(up, self.room))
         if isinstance(decision, core.Start):
@@ -103,7 +120,9 @@ class Bridge:
 
     def hear(self, trial_id: str, report: EpochReport | None) -> str:
         """Tells the core of an epoch, unless it was the last one heard; returns what Tune's scheduler answers."""
-        segment = self.segments[trial_id]
+        segment = self.segments.get(trial_id)
+        if segment is None:  # the untrained encoder has no epoch to be heard
+            return TrialScheduler.CONTINUE
         if report is None or (segment.report is not None and report.epoch <= segment.report.epoch):
             return TrialScheduler.CONTINUE
         segment.report = report
@@ -117,6 +136,9 @@ class Bridge:
 
     def end(self, trial_id: str, result: Mapping[str, Any], actor_died: bool) -> None:
         """A segment is over: its trial has ended or was paused, or its slot or its actor is gone."""
+        if self.baseline is not None and trial_id == self.baseline.trial_id:
+            self.groups.release(trial_id)
+            self._end_baseline(self.baseline, result, actor_died)
         segment = self.segments.get(trial_id)
         if segment is None:
             return
@@ -132,15 +154,29 @@ class Bridge:
                 self._end(segment, result.get("error"))
         del self.segments[trial_id]
 
+    def _end_baseline(self, baseline: Baseline, result: Mapping[str, Any], actor_died: bool) -> None:
+        baseline.end(result)
+        if lost := result.get("lost"):
+            self.broken_off = lost
+        elif baseline.failure:
+            self.broken_off = str(baseline.failure)
+        elif actor_died:
+            self._count_lost(BASELINE)
+        else:
+            self.baseline, self.listeners = None, self.make_listeners()
+
     def _begin(self, key: str) -> None:
         """Notes that workers have a trial; one that waits for them is queued."""
         self.core.hear(core.SegmentBegan(key, time.time()))
 
     def _lose(self, key: str) -> None:
         """Has a trial begun again: it is at no fault, for its actor trains nothing."""
+        self.core.hear(core.SegmentLost(key, "its Tune actor died"))
+        self._count_lost(key)
+
+    def _count_lost(self, key: str) -> None:
         self.actors_lost[key] += 1
         log.warning("trial %s: its Tune actor died %d times", key, ACTOR_RESTARTS + 1)
-        self.core.hear(core.SegmentLost(key, "its Tune actor died"))
         if self.actors_lost[key] > ACTOR_RETRIES:
             why = "died again and again; has the head node enough memory?"
             self.broken_off = f"the Tune actors of trial {key} {why}"
@@ -254,8 +290,13 @@ def run_search(
             Watch(groups.board, resume_hint(run)),
         ):
             groups.on_wait, groups.on_positions = functools.partial(tell_wait, run, shown.waits), shown.follow
-            measure_baseline(run, spec, groups, shown.say)
-            bridge = Bridge(Core(study), run, groups, room, [*(board() for board in boards), shown])
+            baseline = Baseline(run, spec)
+            shown.say("starting workers" + ("" if baseline.known else ", then the untrained encoder is scored"))
+
+            def listeners() -> list[Listener]:
+                return [*(board() for board in boards), shown]
+
+            bridge = Bridge(Core(study), run, groups, room, listeners, None if baseline.known else baseline)
             bridge.say = shown.ends
             tune_with(bridge)
 
@@ -277,6 +318,8 @@ def tune_with(bridge: Bridge) -> None:
         ),
     )
     tuner.fit()
+    if bridge.baseline is not None:
+        raise bridge.baseline.failure or SlotLost(bridge.broken_off)
     for listener in bridge.listeners:
         listener.search_ended()
     if search.fault:

@@ -71,7 +71,8 @@ class Life:
         placement: id of the placement group that holds its resources.
         nodes: ids of the nodes that its workers run on.
         claim: the claim that its workers train, from the moment when they take it until they acknowledge its end.
-        progress: time on the monotonic clock of the last progress in that claim; infinite while the workers wait for the trial.
+        progress: time on the monotonic clock of the last progress in that claim; infinite while they wait for the
+            trial.
         faults: errors that ranks have reported for that claim, by rank.
         excuse: what ended the life, if that was not the fault of the trial that it trained.
     """
@@ -122,7 +123,7 @@ class State:
         busy: how many of them train a trial.
         waiting: how many claims are in the queue.
         why: why the first of them went back to the queue; empty if it has not begun.
-        postponed: what keeps trials from going on for now (the machine, its disc or its network); empty if nothing does.
+        postponed: what of the machine, its disc or its network keeps trials from going on; empty if nothing does.
         positions: where the trials are that workers train, by the key of the trial.
     """
 
@@ -135,7 +136,7 @@ class State:
 
 
 def verdict(faults: dict[int, tuple[Blame, str]]) -> Outcome | None:
-    """The outcome that the reports of the ranks come to: the first rank that knows a cause counts; surroundings go before the trial."""
+    """The outcome of the ranks' reports: that of the first rank that knows a cause; surroundings before the trial."""
     causes: tuple[tuple[Blame, Literal["postponed", "error"]], ...] = (
         ("surroundings", "postponed"),
         ("trial", "error"),

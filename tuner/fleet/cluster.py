@@ -40,9 +40,7 @@ def cluster(address: str, run: Run) -> Iterator[list[dict[str, float]]]:
     os.environ.update(
         {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     )
-    if (
-        address == "local"
-    ):  # its workers inherit this process's environment, and need no runtime environment made for them
+    if address == "local":  # its workers inherit the environment of this process
         options: dict[str, Any] = {"num_cpus": local_cpus(), "include_dashboard": False}
     else:
         options = {"runtime_env": {"env_vars": variables}}
@@ -64,9 +62,7 @@ def cluster(address: str, run: Run) -> Iterator[list[dict[str, float]]]:
             nodes = [_hardware(node["Resources"]) for node in ray.nodes() if node["Alive"]]
             run.note_hardware(nodes)
             yield nodes
-        except (
-            KeyboardInterrupt
-        ):  # without a shutdown, which would wait for workers in the middle of an epoch; Ray goes with its driver
+        except KeyboardInterrupt:  # without a shutdown, which would wait for the workers; Ray goes with its driver
             raise KeyboardInterrupt(f"interrupted; {resume_hint(run)}") from None
         except (UserError, TrialFailure):
             ray.shutdown()
@@ -84,7 +80,7 @@ def cluster(address: str, run: Run) -> Iterator[list[dict[str, float]]]:
 
 
 def _reason(error: Exception, run: Run) -> str:
-    """Why a driver broke off. Tune wraps the errors of its callbacks."""
+    """Why a driver broke off. Tune wraps the errors that searchers and schedulers raise."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, BrokenOff):
@@ -112,7 +108,7 @@ def _hardware(resources: dict[str, float]) -> dict[str, float]:
 
 
 class Sink(io.TextIOBase):
-    """A log that loses what there is no room for on its disc, rather than break what it is the log of.
+    """A log that drops lines for which its disc has no room: a full disc must not break what is logged.
 
     Args:
         path: of the file, which is appended to.
@@ -132,7 +128,7 @@ class Sink(io.TextIOBase):
 
 @contextlib.contextmanager
 def quiet(path: Path) -> Iterator[None]:
-    """Whatever is logged or printed goes to a file; the terminal belongs to those who hold its console."""
+    """Sends all that is logged or printed to a file; only holders of the console write to the terminal."""
     sink = Sink(path)  # stays open, for Ray logs until the process ends
     handler = logging.StreamHandler(sink)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
@@ -140,7 +136,7 @@ def quiet(path: Path) -> Iterator[None]:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)
-    # it warns that Tune has no results of its own, which nobody reads: the journal has them
+    # it warns that Tune has no results, which are in the journal
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
         yield

@@ -1,19 +1,16 @@
-"""One trial on one slot, without Tune: the untrained encoder of a search, and a full run."""
+"""One trial on one slot, without Tune: a full run."""
 
 import functools
 from collections.abc import Callable
 
 from trainables.config import trial as c
-from trainables.config.errors import TrialFailure
 from trainables.running.messages import Metrics, Work
 from tuner.fleet.cluster import cluster
 from tuner.fleet.slots import Conversation, Slots
 from tuner.fleet.watch import Watch
-from tuner.plan.reading import spec_key
 from tuner.plan.resources import Resources
-from tuner.plan.spec import SearchSpec
 from tuner.runs.hints import resume_hint
-from tuner.runs.run import BASELINE, Run
+from tuner.runs.run import Run
 from tuner.search.allocation import concurrent_trials
 
 
@@ -44,19 +41,6 @@ def converse(
     finally:
         talk.release()
     return history
-
-
-def measure_baseline(run: Run, spec: SearchSpec, groups: Slots, say: Callable[[str], None]) -> None:
-    """Scores the untrained encoder, once a run: what every trial has to beat."""
-    unknown = run.read_baseline() is None
-    say("starting workers" + (", then the untrained encoder is scored" if unknown else ""))
-    if unknown:
-        config = c.changed(spec.trial.plain(), {"train.epochs": 0})
-        try:
-            run.write_baseline(converse(groups, run, BASELINE, config)[-1])
-        except TrialFailure as failure:
-            where, reason = run.trial_log(BASELINE, str(failure)), spec_key(str(failure).removeprefix("UserError: "))
-            raise TrialFailure(f"the untrained encoder cannot be scored: {reason}\n  log: {where}") from None
 
 
 def one_slot(

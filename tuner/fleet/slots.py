@@ -1,7 +1,7 @@
 """Slots: warm Ray Train worker groups that run one trial after another, kept alive by the driver.
 
-Starting a worker group takes Ray Train 10 s and more, handing a trial to a warm one a fraction of a second. Which group
-works on which trial is for the switchboard to say. This module is free of torch.
+Ray Train starts a worker group in about 10 s; a warm group gets its next trial in a fraction of a second. The
+switchboard decides which group trains which trial. This module imports no torch.
 """
 
 import logging
@@ -30,31 +30,28 @@ Fit = Callable[..., object]
 
 log = logging.getLogger(__name__)
 RELAUNCH_WAIT = 5.0  # seconds before a worker group is launched again, times the failures so far
-RELAUNCH_LIMIT = 60.0  # seconds that this wait has at most
-LAUNCH_FAILURES = (
-    3  # launches of a worker group that fail in a row before its slot is given up, where no other slot is up
-)
+RELAUNCH_LIMIT = 60.0  # seconds of this wait at most
+LAUNCH_FAILURES = 3  # failed launches in a row after which a slot is given up, if no other slot is up
 LOOK = 1.0  # seconds between two looks at nodes and workers
-WAIT_TOLD = 5.0  # seconds of waiting before it is told: what a dead group held is not free at once
-ROOM_LOOK = 2.0  # seconds between two looks whether there is room for a slot
+WAIT_TOLD = 5.0  # seconds of waiting before it is told: the resources of a dead group are not free at once
+ROOM_LOOK = 2.0  # seconds between two looks for room for a slot
 CLOSE_WAIT = 15.0  # seconds for a worker group to end
 
-# Ray Train polls its workers this often; helpers of Ray that a slot has no use for are left out
 VARIABLES = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",  # for its resources to be there
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how often Ray Train polls its workers
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor that a slot does not need
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",  # for the resources of a worker group
     "OMP_NUM_THREADS": "1",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it cuBLAS may sum in any order
 }
 
 
 class SlotLost(RuntimeError):
-    """No worker group is there for a trial, through no fault of its own."""
+    """No worker group is left for a trial; that is not the fault of the trial."""
 
 
 class Conversation:
-    """A trial's conversation with its workers. `take` returns its epochs in order; a restarted actor hears them from the first one on.
+    """A trial's conversation with its workers. `take` returns its epochs in order, from the first one on.
 
     Args:
         board: handle of the switchboard.
@@ -94,20 +91,22 @@ class Conversation:
 class Slots:
     """The switchboard and the worker groups behind it, for the life of a driver.
 
-    A thread for each slot keeps its worker group alive: it waits for room on the cluster, for ever if need be, launches
-    the group, and does so again when the group has ended. A group that has room and still does not come up is given up
-    after LAUNCH_FAILURES launches. One more thread looks for nodes that are lost and workers that make no progress.
+    A thread for each slot keeps its worker group alive: it waits for room on the cluster, without a limit, launches the
+    group, and launches it again when it has ended. A slot whose group has room but does not come up is given up after
+    LAUNCH_FAILURES launches. One more thread looks for lost nodes and for workers that make no progress.
 
     Args:
-        count: of slots.
+        count: number of slots.
         resources: of one slot.
         folder: where Ray Train may write.
-        fit: what a worker runs for a trial, `trainables.running.fit.fit` or something with its signature.
+        fit: runs a trial in place of `trainables.running.fit.fit`.
+        local: whether the cluster is this driver's own, so that there is no autoscaler.
 
     Attributes:
-        on_wait: called with the reason whenever nothing can be worked on, or a trial waits for a disc or the network to be
-            mended, and with "" when that is over.
-        on_positions: called every second with where the trials are that workers are on.
+        on_wait: called with the reason when no trial can be trained, or when a trial waits for a disc or the network;
+            called
+            with "" when that is over.
+        on_positions: called every second with the positions of the trials that workers train, by their keys.
     """
 
     def __init__(self, count: int, resources: Resources, folder: Path, fit: Fit | None = None, local: bool = False):
@@ -130,7 +129,7 @@ class Slots:
             thread.start()
 
     def state(self) -> State:
-        """What is going on on the switchboard."""
+        """A summary of the switchboard."""
         return ray.get(self.board.state.remote())
 
     def release(self, trial_id: str) -> None:
@@ -138,7 +137,7 @@ class Slots:
         ray.get(self.board.release.remote(trial_id))
 
     def _watch(self) -> None:
-        """Has groups taken out of use whose node is lost, or that are stuck, and ends what is left of them."""
+        """Ends groups that lost a node or make no progress, and frees their resources, until the slots close."""
         told = ""
         while not self._closing.wait(LOOK):
             try:
@@ -150,15 +149,13 @@ class Slots:
                 state = self.state()
                 self._note(state)
                 self.on_positions(state.positions)
-            except (
-                Exception
-            ) as error:  # Ray raises errors of many kinds where its head does not answer; it may come back
+            except Exception as error:  # Ray raises errors of many kinds if its head does not answer; it may come back
                 if _first_line(error) != told and not self._closing.is_set():
                     told = _first_line(error)
                     log.warning("the cluster cannot be looked at: %s", told, exc_info=True)
 
     def _note(self, state: State) -> None:
-        """Works out why nothing is worked on, and tells of a change."""
+        """Works out why no trial is trained, and tells of a change."""
         with self._lock:
             for slot in state.up:
                 self._launching.pop(slot, None)
@@ -166,7 +163,7 @@ class Slots:
             for slot, since in [*self._launching.items()]:
                 if (
                     time.monotonic() - since > self._resources.patience_seconds
-                ):  # it may hang; the others do not wait for it
+                ):  # it may hang; others do not wait for it
                     del self._launching[slot]
                     self._no_room[slot] = (
                         f"the workers of slot {slot} have been starting for {self._resources.patience}"
@@ -199,36 +196,32 @@ class Slots:
                     failures = 0
                 elif not (_lacked_room(why) or self._dead > dead):
                     failures += 1
-                if (
-                    failures >= LAUNCH_FAILURES and not self.state().up
-                ):  # what ails one node may be mended while others work
+                if failures >= LAUNCH_FAILURES and not self.state().up:  # a faulty node may be mended while others work
                     reason = f"its worker group could not be launched {failures} times: {_first_line(why)}"
                     ray.get(self.board.give_up.remote(slot, f"slot {slot}: {reason}"))
                     return
-            except (
-                ray.exceptions.RayError
-            ) as error:  # whoever watches over the switchboard ends the search if it is dead
+            except ray.exceptions.RayError as error:  # `Watch` ends the search if the switchboard is dead
                 log.warning("slot %d: the switchboard does not answer (%s)", slot, _first_line(error))
             log.warning("slot %d: its worker group ended (%s); launched again", slot, _first_line(why), exc_info=why)
             self._closing.wait(min(max(1.0, RELAUNCH_WAIT * failures), RELAUNCH_LIMIT))
 
     def _came_up(self, slot: int, why: BaseException | None) -> bool:
-        """Clears away a group that has ended; returns whether its workers had been up."""
-        excused = isinstance(why, ray.exceptions.RayActorError)  # the controller was killed: no fault of a trial
+        """Frees the resources of a group that has ended; returns whether its workers had been up."""
+        excused = isinstance(why, ray.exceptions.RayActorError)  # the controller was killed: not the fault of a trial
         reason = f"its worker group ended ({_first_line(why)})"
         placement, came_up = ray.get(self.board.down.remote(slot, reason, excused))
         _free(placement)
         return came_up
 
     def _room_comes(self, slot: int) -> bool:
-        """Waits until a worker group fits into what is free. False when the slots close."""
+        """Waits until a worker group fits into the free resources; returns False when the slots close."""
         workers = self._resources.workers
         needs = " and ".join(f"{amount:g} {kind}" for kind, amount in demand_of(self._resources).items())
         group = f"{workers} workers" if workers > 1 else "a worker"
         while not self._closing.is_set():
             try:
                 nodes = available_resources_per_node().values()
-            except Exception as error:  # of many kinds, where Ray's head does not answer
+            except Exception as error:  # of many kinds, if Ray's head does not answer
                 lack = f"the cluster does not say what is free ({_first_line(error)})"
             else:
                 places = places_on(nodes, self._resources)
@@ -273,12 +266,12 @@ def _launch(
 
     try:
         return trainer(board, slot, resources, folder, fit, local).fit().error
-    except Exception as error:  # whatever it was, the group is gone, and launched again
+    except Exception as error:  # of any kind: the group is gone, and launched again
         return error
 
 
 def _lacked_room(why: BaseException | None) -> bool:
-    """Whether a group did not come up because what it needs was taken meanwhile."""
+    """Whether a group did not come up because others had taken the resources meanwhile."""
     from ray.train import ControllerError
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
@@ -286,12 +279,12 @@ def _lacked_room(why: BaseException | None) -> bool:
 
 
 def _free(*placements: str | None) -> None:
-    """Gives back what placement groups of dead controllers hold, and ends the workers in them.
+    """Removes placement groups of dead controllers, which ends the workers in them.
 
-    Ray Train leaves that to a helper which needs the dashboard; without it the next controller would lack the same CPUs.
+    Ray Train leaves that to a helper that needs the dashboard; otherwise the next controller would lack the same CPUs.
     """
     for placement in filter(None, placements):
         try:
             remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(placement)))
-        except Exception as error:  # of many kinds; one that stays must not keep the others
+        except Exception as error:  # of many kinds; the other groups are removed all the same
             log.warning("placement group %s could not be removed (%s)", placement, _first_line(error), exc_info=True)

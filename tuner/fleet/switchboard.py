@@ -1,9 +1,9 @@
 """The switchboard decides which worker group trains which trial. It is plain asyncio; Ray runs it as one light actor.
 
-A trial's `Claim` begins with `acquire` and ends with `release`. A `Life` of a slot's worker group begins with `attach` and
-ends when the group goes down or is fenced; the next life has the next incarnation. Claims wait in a queue. The workers of a
-group that is up take the first one, so a claim is never bound to a group without workers. When a life ends, its claim
-returns to the head of the queue.
+A trial's `Claim` begins with `acquire` and ends with `release`. A `Life` of a slot's worker group begins with `attach`
+and ends when the group goes down or is fenced; the next life has the next incarnation. Claims wait in a queue. The
+workers of a group that is up take the first one, so a claim is never bound to a group without workers. When a life
+ends, its claim returns to the head of the queue.
 """
 
 import asyncio
@@ -161,7 +161,7 @@ class Switchboard:
     # the workers' side
 
     async def attach(self, slot: int, placement: str | None = None, nodes: Iterable[str] = ()) -> int:
-        """Begins a new life of a worker group; returns its incarnation. The claim of the last life returns to the queue."""
+        """Begins a life of a worker group; returns its incarnation. The claim of the last life returns to the queue."""
         group = self.groups[slot]
         self._end_life(group, "its workers died")
         group.lives, group.placement = group.lives + 1, placement

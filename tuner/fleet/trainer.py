@@ -1,7 +1,7 @@
 """Ray Train's trainer for a slot, without what a slot has no use for.
 
-Neither the driver nor the controller of a worker group imports torch here: `TorchTrainer` would, in one after the other, and both in the
-way of the workers' own imports when a search starts.
+With this trainer neither the driver nor the controller of a worker group imports torch. With `TorchTrainer` both
+would, one after the other, and the workers would start only then.
 """
 
 import os

@@ -13,12 +13,13 @@ from tuner.fleet.slots import Conversation, SlotLost
 class SlotTrial(tune.Trainable):
     """A trial of Tune that is trained by a slot.
 
-    Its config: {"board": name of the switchboard, "claim": id for the claim, "key", "trial": configuration, "folder", "epochs", "metric"}.
+    Its config: {"board": name of the switchboard, "claim": id for the claim, "key", "trial": configuration, "folder",
+    "epochs", "metric"}.
 
-    A step is an epoch. Its result has "epoch" and the objective, for schedulers, and "report": the `EpochReport`, which Tune does not look
-    into. A trial that fails by its own fault is done with an "error" in its result, one that has no workers with "lost". Neither raises an
-    exception, because Tune's restarts are for actors that died. The trial does not give its slot back, because it may not be the only actor
-    of its trial: the searcher does that.
+    A step is an epoch. Its result has "epoch" and the objective, for schedulers, and "report": the `EpochReport`,
+    which Tune does not look into. If the trial fails by its own fault, the last result has an "error"; if it has no
+    workers, it has "lost". Neither raises an exception, because Tune's restarts are for actors that died. The actor
+    does not release the claim, because Tune may have started another actor for the trial: the bridge does.
     """
 
     def setup(self, config: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""Looks whether what a search cannot do without is still there: Ray's head, this node's Ray, and the switchboard.
+"""Watches over what a search needs: Ray's head, this node's Ray, and the switchboard.
 
-Ray itself ends its driver after a minute without its head, with a line of its own and no word of how to go on; a dead raylet or
-switchboard shows as whatever error comes first.
+Ray itself ends its driver after a minute without its head, and does not say how to go on. A dead raylet or switchboard
+shows as whatever error comes first.
 """
 
 import logging
@@ -26,7 +26,7 @@ ORDERLY = 10.0  # seconds for the main thread to end after it was interrupted; i
 
 
 class Watch:
-    """A context around the work of a driver; where something is gone it interrupts the block, which then raises `BrokenOff`.
+    """A context around the work of a driver; if something is gone, it interrupts the block, which raises `BrokenOff`.
 
     Args:
         board: handle of the switchboard.
@@ -37,8 +37,8 @@ class Watch:
         self.board, self.hint = board, hint
         self.gone: str | None = None
         self.over = threading.Event()
-        own = ray.get_runtime_context().get_node_id()
-        node = next(node for node in ray.nodes() if node["NodeID"] == own)
+        here = ray.get_runtime_context().get_node_id()
+        node = next(node for node in ray.nodes() if node["NodeID"] == here)
         host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
         address = node["NodeManagerAddress"]
         self.places = {
@@ -65,7 +65,7 @@ class Watch:
             raise BrokenOff(self.gone)
 
     def _silent(self) -> dict[str, float]:
-        """What does not answer now, each with the seconds after which it counts as gone."""
+        """What does not answer now, with the seconds after which it counts as gone."""
         silent = {}
         for name, (host, port, patience) in self.places.items():
             try:

@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from tests.trainables.pictures import encoded, picture, write_parquet
 from trainables.config import trial as c
@@ -44,6 +47,19 @@ def root(tmp_path: Path) -> Path:
 
 def rows(images: data.Images) -> set[int]:
     return set(images.rows.tolist())
+
+
+def test_digits_are_those_of_scikit_learn():
+    """Their file is read without scikit-learn, whose import takes a second of each worker's start."""
+    before = "import sys; from trainables.data import images; from trainables.config import trial as c; "
+    code = before + "images.load(c.Data(), 'train').pixels.sum(); print('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+    known, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    expected = np.round(known * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
+    test = data.load(c.Data(), "test")
+    assert np.array_equal(all_pixels(test).reshape(-1, 8, 8), expected[order[1438:]])
+    assert np.array_equal(test.labels.numpy(), labels[order[1438:]])
 
 
 def test_splits_of_digits_are_disjoint_whole_and_fixed():
