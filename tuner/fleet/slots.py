@@ -104,8 +104,7 @@ class Slots:
 
     Attributes:
         on_wait: called with the reason when no trial can be trained, or when a trial waits for a disc or the network;
-            called
-            with "" when that is over.
+            called with "" when that is over.
         on_positions: called every second with the positions of the trials that workers train, by their keys.
     """
 
@@ -124,8 +123,8 @@ class Slots:
         self._dead: set[str] = set()  # nodes
         self._why, self._waiting_since = "", time.monotonic()
         self._threads = [threading.Thread(target=self._keep_alive, args=(slot,), daemon=True) for slot in range(count)]
-        self._threads.append(threading.Thread(target=self._watch, daemon=True))
-        for thread in self._threads:
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        for thread in (*self._threads, self._watcher):
             thread.start()
 
     def state(self) -> State:
@@ -249,6 +248,7 @@ class Slots:
         except ray.exceptions.RayError as error:
             log.warning("the switchboard cannot be closed (%s)", _first_line(error))
             return
+        self._watcher.join(CLOSE_WAIT)
         end = time.monotonic() + CLOSE_WAIT
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))

@@ -22,6 +22,7 @@ LOOK_EVERY = 1.0  # seconds
 ANSWER_WITHIN = 2.0  # seconds for a connection, or an answer of the switchboard
 SILENCE = 5.0  # seconds without an answer after which something is gone
 REMOTE_SILENCE = 30.0  # the same of a head on another machine, which may be restarted; Ray ends its driver after 60
+LAST_LOOK = 3 * ANSWER_WITHIN + LOOK_EVERY  # seconds for the last look to end
 ORDERLY = 10.0  # seconds for the main thread to end after it was interrupted; it may hang in a call of Ray
 
 
@@ -63,6 +64,8 @@ class Watch:
             )  # what was raised may come of it, before the thread has seen it
         if self.gone is not None:
             raise BrokenOff(self.gone)
+        if kind is None or not issubclass(kind, KeyboardInterrupt | BrokenOff):  # those leave Ray as it is
+            self.thread.join(LAST_LOOK)  # Ray ends a process in which a thread still calls it after its shutdown
 
     def _silent(self) -> dict[str, float]:
         """What does not answer now, with the seconds after which it counts as gone."""

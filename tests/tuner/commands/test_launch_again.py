@@ -198,7 +198,7 @@ def unseen(tmp_path: Path) -> Path:
     from trainables.data.sets import imagefolder
 
     image_folder(tmp_path / "set")
-    found = imagefolder.encoded(c.Data(name="imagefolder", root=tmp_path / "set"), "train")
+    found = imagefolder.ImageFolder(c.Data(name="imagefolder", root=tmp_path / "set")).encoded("train")
     seen = {where for bunch in found.sample() for _, where in bunch}
     return next(path for path in sorted((tmp_path / "set").rglob("*.png")) if str(path) not in seen)
 
