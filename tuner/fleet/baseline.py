@@ -6,7 +6,8 @@ from typing import Any
 from trainables.config import trial as c
 from trainables.config.errors import TrialFailure
 from trainables.running.messages import EpochReport
-from tuner.plan.spec import SearchSpec, spec_key
+from tuner.plan.reading import spec_key
+from tuner.plan.spec import SearchSpec
 from tuner.runs.run import BASELINE, Run
 
 

@@ -17,7 +17,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from tuner.fleet.board import Board
 from tuner.fleet.slots import Fit
-from tuner.plan.spec import Resources
+from tuner.plan.resources import Resources
 
 UNUSED = (
     "PlacementGroupCleanerCallback",  # needs the dashboard; here the driver removes what a dead controller leaves

@@ -67,7 +67,7 @@ def search(folder: Path, kind: type[Stopper]) -> tuple[Study, Run, Ear]:
     with cluster("local", run), Slots(2, wanted.resources, run.ray_folder) as slots:
         while len(slots.state().up) < 2:  # or 0000 would begin alone
             time.sleep(0.2)
-        bridge.tune_with(bridge.Bridge(Core(study, kind(wanted)), run, slots, 2, [ear]))
+        bridge.tune_with(bridge.Bridge(Core(study, kind(wanted)), run, slots, 2, lambda: [ear]))
     return study, run, ear
 
 

@@ -5,13 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from tests.tuner.conftest import SMALL
+from trainables.running.messages import EpochReport
 from tuner.fleet import bridge
+from tuner.fleet.baseline import Baseline
 from tuner.fleet.switchboard import Switchboard
 from tuner.plan import space, spec
 from tuner.runs.run import Run
+from tuner.search.core import Core
 from tuner.search.study import Study
 
 
@@ -37,35 +41,86 @@ def study(tmp_path: Path) -> tuple[Study, Run]:
     return Study(run.journal, wanted, space.load(wanted.space)), run
 
 
+def made(study: tuple[Study, Run], slots: PlayedSlots, room: int, **more: Any) -> bridge.Bridge:
+    asked, run = study
+    return bridge.Bridge(Core(asked), run, slots, room, **more)  # type: ignore[arg-type]
+
+
 def test_no_more_trials_than_there_are_workers_for(study: tuple[Study, Run]) -> None:
     slots = PlayedSlots(3, up=2)
-    searcher = bridge.StudySearcher(*study, slots, 3)  # type: ignore[arg-type]
-    assert [searcher.suggest(f"t{number}") is None for number in range(4)] == [False, False, True, True]
+    between = made(study, slots, 3)
+    assert [between.next(f"t{number}") is None for number in range(4)] == [False, False, True, True]
     asyncio.run(slots.board.attach(2))
-    assert searcher.suggest("t4")["key"] == "0002"
+    assert (between.next("t4") or {})["key"] == "0002"
 
 
 def test_one_trial_waits_where_no_workers_are_up(study: tuple[Study, Run]) -> None:
-    searcher = bridge.StudySearcher(*study, PlayedSlots(2, up=0), 2)  # type: ignore[arg-type]
-    assert searcher.suggest("t0")["key"] == "0000"
-    assert searcher.suggest("t1") is None
+    between = made(study, PlayedSlots(2, up=0), 2)
+    assert (between.next("t0") or {})["key"] == "0000"
+    assert between.next("t1") is None
 
 
 def test_a_trial_whose_tune_actor_died_is_begun_again_and_the_search_goes_on(study: tuple[Study, Run]) -> None:
     """Two such deaths used to count as slots that were given up, and ended a search with one slot."""
-    searcher = bridge.StudySearcher(*study, PlayedSlots(1, up=1), 1)  # type: ignore[arg-type]
+    between = made(study, PlayedSlots(1, up=1), 1)
     for number in range(bridge.ACTOR_RETRIES):
-        assert searcher.suggest(f"t{number}")["key"] == "0000"
-        searcher.on_trial_complete(f"t{number}", None, error=True)
-    assert searcher.suggest("again")["key"] == "0000"
-    searcher.on_trial_complete("again", None, error=True)
-    assert searcher.suggest("never") == Searcher.FINISHED
-    assert searcher.broken_off.startswith("the Tune actors of trial 0000 died again and again")
+        assert (between.next(f"t{number}") or {})["key"] == "0000"
+        between.end(f"t{number}", {}, actor_died=True)
+    assert (between.next("again") or {})["key"] == "0000"
+    between.end("again", {}, actor_died=True)
+    assert bridge.CoreSearcher(between).suggest("never") == Searcher.FINISHED
+    assert between.broken_off.startswith("the Tune actors of trial 0000 died again and again")
 
 
 def test_a_search_without_any_slot_left_ends_with_the_reason(study: tuple[Study, Run]) -> None:
-    searcher = bridge.StudySearcher(*study, PlayedSlots(2, up=2), 2)  # type: ignore[arg-type]
-    searcher.suggest("t0")
-    searcher.on_trial_complete("t0", {"lost": "slot 0: no GPU"})
-    assert searcher.suggest("t1") == Searcher.FINISHED
-    assert searcher.broken_off == "slot 0: no GPU"
+    between = made(study, PlayedSlots(2, up=2), 2)
+    between.next("t0")
+    between.end("t0", {"lost": "slot 0: no GPU"}, actor_died=False)
+    assert bridge.CoreSearcher(between).suggest("t1") == Searcher.FINISHED
+    assert between.broken_off == "slot 0: no GPU"
+
+
+def test_no_trial_is_asked_before_the_untrained_encoder_is_scored(study: tuple[Study, Run]) -> None:
+    """And who is told of trials is made after it, for TensorBoard shows the score from the start."""
+    asked, run = study
+    scores: list[object] = []
+
+    def listeners() -> list[Any]:
+        scores.append(run.read_baseline())
+        return []
+
+    between = made(study, PlayedSlots(2, up=2), 2, baseline=Baseline(run, asked.spec), listeners=listeners)
+    config = between.next("t0") or {}
+    assert (config["key"], config["epochs"], config["trial"]["train"]["epochs"]) == ("untrained", 0, 0)
+    assert between.next("t1") is None
+    between.end("t0", {}, actor_died=True)
+    assert (between.next("t2") or {})["key"] == "untrained", "its actor died, so it is begun again"
+    report = EpochReport("untrained", 0, {"epoch": 0.0, "knn_top1": 0.25})
+    assert between.hear("t2", report) == TrialScheduler.CONTINUE
+    assert not asked.trials() and not scores
+    between.end("t2", {"report": report, "done": True}, actor_died=False)
+    assert scores == [{"epoch": 0.0, "knn_top1": 0.25}]
+    assert (between.next("t3") or {})["key"] == "0000"
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (
+            {"error": "UserError: data.root: is empty"},
+            "the untrained encoder cannot be scored: trial.data.root: is empty",
+        ),
+        ({"lost": "slot 0: no GPU"}, "slot 0: no GPU"),
+    ],
+)
+def test_nothing_is_asked_where_the_untrained_encoder_cannot_be_scored(
+    study: tuple[Study, Run], result: dict[str, str], words: str
+) -> None:
+    asked, run = study
+    baseline = Baseline(run, asked.spec)
+    between = made(study, PlayedSlots(1, up=1), 1, baseline=baseline)
+    between.next("t0")
+    between.end("t0", {"report": None, **result}, actor_died=False)
+    assert bridge.CoreSearcher(between).suggest("t1") == Searcher.FINISHED
+    assert not asked.trials() and run.read_baseline() is None
+    assert str(baseline.failure or between.broken_off).startswith(words)
