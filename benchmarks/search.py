@@ -81,12 +81,13 @@ def told(count: int) -> list[FrozenTrial]:
 
 def journal_of(folder: Path, count: int) -> Path:
     """A new journal with so many trials."""
+    trials = told(count)  # first: it silences Optuna
     path = Path(tempfile.mkdtemp(dir=folder)) / "journal"
     backend = optuna.storages.journal.JournalFileBackend(str(path))
     storage = optuna.storages.JournalStorage(backend)
     with mock.patch("os.fsync"):
         study = optuna.create_study(storage=storage, study_name="search", direction="maximize")
-        study.add_trials(told(count))
+        study.add_trials(trials)
     return path
 
 
