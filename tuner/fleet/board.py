@@ -1,5 +1,6 @@
 """The handle of the switchboard, with the types of its remote methods."""
 
+from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from ray import ObjectRef
@@ -8,6 +9,8 @@ from trainables.running.messages import Assignment, NoWork, Outcome
 from tuner.fleet.claims import Ended, Message, State
 
 Answer = TypeVar("Answer")
+Fit = Callable[..., object]
+"""What a worker runs for a trial: `trainables.running.fit.fit`, or a function with its signature."""
 
 
 class Method(Protocol[Answer]):

@@ -18,9 +18,8 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from trainables.config.errors import TrialFailure
-from trainables.running.messages import EpochReport
+from trainables.running.messages import EpochReport, Position
 from tuner.fleet.baseline import Baseline
-from tuner.fleet.claims import Position
 from tuner.fleet.cluster import cluster
 from tuner.fleet.single import tell_wait
 from tuner.fleet.slots import SlotLost, Slots

@@ -19,14 +19,11 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from trainables.config.errors import BrokenOff, TrialFailure
 from trainables.running.messages import EpochReport, Position, Work
-from tuner.fleet.board import Board
+from tuner.fleet.board import Board, Fit
 from tuner.fleet.claims import State
 from tuner.fleet.switchboard import POSTPONE_WAIT, Switchboard
 from tuner.plan.resources import Resources
 from tuner.search.allocation import demand_of, places_on
-
-Fit = Callable[..., object]
-"""What a worker runs for a trial: `trainables.running.fit.fit`, or a function with its signature."""
 
 log = logging.getLogger(__name__)
 RELAUNCH_WAIT = 5.0  # seconds before a worker group is launched again, times the failures so far

@@ -15,8 +15,7 @@ from ray.train.backend import Backend
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from tuner.fleet.board import Board
-from tuner.fleet.slots import Fit
+from tuner.fleet.board import Board, Fit
 from tuner.plan.resources import Resources
 
 UNUSED = (

@@ -19,8 +19,6 @@ from rich.progress import (
 )
 
 QUIET = 5.0  # seconds
-Position = tuple[str, int, int | None]
-"""How far a piece of work is: what is counted, how many are done, and of how many, where that is known."""
 
 
 class Bars:

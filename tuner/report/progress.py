@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from tuner.report.bars import Position
+from trainables.running.messages import Position
 from tuner.report.terminal import heartbeat, table_of, where
 from tuner.report.viewer import Viewer
 from tuner.report.wording import proposed, state_of

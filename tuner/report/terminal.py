@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from trainables.running.messages import Position
 from tuner.report import certainty
-from tuner.report.bars import Position, about, clock_time, so_far
+from tuner.report.bars import about, clock_time, so_far
 from tuner.report.points import PointView, plus_minus, star
 from tuner.report.view import RunView, TrialView
 from tuner.report.wording import no_gain, of_images, proposed, state_of
