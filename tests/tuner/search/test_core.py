@@ -311,9 +311,11 @@ def test_a_lost_segment_goes_first() -> None:
     core = core_of(None, stopping="none")
     started(core, "0000")
     started(core, "0001")
+    core.hear(SegmentLost("0000", "its actor died"))
     core.hear(SegmentLost("0001", "its actor died"))
     core.hear(SegmentLost("0001", "told twice"))
     started(core, "0001", segment=2)
+    started(core, "0000", segment=2)
     started(core, "0002")
     assert core.hear(WORK) == Wait()
 
