@@ -122,9 +122,11 @@ class ProtocolOptions(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _follow_recipe(cls, given: Any) -> Any:
-        recipe = given.get("recipe") if isinstance(given, Mapping) else None
-        return merged(cls.RECIPES[recipe], given, cls) if isinstance(recipe, str) and recipe in cls.RECIPES else given
+    def _follow_recipe(cls, options: Any) -> Any:
+        recipe = options.get("recipe") if isinstance(options, Mapping) else None
+        return (
+            merged(cls.RECIPES[recipe], options, cls) if isinstance(recipe, str) and recipe in cls.RECIPES else options
+        )
 
     def unfit(self, trial: Trial) -> str | None:
         """Returns why the trial cannot be judged in this way; None where it can."""

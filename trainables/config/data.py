@@ -78,18 +78,18 @@ class Labels(Section):
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        given = [key for key in ("per_class", "share", "file") if getattr(self, key) is not None]
-        if len(given) > 1:
-            raise ValueError(f"labels.{given[0]}: goes without {given[1]}; labels are chosen in one way")
+        ways = [key for key in ("per_class", "share", "file") if getattr(self, key) is not None]
+        if len(ways) > 1:
+            raise ValueError(f"labels.{ways[0]}: goes without {ways[1]}; labels are chosen in one way")
         return self
 
 
-def _classes(given: Any) -> Any:
+def _classes(classes: Any) -> Any:
     """Returns the path of a file, or sorted names without duplicates."""
-    if isinstance(given, str | Path):
-        return _usable(Path(given)).absolute()
-    if given is None or (isinstance(given, list | tuple) and given):
-        return given and tuple(sorted({str(name) for name in given}))
+    if isinstance(classes, str | Path):
+        return _usable(Path(classes)).absolute()
+    if classes is None or (isinstance(classes, list | tuple) and classes):
+        return classes and tuple(sorted({str(name) for name in classes}))
     raise ValueError("must be a list of classes, or a file with one on each line")
 
 

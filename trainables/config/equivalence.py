@@ -92,26 +92,28 @@ def _rates(config: c.TrialConfig, k: float, strict: bool) -> dict[str, Any]:
     rates: dict[str, Any] = {"optim.lr.base": config.optim.lr.base * k, "optim.lr.final": config.optim.lr.final * k}
     rates["online_probe.lr"] = config.online_probe.lr * k
     faster = {key: _faster(kept, k, key, strict) for key, kept in teacher.follow_the_batch.items()}
-    own = {key.removeprefix("momenta."): faster.pop(key) for key in list(faster) if key.startswith("momenta.")}
+    momenta = {key.removeprefix("momenta."): faster.pop(key) for key in list(faster) if key.startswith("momenta.")}
     rates |= flat(faster, "teacher.")
-    if own:  # parts are no keys of a trial, so `teacher.momenta` is set as a whole
-        rates["teacher.momenta"] = {part: teacher.momenta[part].model_dump() | scaled for part, scaled in own.items()}
+    if momenta:  # parts are no keys of a trial, so `teacher.momenta` is set as a whole
+        rates["teacher.momenta"] = {
+            part: teacher.momenta[part].model_dump() | scaled for part, scaled in momenta.items()
+        }
     return rates
 
 
 def _faster(kept: Schedule, k: float, name: str, strict: bool) -> dict[str, float]:
     """Returns a keep-rate whose complement is k times as large. A keep-rate of 0, a copy, stays 0."""
     fields = ["base"] if kept.kind == "constant" else ["base", "final"]
-    found = {}
+    rates = {}
     for field in fields:
         rate = getattr(kept, field)
-        found[field] = round(1 - (1 - rate) * k, 12) if rate > 0 else 0.0
-        if found[field] < 0 and strict:
+        rates[field] = round(1 - (1 - rate) * k, 12) if rate > 0 else 0.0
+        if rates[field] < 0 and strict:
             key = f"teacher.{name}.{field} = {rate}"
             raise UserError(f"{key}: cannot follow to {k:g} times the batch, its share of the student would exceed 1")
-        found[field] = max(0.0, found[field])
+        rates[field] = max(0.0, rates[field])
     if not kept.scales:
         raise UserError(
             f"teacher.{name}: the equivalence rule needs a constant, cosine or linear schedule without a warm-up"
         )
-    return found
+    return rates

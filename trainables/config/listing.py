@@ -35,7 +35,7 @@ def described_keys(model: type[BaseModel]) -> list[Key]:
     by_name: dict[str, list[tuple[str, Key]]] = {}
     for choice, key in _keys(model, "", None, ""):
         by_name.setdefault(key.name, []).append((choice, key))
-    return [_joined(found) for found in by_name.values()]
+    return [_joined(rows) for rows in by_name.values()]
 
 
 def _keys(model: type[BaseModel], name: str, default: BaseModel | None, choice: str) -> list[tuple[str, Key]]:
@@ -69,8 +69,10 @@ def _keys(model: type[BaseModel], name: str, default: BaseModel | None, choice: 
 
 def _short(section: Any, dotted: str, chosen: bool) -> Key:
     """Returns the row of a section that a plain value may stand for."""
-    *also, own = [f"{key}: {value}" if value else key for key, value in sorted(section.short("").items(), reverse=True)]
-    rule = f"short for {', '.join([own.removesuffix(': '), *also])}"
+    *others, key_set = [
+        f"{key}: {value}" if value else key for key, value in sorted(section.short("").items(), reverse=True)
+    ]
+    rule = f"short for {', '.join([key_set.removesuffix(': '), *others])}"
     return Key(
         dotted,
         "",
@@ -79,20 +81,20 @@ def _short(section: Any, dotted: str, chosen: bool) -> Key:
     )
 
 
-def _joined(found: list[tuple[str, Key]]) -> Key:
+def _joined(rows: list[tuple[str, Key]]) -> Key:
     """Returns one row for a key that several methods have."""
-    first = found[0][1]
-    if len(found) == 1 or (len({key for _, key in found}) == 1 and found[0][0] == ""):
+    first = rows[0][1]
+    if len(rows) == 1 or (len({key for _, key in rows}) == 1 and rows[0][0] == ""):
         return first
     if first.name.endswith(".name"):
-        return first._replace(rule=" | ".join(choice for choice, _ in found))
-    return Key(first.name, _by_choice(found, 1), first.rule, _by_choice(found, 3))
+        return first._replace(rule=" | ".join(choice for choice, _ in rows))
+    return Key(first.name, _by_choice(rows, 1), first.rule, _by_choice(rows, 3))
 
 
-def _by_choice(found: list[tuple[str, Key]], column: int) -> str:
+def _by_choice(rows: list[tuple[str, Key]], column: int) -> str:
     """Returns a column's text. Where it differs between methods, each text follows the names of its methods."""
     choices: dict[str, list[str]] = {}
-    for choice, key in found:
+    for choice, key in rows:
         choices.setdefault(key[column], []).append(choice)
     if len(choices) == 1:
         return next(iter(choices))
@@ -140,12 +142,12 @@ def _words(schema: Mapping[str, Any]) -> str:
 
 def _description(model: type[BaseModel], field: str) -> str:
     """Returns the first paragraph of the text below a field; "" where there is none."""
-    found = (
+    texts = (
         _texts(inspect.getmodule(kind)).get(f"{kind.__name__}.{field}")
         for kind in model.__mro__
         if issubclass(kind, BaseModel)
     )
-    return _first(next((text for text in found if text), ""))
+    return _first(next((text for text in texts if text), ""))
 
 
 def _first(text: str | None) -> str:

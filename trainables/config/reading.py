@@ -144,6 +144,6 @@ def _check_keys(node: MappingNode, loader: _Loader) -> None:
             lines[name] = _line(key)
 
 
-def _line(found: Node | yaml.Event) -> int:
-    assert found.start_mark is not None
-    return found.start_mark.line + 1
+def _line(place: Node | yaml.Event) -> int:
+    assert place.start_mark is not None
+    return place.start_mark.line + 1

@@ -48,8 +48,8 @@ def shortened(recipe: Any, epochs: int) -> Any:
         return {key: shortened(value, epochs) for key, value in recipe.items()}
     if isinstance(recipe, list):
         return [shortened(value, epochs) for value in recipe]
-    found = re.fullmatch(r"(\d+) epochs?", recipe) if isinstance(recipe, str) else None
-    return f"{100 * int(found[1]) / epochs:g} %" if found else recipe
+    match = re.fullmatch(r"(\d+) epochs?", recipe) if isinstance(recipe, str) else None
+    return f"{100 * int(match[1]) / epochs:g} %" if match else recipe
 
 
 def methods(name: str) -> list[str]:

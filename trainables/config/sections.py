@@ -46,9 +46,9 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _short(cls, given: Any) -> Any:
-        plain = given is not None and not isinstance(given, Mapping | BaseModel)
-        return cls.short(given) if cls.SHORT and plain else given
+    def _short(cls, section: Any) -> Any:
+        plain = section is not None and not isinstance(section, Mapping | BaseModel)
+        return cls.short(section) if cls.SHORT and plain else section
 
     @field_validator("*", mode="before")
     @classmethod
@@ -58,12 +58,12 @@ class Section(BaseModel):
         return value
 
 
-def _duration(given: Any) -> str:
+def _duration(duration: Any) -> str:
     """Returns the text of a duration; a plain number counts epochs."""
-    plain = isinstance(given, int | float)
-    text = f"{given:g} epochs" if plain and abs(given) <= MOST else str(given)[:LONGEST_DURATION]
-    found = durations.DURATION.fullmatch(text)
-    if (plain and abs(given) > MOST) or (found and float(found[1]) > MOST):
+    plain = isinstance(duration, int | float)
+    text = f"{duration:g} epochs" if plain and abs(duration) <= MOST else str(duration)[:LONGEST_DURATION]
+    match = durations.DURATION.fullmatch(text)
+    if (plain and abs(duration) > MOST) or (match and float(match[1]) > MOST):
         raise ValueError(f"must be at most {MOST:,} steps or epochs")
     steps_in(text, Length(0, 0))
     return text

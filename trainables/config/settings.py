@@ -50,12 +50,12 @@ def sections_of(info: FieldInfo) -> list[type[BaseModel]]:
 @functools.cache
 def _choices(model: type[BaseModel], name: str = "") -> frozenset[str]:
     """Returns the sections that are chosen from several by name, such as `method`."""
-    found: set[str] = set()
+    choices: set[str] = set()
     for field, info in model.model_fields.items():
         dotted, sections = f"{name}.{field}" if name else field, sections_of(info)
-        found |= {dotted} if len(sections) > 1 else set()
-        found = found.union(*(_choices(section, dotted) for section in sections))
-    return frozenset(found)
+        choices |= {dotted} if len(sections) > 1 else set()
+        choices = choices.union(*(_choices(section, dotted) for section in sections))
+    return frozenset(choices)
 
 
 @functools.cache
@@ -129,9 +129,9 @@ def with_values(nested: Mapping[str, Any], values: Mapping[str, Any], model: typ
             at[part] = _held(at.get(part), ".".join(path[:depth]), dotted, short)
             at = at[part]
         if dotted in short and value is not None and not isinstance(value, Mapping):
-            held, given = _held(at.get(last), dotted, dotted, short), short[dotted](value)
+            held, keys = _held(at.get(last), dotted, dotted, short), short[dotted](value)
             another = dotted in _choices(model) and held.get("name") not in (None, value)
-            value = given if another else held | given
+            value = keys if another else held | keys
         at[last] = value
     return result
 

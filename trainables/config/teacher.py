@@ -127,14 +127,14 @@ Placement = Annotated[
 ]
 
 
-def _momentum_of_parts(given: Any) -> Any:
+def _momentum_of_parts(momenta: Any) -> Any:
     """Returns the momenta with groups of parts, such as "projector", spelt out."""
-    if not isinstance(given, Mapping):
+    if not isinstance(momenta, Mapping):
         raise ValueError("must give a momentum for parts, such as {block4: 0.9}")
     groups_first = sorted(
-        given, key=lambda name: name not in PLACEMENTS
+        momenta, key=lambda name: name not in PLACEMENTS
     )  # so a part's own momentum replaces its group's
-    return {part: given[name] for name in groups_first for part in _placement(name)}
+    return {part: momenta[name] for name in groups_first for part in _placement(name)}
 
 
 class Teacher(Section):

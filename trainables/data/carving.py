@@ -33,8 +33,8 @@ def listed(file: Path, names: Names | None) -> np.ndarray:
     Raises:
         UserError: the file cannot be read, holds nothing, or a line names no image.
     """
-    given = files.lines(file, "data.labels.file")
-    wanted = set(given[given[:1] == ["Index"] :])  # the head of a table of indices
+    stated = files.lines(file, "data.labels.file")
+    wanted = set(stated[stated[:1] == ["Index"] :])  # the head of a table of indices
     if not wanted:
         raise UserError(f"data.labels.file = '{file}': must hold an index on each line")
     if all(line.isdecimal() for line in wanted):
@@ -42,13 +42,13 @@ def listed(file: Path, names: Names | None) -> np.ndarray:
             raise UserError(f"data.labels.file = '{file}': there is no image {longest[:DIGITS]}...")
         return np.asarray(sorted({int(line) for line in wanted}), dtype=np.int64)
     if names is None:
-        odd = next(line for line in given if line in wanted and not line.isdecimal())
+        odd = next(line for line in stated if line in wanted and not line.isdecimal())
         raise UserError(f"data.labels.file = '{file}': '{odd[:SHOWN]}' must be an index; these images have no names")
     rows: dict[str, int] = {}
     for row, name in enumerate(names()):
-        for one in {name, name.rpartition("/")[2]} & wanted:
-            if rows.setdefault(one, row) != row:
-                raise UserError(f"data.labels.file = '{file}': '{one}' names several images; write {name}")
+        for alias in {name, name.rpartition("/")[2]} & wanted:
+            if rows.setdefault(alias, row) != row:
+                raise UserError(f"data.labels.file = '{file}': '{alias}' names several images; write {name}")
     if missing := sorted(wanted - rows.keys()):
         some = f"{len(missing)} of {len(wanted)} are no train images, such as '{missing[0][:SHOWN]}'"
         raise UserError(f"data.labels.file = '{file}': {some}")

@@ -123,11 +123,11 @@ def _named(data: Data) -> np.ndarray | None:
     )
 
 
-def _check_images(data: Data, found: Encoded) -> None:
+def _check_images(data: Data, images: Encoded) -> None:
     """Checks a sample of the images: some are decoded, and of the others the sizes are read."""
     end = time.monotonic() + SECONDS
     sizes: dict[tuple[int, int], str] = {}
-    for bunch in found.sample():
+    for bunch in images.sample():
         for position, (encoded, where) in enumerate(bunch):
             if position % DECODE_EVERY == 0 or position == len(bunch) - 1:
                 files.decode(encoded, data.image_size, where)

@@ -194,7 +194,7 @@ class _Splits:
         return torch.from_numpy(held), torch.from_numpy(others)
 
 
-def labelled(images: Images, wanted: Labels) -> Tensor:
+def labelled(images: Images, labels: Labels) -> Tensor:
     """Returns the images of a split whose labels a trial may use: sorted indices int64 [n] in the split.
 
     They are a function of the split and the seed alone.
@@ -203,20 +203,20 @@ def labelled(images: Images, wanted: Labels) -> Tensor:
         UserError: a class has fewer images than asked for, no image has a label, or a file names an image that is not
             in the split.
     """
-    if wanted.file is not None:
-        rows = torch.from_numpy(carving.listed(wanted.file, images.names))
-        found = (torch.isin(images.rows, rows) & (images.labels >= 0)).nonzero()[:, 0]
-        if len(found) < len(rows):
-            lacking = f"{len(rows) - len(found)} of {len(rows)} are no labelled training images"
-            raise UserError(f"data.labels.file = '{wanted.file}': {lacking}")
-        return found
+    if labels.file is not None:
+        rows = torch.from_numpy(carving.listed(labels.file, images.names))
+        chosen_by_file = (torch.isin(images.rows, rows) & (images.labels >= 0)).nonzero()[:, 0]
+        if len(chosen_by_file) < len(rows):
+            lacking = f"{len(rows) - len(chosen_by_file)} of {len(rows)} are no labelled training images"
+            raise UserError(f"data.labels.file = '{labels.file}': {lacking}")
+        return chosen_by_file
     chosen = []
     for label in images.labels[images.labels >= 0].unique().tolist():
-        own = (images.labels == label).nonzero()[:, 0]
-        count = wanted.per_class or max(1, round((wanted.share or 1.0) * len(own)))
-        if count > len(own):
-            raise UserError(f"data.labels.per_class = {count}: class {label} has only {len(own)} training images")
-        chosen.append(own[keyed.permutation(len(own), wanted.seed, label, "labels")[:count]])
+        of_class = (images.labels == label).nonzero()[:, 0]
+        count = labels.per_class or max(1, round((labels.share or 1.0) * len(of_class)))
+        if count > len(of_class):
+            raise UserError(f"data.labels.per_class = {count}: class {label} has only {len(of_class)} training images")
+        chosen.append(of_class[keyed.permutation(len(of_class), labels.seed, label, "labels")[:count]])
     if not chosen:
         raise UserError("data.labels: no training image has a label")
     return torch.cat(chosen).sort().values
@@ -232,8 +232,8 @@ def cycled(count: int, places: range, *key: int | str) -> tuple[Tensor, Tensor]:
     rounds, within = at // count, at % count
     chosen = torch.empty_like(at)
     for number in rounds.unique().tolist():
-        own = rounds == number
-        chosen[own] = keyed.permutation(count, *key, number)[within[own]]
+        of_round = rounds == number
+        chosen[of_round] = keyed.permutation(count, *key, number)[within[of_round]]
     return chosen, rounds
 
 

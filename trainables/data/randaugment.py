@@ -38,8 +38,8 @@ def randaugment(images: Tensor, samples: Tensor, config: RandAugment, *key: int 
         for index, name in enumerate(names):
             rows = (chosen == index).nonzero()[:, 0].to(images.device)
             if len(rows):
-                own = levels.to(images)[rows][:, None, None, None]
-                images = images.index_copy(0, rows, OPERATIONS[name](images[rows], own).clamp(0, 1))
+                strengths = levels.to(images)[rows][:, None, None, None]
+                images = images.index_copy(0, rows, OPERATIONS[name](images[rows], strengths).clamp(0, 1))
     return cut_out(images, draws[-2:], config.cutout) if config.cutout else images
 
 

@@ -38,13 +38,13 @@ class Stream:
 
     def __getitem__(self, rows: Tensor) -> Tensor:
         """Raises `UserError` where an image cannot be read or decoded; it names the file."""
-        found = torch.empty(len(rows), *self.shape[1:], dtype=torch.uint8)
+        pixels = torch.empty(len(rows), *self.shape[1:], dtype=torch.uint8)
         with self._lock:
             futures = [self._begun.pop(row) if row in self._begun else self._begin(row) for row in rows.tolist()]
             self._look_ahead()
-        for place, future in zip(found.numpy(), futures, strict=True):
+        for place, future in zip(pixels.numpy(), futures, strict=True):
             place[:] = future.result()
-        return found
+        return pixels
 
     def expect(self, rows: Tensor, ahead: int) -> None:
         """Says which rows will be asked for, in this order, so that `ahead` of them are decoded early.
@@ -70,8 +70,8 @@ class Stream:
         groups = keyed.permutation(len(sizes), *key, "row groups")
         begins = torch.empty_like(sizes)
         begins[groups] = sizes[groups].cumsum(0) - sizes[groups]
-        own = begins[torch.searchsorted(starts, rows, right=True) - 1]
-        return (own + self._window * keyed.uniform(rows, 1, *key, "rows", dtype=torch.float64)[:, 0]).argsort(
+        begin = begins[torch.searchsorted(starts, rows, right=True) - 1]
+        return (begin + self._window * keyed.uniform(rows, 1, *key, "rows", dtype=torch.float64)[:, 0]).argsort(
             stable=True
         )
 

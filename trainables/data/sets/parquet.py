@@ -79,17 +79,17 @@ class RowGroups:
             if first:
                 self._groups[group] = Future()
                 self.held += self._sizes[group]
-            found = self._groups[group]
+            images = self._groups[group]
             while self.held > self.limit:
                 oldest = next(iter(self._groups))
                 del self._groups[oldest]
                 self.held -= self._sizes[oldest]
         if first:
             try:
-                found.set_result(_read_group(*self._places[group]))
+                images.set_result(_read_group(*self._places[group]))
             except BaseException as error:
-                found.set_exception(error)
-        return found.result()
+                images.set_exception(error)
+        return images.result()
 
 
 class Classes:

@@ -20,8 +20,8 @@ def defocus_blur(x: Tensor, draws: Draws, radius: float, alias: float) -> Tensor
     wide = filters.padded(x, reach, "mirror")
     size = wide.shape[-2:]
     # by Fourier transform, which wraps around the edges of the padded image; the middle is unaffected
-    found = torch.fft.irfft2(torch.fft.rfft2(wide) * torch.fft.rfft2(kernel, s=size), s=size)
-    return found[..., 2 * reach :, 2 * reach :].clamp(0, 1)
+    blurred = torch.fft.irfft2(torch.fft.rfft2(wide) * torch.fft.rfft2(kernel, s=size), s=size)
+    return blurred[..., 2 * reach :, 2 * reach :].clamp(0, 1)
 
 
 def glass_blur(x: Tensor, draws: Draws, sigma: float, reach: int, rounds: int) -> Tensor:

@@ -56,12 +56,12 @@ def pixelate(x: Tensor, draws: Draws, share: float) -> Tensor:
 def jpeg_compression(x: Tensor, draws: Draws, quality: int) -> Tensor:
     """The image written as JPEG of a quality and read again, on the CPU by Pillow, as published."""
     pixels = (255 * x).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    found = []
+    decoded = []
     for image in pixels:
         file = io.BytesIO()
         Image.fromarray(image[..., 0] if x.shape[1] == 1 else image).save(file, "JPEG", quality=quality)
-        found.append(np.array(Image.open(file)))
-    return torch.from_numpy(np.stack(found).reshape(pixels.shape)).permute(0, 3, 1, 2).to(x) / 255
+        decoded.append(np.array(Image.open(file)))
+    return torch.from_numpy(np.stack(decoded).reshape(pixels.shape)).permute(0, 3, 1, 2).to(x) / 255
 
 
 def elastic_transform(x: Tensor, draws: Draws, strength: float, sigma: float, spread: float, side: int) -> Tensor:

@@ -53,12 +53,12 @@ def _nearest(draws: Draws, down: Tensor, across: Tensor, bends: Tensor) -> tuple
             square = seeds.index_select(2, rows + shift_down).index_select(3, columns + shift_across)
             y = bends[:, 0] + down[:, None] - (rows[:, None] + shift_down - 1 + square[:, 0]) * CELL
             x = bends[:, 1] + across - (columns + shift_across - 1 + square[:, 1]) * CELL
-            found = torch.stack([y**2 + x**2, y, x, square[:, 2], square[:, 3]])
+            candidate = torch.stack([y**2 + x**2, y, x, square[:, 2], square[:, 3]])
             if best is None or second is None:
-                best, second = found, torch.full_like(y, torch.inf)
+                best, second = candidate, torch.full_like(y, torch.inf)
                 continue
-            second = torch.minimum(second, torch.maximum(best[0], found[0]))
-            best = torch.where(found[0] < best[0], found, best)
+            second = torch.minimum(second, torch.maximum(best[0], candidate[0]))
+            best = torch.where(candidate[0] < best[0], candidate, best)
     assert best is not None and second is not None
     distance, y, x, angle, shade = best
     cosine, sine = torch.cos(2 * math.pi * angle), torch.sin(2 * math.pi * angle)

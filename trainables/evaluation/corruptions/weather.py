@@ -88,13 +88,13 @@ def plasma(draws: Draws, side: int, decay: float) -> Tensor:
     step, amplitude, used = side, 100.0, 0
     while step > 1:
         half, points = step // 2, (side // step) ** 2
-        own = noise[:, used : used + 3 * points].view(-1, 3, side // step, side // step) * amplitude**2
+        added = noise[:, used : used + 3 * points].view(-1, 3, side // step, side // step) * amplitude**2
         corners = field[:, ::step, ::step]
         right = corners + corners.roll(-1, 2)
-        middles = (right + right.roll(-1, 1)) / 4 + own[:, 0]
+        middles = (right + right.roll(-1, 1)) / 4 + added[:, 0]
         field[:, half::step, half::step] = middles
-        field[:, ::step, half::step] = (right + middles + middles.roll(1, 1)) / 4 + own[:, 1]
-        field[:, half::step, ::step] = (corners + corners.roll(-1, 1) + middles + middles.roll(1, 2)) / 4 + own[:, 2]
+        field[:, ::step, half::step] = (right + middles + middles.roll(1, 1)) / 4 + added[:, 1]
+        field[:, half::step, ::step] = (corners + corners.roll(-1, 1) + middles + middles.roll(1, 2)) / 4 + added[:, 2]
         step, amplitude, used = half, amplitude / decay, used + 3 * points
     field -= field.amin((1, 2), keepdim=True)
     return field / field.amax((1, 2), keepdim=True)

@@ -84,7 +84,7 @@ class Method(MethodOptions):
         return {}
 
     @abstractmethod
-    def loss(self, given: Pass) -> Tensor:
+    def loss(self, outputs: Pass) -> Tensor:
         """Returns the loss of each image, or of each shard: [n], ordered by shard."""
 
     def close(self, state: State, targets: Tensor, step: int, run: Length) -> None:

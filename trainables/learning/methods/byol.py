@@ -31,8 +31,8 @@ class BYOL(Method):
     def predictor(self) -> int:
         return self.predictor_hidden
 
-    def loss(self, given: Pass) -> Tensor:
+    def loss(self, outputs: Pass) -> Tensor:
         import torch.nn.functional as F
 
         constant, factor = SCALES[self.convention]
-        return constant + factor * F.cosine_similarity(given.predictions, given.targets.flip(0), dim=-1).sum(0)
+        return constant + factor * F.cosine_similarity(outputs.predictions, outputs.targets.flip(0), dim=-1).sum(0)

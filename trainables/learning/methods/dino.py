@@ -65,12 +65,12 @@ class DINO(Method):
 
         return {"center": torch.zeros(width)}
 
-    def loss(self, given: Pass) -> Tensor:
+    def loss(self, outputs: Pass) -> Tensor:
         import torch.nn.functional as F
 
-        center, sharp = given.state["center"].to(given.targets.dtype), given.at(self.teacher_temperature)
-        targets = F.softmax((given.targets - center) / sharp, dim=-1)
-        logs = F.log_softmax(given.predictions / given.at(self.temperature), dim=-1)
+        center, sharp = outputs.state["center"].to(outputs.targets.dtype), outputs.at(self.teacher_temperature)
+        targets = F.softmax((outputs.targets - center) / sharp, dim=-1)
+        logs = F.log_softmax(outputs.predictions / outputs.at(self.temperature), dim=-1)
         views = range(len(logs)), range(len(targets))
         pairs = [-(targets[t] * logs[s]).sum(-1) for t in views[1] for s in views[0] if s != t]
         return sum(pairs[1:], start=pairs[0]) / len(pairs)

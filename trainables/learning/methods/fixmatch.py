@@ -61,21 +61,23 @@ class FixMatch(LabelledMethod):
             rule = f"with method.pseudo_labels = student {why}; pseudo_labels = teacher takes any"
             raise ValueError(f"teacher.norm.kind = {norm}: {rule}")
 
-    def loss(self, given: Pass) -> Tensor:
+    def loss(self, outputs: Pass) -> Tensor:
         import torch.nn.functional as F
 
-        assert given.labels is not None
-        own = given.predictions[0].unflatten(0, (given.shards, -1))  # [shards, pictures, classes]
-        labels = given.labels.unflatten(0, (given.shards, -1))
+        assert outputs.labels is not None
+        student = outputs.predictions[0].unflatten(0, (outputs.shards, -1))  # [shards, pictures, classes]
+        labels = outputs.labels.unflatten(0, (outputs.shards, -1))
         count = labels.shape[1]
         supervised = (
-            F.cross_entropy(own[:, :count].flatten(0, 1), labels.flatten(), reduction="none").view_as(labels).mean(1)
+            F.cross_entropy(student[:, :count].flatten(0, 1), labels.flatten(), reduction="none")
+            .view_as(labels)
+            .mean(1)
         )
-        strong = own[:, count:]
+        strong = student[:, count:]
         if self.pseudo_labels == "student":
             weak, strong = strong.chunk(2, dim=1)
         else:
-            weak = given.targets[0].unflatten(0, (given.shards, -1))
+            weak = outputs.targets[0].unflatten(0, (outputs.shards, -1))
         sure, pseudo = weak.softmax(-1).max(-1)
         each = F.cross_entropy(strong.flatten(0, 1), pseudo.flatten(), reduction="none").view_as(sure)
         return supervised + self.weight * (each * (sure >= self.threshold)).mean(1)

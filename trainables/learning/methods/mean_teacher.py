@@ -60,17 +60,17 @@ class MeanTeacher(LabelledMethod):
         whole = steps_in(self.rampup, run)
         return self.consistency * math.exp(-5 * (1 - min(step / whole, 1)) ** 2) if whole else self.consistency
 
-    def loss(self, given: Pass) -> Tensor:
+    def loss(self, outputs: Pass) -> Tensor:
         import torch.nn.functional as F
 
-        assert given.labels is not None
-        own = given.predictions[0].unflatten(0, (given.shards, -1))  # [shards, pictures, classes]
-        other = given.targets[0].unflatten(0, (given.shards, -1))
-        labels = given.labels.unflatten(0, (given.shards, -1))
-        labelled = own[:, : labels.shape[1]]
+        assert outputs.labels is not None
+        student = outputs.predictions[0].unflatten(0, (outputs.shards, -1))  # [shards, pictures, classes]
+        other = outputs.targets[0].unflatten(0, (outputs.shards, -1))
+        labels = outputs.labels.unflatten(0, (outputs.shards, -1))
+        labelled = student[:, : labels.shape[1]]
         supervised = (
             F.cross_entropy(labelled.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels).sum(1)
-            / own.shape[1]
+            / student.shape[1]
         )
-        difference = (own.softmax(-1) - other.softmax(-1)).square().mean((1, 2))
-        return supervised + self.weight(given.step, given.run) * difference
+        difference = (student.softmax(-1) - other.softmax(-1)).square().mean((1, 2))
+        return supervised + self.weight(outputs.step, outputs.run) * difference

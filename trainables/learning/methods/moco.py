@@ -32,12 +32,12 @@ class MoCo(QueueMethod):
     def teacher_sights(self) -> tuple[Sight, ...]:
         return sights((0, 1) if self.symmetric else (1,))
 
-    def loss(self, given: Pass) -> Tensor:
+    def loss(self, outputs: Pass) -> Tensor:
         import torch
         import torch.nn.functional as F
 
-        queries, keys = F.normalize(given.predictions, dim=-1), F.normalize(given.targets, dim=-1)
-        keys, negatives = keys.flip(0), given.state["queue"].to(queries.dtype).flip(0)  # of the other view
+        queries, keys = F.normalize(outputs.predictions, dim=-1), F.normalize(outputs.targets, dim=-1)
+        keys, negatives = keys.flip(0), outputs.state["queue"].to(queries.dtype).flip(0)  # of the other view
         positive = (queries * keys).sum(-1, keepdim=True)
-        logits = torch.cat([positive, queries @ negatives.transpose(1, 2)], dim=-1) / given.at(self.temperature)
+        logits = torch.cat([positive, queries @ negatives.transpose(1, 2)], dim=-1) / outputs.at(self.temperature)
         return -F.log_softmax(logits, dim=-1)[..., 0].mean(0)

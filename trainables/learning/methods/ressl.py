@@ -34,10 +34,10 @@ class ReSSL(QueueMethod):
     def teacher_sights(self) -> tuple[Sight, ...]:
         return sights((1,))
 
-    def loss(self, given: Pass) -> Tensor:
+    def loss(self, outputs: Pass) -> Tensor:
         import torch.nn.functional as F
 
-        (query,), (key,) = F.normalize(given.predictions, dim=-1), F.normalize(given.targets, dim=-1)
-        past = given.state["queue"][0].to(query.dtype).T
-        target = F.softmax(key @ past / given.at(self.teacher_temperature), dim=-1)
-        return -(target * F.log_softmax(query @ past / given.at(self.temperature), dim=-1)).sum(-1)
+        (query,), (key,) = F.normalize(outputs.predictions, dim=-1), F.normalize(outputs.targets, dim=-1)
+        past = outputs.state["queue"][0].to(query.dtype).T
+        target = F.softmax(key @ past / outputs.at(self.teacher_temperature), dim=-1)
+        return -(target * F.log_softmax(query @ past / outputs.at(self.temperature), dim=-1)).sum(-1)

@@ -33,16 +33,16 @@ class SimCLR(Method):
     def looks_at_the_batch(self) -> bool:
         return self.negatives == "batch"
 
-    def loss(self, given: Pass) -> Tensor:
+    def loss(self, outputs: Pass) -> Tensor:
         import torch
         import torch.nn.functional as F
 
-        anchors = F.normalize(given.predictions, dim=-1)
-        keys = F.normalize(given.targets, dim=-1) if given.averaged else anchors
+        anchors = F.normalize(outputs.predictions, dim=-1)
+        keys = F.normalize(outputs.targets, dim=-1) if outputs.averaged else anchors
         if self.negatives == "batch":
-            return self._contrast(anchors, given.gather(keys), given.first, given.at(self.temperature))
-        shards = zip(anchors.chunk(given.shards, dim=1), keys.chunk(given.shards, dim=1), strict=True)
-        return torch.cat([self._contrast(own, others, 0, given.at(self.temperature)) for own, others in shards])
+            return self._contrast(anchors, outputs.gather(keys), outputs.first, outputs.at(self.temperature))
+        shards = zip(anchors.chunk(outputs.shards, dim=1), keys.chunk(outputs.shards, dim=1), strict=True)
+        return torch.cat([self._contrast(own, others, 0, outputs.at(self.temperature)) for own, others in shards])
 
     def _contrast(self, anchors: Tensor, keys: Tensor, first: int, temperature: float) -> Tensor:
         """Returns the loss [N] of anchors [2, N, D], which are the samples from `first` on of the keys [2, B, D]."""

@@ -31,7 +31,7 @@ class SimSiam(Method):
     def predictor(self) -> int:
         return self.predictor_hidden
 
-    def loss(self, given: Pass) -> Tensor:
+    def loss(self, outputs: Pass) -> Tensor:
         import torch.nn.functional as F
 
-        return -F.cosine_similarity(given.predictions, given.targets.flip(0), dim=-1).mean(0)
+        return -F.cosine_similarity(outputs.predictions, outputs.targets.flip(0), dim=-1).mean(0)
