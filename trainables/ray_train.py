@@ -34,6 +34,8 @@ from trainables.running.surroundings import fault, require_room
 
 POLL = 0.01  # seconds between two looks of a waiting rank at the store
 STORE_TIMEOUT = datetime.timedelta(minutes=30)  # for all workers to come, and for an answer of rank 0
+LEAVE = "leave"  # what the ranks read from the store when the slots close
+LEAVE_WAIT = datetime.timedelta(seconds=5)  # for the other ranks to have read it
 BEAT = 2.0  # seconds between two looks at whether this worker gets on
 BROKEN_LINK = (ConnectionError, dist.DistError)  # what the system and PyTorch raise if a peer is gone
 UNTYPED = (RuntimeError, torch.AcceleratorError)  # errors whose type does not tell
@@ -100,7 +102,9 @@ def slot_loop(board: Board, slot: int, threads: int, fit: Fit | None) -> None:
             store.set(f"work{turn}", _next(board, slot, incarnation))
         while not store.check([f"work{turn}"]):
             time.sleep(POLL)
-        if not (told := store.get(f"work{turn}")):  # the slots close
+        told = store.get(f"work{turn}").decode()
+        if told == LEAVE:
+            _leave(store, rank, workers)
             return
         assignment = Assignment.from_json(told)
         if dist.is_initialized():
@@ -124,13 +128,22 @@ def _store(rank: int, workers: int) -> dist.Store:
 
 
 def _next(board: Board, slot: int, incarnation: int) -> str:
-    """The next assignment of a slot, as JSON; empty if its workers are to leave."""
+    """The next assignment of a slot, as JSON, or LEAVE."""
     while True:
         answer: Assignment | NoWork = ray.get(board.next.remote(slot, incarnation))
         if isinstance(answer, Assignment):
             return answer.to_json()
         if answer == "leave":
-            return ""
+            return LEAVE
+
+
+def _leave(store: dist.Store, rank: int, workers: int) -> None:
+    """Has rank 0 return last, because its store ends with it."""
+    if rank > 0:
+        store.set(f"left{rank}", "")
+        return
+    with contextlib.suppress(dist.DistError):  # a rank that is dead does not leave
+        store.wait([f"left{other}" for other in range(1, workers)], LEAVE_WAIT)
 
 
 def _attach(board: Board, slot: int, store: dist.Store, workers: int) -> int:

@@ -62,11 +62,12 @@ def eventful_fit(config: c.TrialConfig, folder: Path, report: Callable, group: A
 def slots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Slots, Path]]:
     folder = tmp_path_factory.mktemp("run") / "run"
     run = runs.Run.create(folder, "search", {}, 0)
-    with (
-        cluster.cluster("local", run),
-        Slots(1, Resources(workers=2, patience="10s"), run.ray_folder, eventful_fit) as made,
-    ):
-        yield made, folder
+    with cluster.cluster("local", run):
+        with Slots(1, Resources(workers=2, patience="10s"), run.ray_folder, eventful_fit) as made:
+            yield made, folder
+        assert not any(thread.is_alive() for thread in made._threads), (
+            "Ray ends a driver that calls it after its shutdown"
+        )
 
 
 def talk(slots: tuple[Slots, Path], key: str, accident: int, stop_at: int = 3) -> list[dict]:
