@@ -1,6 +1,5 @@
 """The score of the untrained encoder, which every trial has to beat: measured once a run, before a trial is asked."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from trainables.config import trial as c
@@ -46,11 +45,10 @@ class Baseline:
             "metric": self.spec.objective.metric,
         }
 
-    def end(self, result: Mapping[str, Any]) -> None:
-        """Takes the last result of its `SlotTrial`; without a report or an error the trial can be started again."""
+    def end(self, report: EpochReport | None, error: str | None) -> None:
+        """Takes what its `SlotTrial` ended with; without a report and an error it can be started again."""
         self.trial_id = None
-        report: EpochReport | None = result.get("report")
-        if error := result.get("error"):
+        if error:
             where, reason = self.run.trial_log(BASELINE, error), spec_key(error.removeprefix("UserError: "))
             self.failure = TrialFailure(f"the untrained encoder cannot be scored: {reason}\n  log: {where}")
         elif report is not None:

@@ -137,7 +137,8 @@ class Bridge:
         """A segment is over: its trial has ended or was paused, or its slot or its actor is gone."""
         if self.baseline is not None and trial_id == self.baseline.trial_id:
             self.groups.release(trial_id)
-            self._end_baseline(self.baseline, result, actor_died)
+            self.baseline.end(result.get("report"), result.get("error"))
+            self._end_baseline(self.baseline, result.get("lost"), actor_died)
         segment = self.segments.get(trial_id)
         if segment is None:
             return
@@ -153,9 +154,8 @@ class Bridge:
                 self._end(segment, result.get("error"))
         del self.segments[trial_id]
 
-    def _end_baseline(self, baseline: Baseline, result: Mapping[str, Any], actor_died: bool) -> None:
-        baseline.end(result)
-        if lost := result.get("lost"):
+    def _end_baseline(self, baseline: Baseline, lost: str | None, actor_died: bool) -> None:
+        if lost:
             self.broken_off = lost
         elif baseline.failure:
             self.broken_off = str(baseline.failure)

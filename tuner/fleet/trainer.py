@@ -12,6 +12,7 @@ from typing import Any
 import ray.util
 from ray.train import BackendConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.backend import Backend
+from ray.train.v2._internal.execution.callback import RayTrainCallback
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
@@ -65,7 +66,7 @@ class SlotTrainer(DataParallelTrainer):
         super().__init__(**arguments)
         self.local = local
 
-    def _create_default_callbacks(self) -> list[Any]:
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
         default = super()._create_default_callbacks()
         return [callback for callback in default if type(callback).__name__ not in UNUSED]
 

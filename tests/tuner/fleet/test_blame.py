@@ -1,4 +1,4 @@
-"""What an error of a rank is put down to: by its type, and by its text only where gloo, NCCL and CUDA have no type for it."""
+"""The cause of a rank's error: by its type, and by its text only where gloo, NCCL and CUDA have no type for it."""
 
 import pytest
 import torch

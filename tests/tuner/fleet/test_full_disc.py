@@ -1,4 +1,7 @@
-"""A disc that fills up: no trial fails by it; the search waits, goes on by itself, or is resumed. On a tmpfs of 8 MB, mounted as root."""
+"""A disc that fills up: no trial fails by it; the search waits, goes on by itself, or is resumed.
+
+The disc is a tmpfs of 8 MB, mounted as root.
+"""
 
 import os
 import signal

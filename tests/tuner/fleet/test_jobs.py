@@ -51,7 +51,8 @@ def test_a_run_directory_that_would_be_deleted(
     ):
         assert cli.main(command) == 2
         said = capsys.readouterr().err
-        rule = "the working folder of a Ray job is a copy that Ray deletes, so inside of a job this must be an absolute path outside of it"
+        reason = "the working folder of a Ray job is a copy that Ray deletes"
+        rule = f"{reason}, so inside of a job this must be an absolute path outside of it"
         assert (
             rule in said
             and "such as /shared/runs/name" in said

@@ -1,4 +1,4 @@
-"""kill -9 of a worker in the middle of a trial, and of the driver in the middle of a search: nothing may be lost or told twice."""
+"""kill -9 of a worker during a trial, and of the driver during a search: nothing may be lost or told twice."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""A node is lost in the middle of a search: its trials go on with other workers, and its slot comes back with another node."""
+"""A node is lost during a search: its trials go on with other workers, and its slot comes back with another node."""
 
 import time
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def search(tuner: Tuner) -> str:
-    """Trials of one worker that depend on nothing but their numbers, so that all scores are the same whatever happens."""
+    """Trials of one worker that depend only on their numbers, so that all scores are the same whatever happens."""
     train = {**SMALL["trial"]["train"], "epochs": 24}
     return tuner.write_search(
         trials=6,

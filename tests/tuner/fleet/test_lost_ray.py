@@ -1,4 +1,4 @@
-"""kill -9 of what a search cannot do without, in the middle of it: the driver ends with a line that says how to go on."""
+"""kill -9 of what a search needs, while it runs: the driver ends with a line that says how to go on."""
 
 import os
 import signal
@@ -43,7 +43,7 @@ def named(processes: list[int], name: str) -> int:
 
 
 def agent(process: int) -> bool:
-    """Whether it is an agent of a raylet: these try for a minute and more to tell a dead head that their raylet is dead."""
+    """Whether it is an agent of a raylet: for a minute and more it tries to tell a dead head of its dead raylet."""
     try:
         return (
             Path(f"/proc/{process}/cmdline").read_bytes().startswith((b"ray::DashboardAgent", b"ray::RuntimeEnvAgent"))

@@ -1,4 +1,4 @@
-"""Searches that end before their last trial by a fault of the space: it is named, and trials that run go on to their end."""
+"""Searches that end early by a fault of the space: it is named, and trials that run go on to their end."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A cluster of `ray start` with tokens, that others use as well: who may not join is told what to do, and who leaves leaves nothing."""
+"""A shared cluster of `ray start` with tokens: who has none is told what to do, and no driver leaves anything."""
 
 import json
 import signal
@@ -20,7 +20,7 @@ LEFT = """
 import json, sys, ray
 ray.init(sys.argv[1], log_to_driver=False, configure_logging=False)
 actors = {actor["ActorClassName"] for actor in ray._private.state.actors().values() if actor["State"] != "DEAD"}
-actors = sorted(actors - {"_AutoscalingCoordinatorActor"})  # Ray's own, one on a cluster for all that use Ray Train there
+actors = sorted(actors - {"_AutoscalingCoordinatorActor"})  # Ray's own, one for all that use Ray Train on a cluster
 groups = [group["state"] for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
 print(json.dumps([actors, groups, ray.available_resources().get("CPU", 0)]))
 """

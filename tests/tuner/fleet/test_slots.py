@@ -198,7 +198,7 @@ def test_a_slot_comes_back_with_its_node() -> None:
 
 
 def test_a_lost_node_is_no_attempt_of_the_trial_even_if_the_news_comes_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The worker's death is seen before Ray reports the node; the trial has one attempt only, and no other slot is there."""
+    """The worker's death is seen before Ray reports the node; the trial has one attempt, and there is no other slot."""
     monkeypatch.setattr("tuner.fleet.switchboard.NEWS_WAIT", 60)
     monkeypatch.setattr("tuner.fleet.switchboard.NEXT_WAIT", 60)
 
@@ -423,7 +423,7 @@ def test_a_rank_that_is_gone_breaks_the_group() -> None:
 
 
 def test_a_trial_that_breaks_its_group_fails_once() -> None:
-    """A rank that raises leaves the others in a sum that it never joins; where they cannot notice, the group has to be restarted."""
+    """A rank that raises leaves the others in a sum; if they cannot notice that, the group has to be restarted."""
 
     async def scene(board: Switchboard) -> None:
         claim, life, _ = await begun(board)

@@ -27,7 +27,7 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers canno
 
 
 def eventful_fit(config: c.TrialConfig, folder: Path, report: Callable, group: Any) -> None:
-    """Stands for `fit`: counts epochs in a file, sums over the workers in each, and has the accident that the seed asks for."""
+    """Stands for `fit`: counts epochs in a file, sums over the workers, and has the accident that the seed names."""
     accident, progress = config.seed, folder / "epoch"
     (folder / "raylet").write_text(str(os.getppid()))
     begun = int(progress.read_text()) if progress.exists() else 0
@@ -88,7 +88,7 @@ def losses(heard: list[dict]) -> list[float]:
 
 
 def test_accidents_do_not_touch_the_trials_around_them(slots: tuple[Slots, Path]) -> None:
-    """One slot, one trial after another: a plain one, a stopped one, a failed one, two that lose a worker, and plain ones between."""
+    """One slot, several trials in turn: a stopped one, a failed one, two that lose a worker, and plain ones between."""
     assert losses(talk(slots, "plain", 0)) == [2, 4, 6]
     assert losses(talk(slots, "stopped", 0, stop_at=1)) == [2]
     with pytest.raises(TrialFailure, match="ValueError: a bad configuration, noticed on one rank only"):
@@ -140,7 +140,7 @@ def test_the_log_of_a_failed_trial_has_the_traceback(slots: tuple[Slots, Path]) 
 
 @pytest.mark.long
 def test_a_worker_that_is_stopped_is_noticed(slots: tuple[Slots, Path]) -> None:
-    """Its process lives, and so does the link to it: only progress tells. One that is slow, but gets on, is left alone."""
+    """Its process and the link to it live: only progress tells. A slow one that makes progress is left alone."""
     begun = time.monotonic()
     heard = talk(slots, "stopped worker", 5)
     print(f"a stopped worker: {time.monotonic() - begun:.0f} s in all, with a patience of 10 s")

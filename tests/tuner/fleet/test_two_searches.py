@@ -19,7 +19,7 @@ def address() -> Iterator[str]:
 
 @pytest.mark.parametrize("workers", [(2, 1), (1, 2)])
 def test_two_searches_on_three_cpus_end(tuner: Tuner, address: str, workers: tuple[int, int]) -> None:
-    """The second has room for one of its three slots, or for none until the first has ended: then it waits, and says so."""
+    """The second has room for one of its three slots, or for none until the first has ended: it waits, and says so."""
     first, second = (f"{place} of {workers}" for place in ("first", "second"))
     long = {**SMALL["trial"], "train": {**SMALL["trial"]["train"], "epochs": 20}}
     drivers = {}
