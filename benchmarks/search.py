@@ -33,7 +33,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuner.plan import space as spaces
 from tuner.plan import spec as specs
-from tuner.search.core import Core, EpochEnded, SegmentBegan, Start, Stop, TrialEnded, WorkWanted
+from tuner.search.core import Core
+from tuner.search.events import EpochEnded, SegmentBegan, Start, Stop, TrialEnded, WorkWanted
 from tuner.search.samplers import base as samplers
 from tuner.search.study import Metrics, Study
 from tuner.simulator.curves import Surface

@@ -27,7 +27,7 @@ from tuner.fleet.trial import SlotTrial
 from tuner.fleet.watch import Watch
 from tuner.runs.hints import failed_alike, resume_hint
 from tuner.runs.run import BASELINE, Run
-from tuner.search import core
+from tuner.search import events
 from tuner.search.allocation import concurrent_trials
 from tuner.search.core import Core
 from tuner.search.listener import Listener
@@ -95,12 +95,12 @@ class Bridge:
         if self.baseline is not None:
             return None if self.baseline.trial_id else self.baseline.start(trial_id, self.groups.name)
         up = len(self.groups.state().up)
-        decision = self.core.hear(core.WorkWanted(up, self.room))
-        if isinstance(decision, core.Start):
+        decision = self.core.hear(events.WorkWanted(up, self.room))
+        if isinstance(decision, events.Start):
             return self._start(trial_id, decision, up > 0)
-        return {} if isinstance(decision, core.Finish) else None
+        return {} if isinstance(decision, events.Finish) else None
 
-    def _start(self, trial_id: str, start: core.Start, has_workers: bool) -> dict[str, Any]:
+    def _start(self, trial_id: str, start: events.Start, has_workers: bool) -> dict[str, Any]:
         proposal = start.proposal
         self.segments[trial_id] = _Segment(proposal)
         if has_workers:
@@ -127,11 +127,11 @@ class Bridge:
         segment.report = report
         segment.first_step_at = segment.first_step_at or report.metrics["time/first_step_at"]
         self._begin(report.key)
-        decision = self.core.hear(core.EpochEnded(report.key, report.metrics))
+        decision = self.core.hear(events.EpochEnded(report.key, report.metrics))
         for listener in self.listeners:
             listener.epoch_heard(segment.proposal, report.metrics)
-        segment.paused = isinstance(decision, core.Pause)
-        return TrialScheduler.CONTINUE if isinstance(decision, core.Continue) else TrialScheduler.STOP
+        segment.paused = isinstance(decision, events.Pause)
+        return TrialScheduler.CONTINUE if isinstance(decision, events.Continue) else TrialScheduler.STOP
 
     def end(self, trial_id: str, result: Mapping[str, Any], actor_died: bool) -> None:
         """A segment is over: its trial has ended or was paused, or its slot or its actor is gone."""
@@ -166,11 +166,11 @@ class Bridge:
 
     def _begin(self, key: str) -> None:
         """Notes that workers have a trial; one that waits for them is queued."""
-        self.core.hear(core.SegmentBegan(key, time.time()))
+        self.core.hear(events.SegmentBegan(key, time.time()))
 
     def _lose(self, key: str) -> None:
         """Has a trial begun again: it is at no fault, for its actor trains nothing."""
-        self.core.hear(core.SegmentLost(key, "its Tune actor died"))
+        self.core.hear(events.SegmentLost(key, "its Tune actor died"))
         self._count_lost(key)
 
     def _count_lost(self, key: str) -> None:
@@ -190,7 +190,7 @@ class Bridge:
             "last_metric_at": metrics.get("time/measured_at"),
         }
         halted = self.core.halted
-        self.core.hear(core.TrialEnded(key, metrics, error, details))
+        self.core.hear(events.TrialEnded(key, metrics, error, details))
         for listener in self.listeners:
             listener.trial_ended(segment.proposal, error)
         if self.core.halted and not halted:

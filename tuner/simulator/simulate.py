@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trainables.config.errors import UserError
-from tuner.search import core
+from tuner.search import events
 from tuner.search.core import Core
 from tuner.search.study import Metrics, Proposal, Study
 from tuner.simulator.curves import Curves, NotRecorded, Recorded, RecordedFailure
@@ -27,8 +27,8 @@ class Happening:
 
     at: float
     slot: int
-    event: core.Event
-    decision: core.Decision | None
+    event: events.Event
+    decision: events.Decision | None
 
 
 @dataclass
@@ -89,22 +89,22 @@ class _World:
         self._metric = search.study.spec.objective.metric
         self._refused_before = curves.refused
 
-    def hear(self, slot: int, event: core.Event) -> core.Decision | None:
+    def hear(self, slot: int, event: events.Event) -> events.Decision | None:
         decision = self.core.hear(event)
-        if not isinstance(decision, core.Wait | core.Finish):
+        if not isinstance(decision, events.Wait | events.Finish):
             self.result.log.append(Happening(self.now, slot, event, decision))
         return decision
 
     def start(self) -> _Running | None:
         """Asks the core for work on a free slot; returns the trial that it starts, None where it starts none."""
         slots = self.result.slots
-        decision = self.hear(self.free[0], core.WorkWanted(slots, slots))
-        if not isinstance(decision, core.Start):
+        decision = self.hear(self.free[0], events.WorkWanted(slots, slots))
+        if not isinstance(decision, events.Start):
             return None
         proposal, slot = decision.proposal, heapq.heappop(self.free)
         trial = self.trials.setdefault(proposal.key, _Running(proposal, slot, self.now, self.now))
         trial.slot, trial.at = slot, self.now
-        self.hear(slot, core.SegmentBegan(proposal.key, self.now))
+        self.hear(slot, events.SegmentBegan(proposal.key, self.now))
         return trial
 
     def find(self, trial: _Running) -> Recorded | None:
@@ -122,12 +122,12 @@ class _World:
             raise UserError(f"the curves have no '{self._metric}' at epoch {trial.epoch + 1}, which is the objective")
         return recorded
 
-    def judge(self, trial: _Running, recorded: Recorded) -> core.Decision | None:
+    def judge(self, trial: _Running, recorded: Recorded) -> events.Decision | None:
         """Tells the core of an epoch that is over now, and carries its decision out as far as the trial's end."""
         trial.epoch, trial.metrics, trial.at = trial.epoch + 1, recorded.metrics, self.now
         self.result.busy[trial.slot] += recorded.seconds
-        decision = self.hear(trial.slot, core.EpochEnded(trial.proposal.key, recorded.metrics))
-        if isinstance(decision, core.Pause):
+        decision = self.hear(trial.slot, events.EpochEnded(trial.proposal.key, recorded.metrics))
+        if isinstance(decision, events.Pause):
             heapq.heappush(self.free, trial.slot)
         return decision
 
@@ -137,7 +137,7 @@ class _World:
         details: dict[str, object] = {"slot": trial.slot, "first_step_at": trial.began, "last_metric_at": trial.at}
         if reason:
             self.result.ended[key] = reason
-        self.hear(trial.slot, core.TrialEnded(key, trial.metrics, error, details))
+        self.hear(trial.slot, events.TrialEnded(key, trial.metrics, error, details))
         heapq.heappush(self.free, trial.slot)
         del self.trials[key]
 
@@ -178,9 +178,9 @@ def simulate(search: Core, curves: Curves, slots: int = 1) -> Simulation:
         trial = world.trials[key]
         decision = world.judge(trial, recorded)
         last = trial.epoch >= trial.proposal.config.train.epochs
-        if isinstance(decision, core.Stop) or (isinstance(decision, core.Continue) and last):
+        if isinstance(decision, events.Stop) or (isinstance(decision, events.Continue) and last):
             world.end(trial, None)
-        elif not isinstance(decision, core.Pause):
+        elif not isinstance(decision, events.Pause):
             train(trial)
         fill()
     if search.fault is not None:
@@ -226,7 +226,7 @@ def _replay_start(world: _World, key: str) -> None:
     """Has the core start the trial that the recorded search started here."""
     if key in world.core.running:  # that search had been interrupted, and went on
         slot = world.trials[key].slot
-        world.hear(slot, core.SegmentLost(key, "its driver was restarted"))
+        world.hear(slot, events.SegmentLost(key, "its driver was restarted"))
         heapq.heappush(world.free, slot)
     trial = world.start()
     if trial is None or trial.proposal.key != key:
@@ -238,15 +238,15 @@ def _replay_wish(world: _World, trial: _Running, content: Metrics) -> None:
     """Tells the core what was wanted of a trial, or what befell it."""
     key, slot = trial.proposal.key, trial.slot
     if content["event"] == "lost":
-        world.hear(slot, core.SegmentLost(key, content["why"]))
+        world.hear(slot, events.SegmentLost(key, content["why"]))
         heapq.heappush(world.free, slot)
     elif content["event"] == "promotion":
-        world.hear(slot, core.PromotionWanted(key))
+        world.hear(slot, events.PromotionWanted(key))
     elif content["event"] == "wanted":
         if content["pause"]:
-            world.hear(slot, core.PauseWanted(key))
+            world.hear(slot, events.PauseWanted(key))
         if content["width"] is not None:
-            world.hear(slot, core.WidthWanted(key, content["width"]))
+            world.hear(slot, events.WidthWanted(key, content["width"]))
 
 
 def _most_at_once(records: Sequence[tuple[int, str, Mapping[str, object]]]) -> int:

@@ -18,9 +18,9 @@ from optuna.trial import TrialState
 from trainables.config.errors import UserError
 from tuner.plan import space as spaces
 from tuner.plan import spec as specs
-from tuner.search.core import (
+from tuner.search.core import Core
+from tuner.search.events import (
     Continue,
-    Core,
     Decision,
     EpochEnded,
     Finish,

@@ -9,7 +9,8 @@ from optuna.trial import TrialState
 from trainables.config.errors import UserError
 from tuner.plan import space as spaces
 from tuner.plan import spec as specs
-from tuner.search.core import Continue, Core, EpochEnded, Stop, TrialEnded, WorkWanted
+from tuner.search.core import Core
+from tuner.search.events import Continue, EpochEnded, Stop, TrialEnded, WorkWanted
 from tuner.search.study import Study, key_of
 
 TEACHER = spaces.load("teacher")

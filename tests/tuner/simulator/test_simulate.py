@@ -15,8 +15,8 @@ from tuner.commands import main as cli
 from tuner.plan import space as spaces
 from tuner.plan import spec as specs
 from tuner.runs.run import Run
-from tuner.search.core import (
-    Core,
+from tuner.search.core import Core
+from tuner.search.events import (
     EpochEnded,
     Pause,
     PauseWanted,
