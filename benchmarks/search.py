@@ -228,7 +228,7 @@ def table_of_simulation(trials: int) -> None:
 def whose(stats: pstats.Stats) -> list[tuple[str, float]]:
     """Shares of the CPU time by package, the largest first. A builtin counts for the package that calls it."""
     seconds: Counter[str] = Counter()
-    for (file, _, _), (_, _, own, _, callers) in stats.stats.items():  # type: ignore[attr-defined]
+    for (file, _, _), (_, _, own, _, callers) in stats.stats.items():
         if file != "~":
             seconds[package(file)] += own
             continue

@@ -23,7 +23,7 @@ def files(folder: Path) -> dict[str, Path]:
     search.write_text(yaml.safe_dump(SMALL))
     trial.write_text(yaml.safe_dump(SMALL["trial"]))
     begun = Run.create(folder / "begun", "search", spec.parse(SMALL).plain(), 0)
-    begun._lock._file.close()  # type: ignore[union-attr]  # as when its process has ended
+    begun._lock._file.close()  # as when its process has ended
     return {"launch": search, "train": trial, "resume": begun.path}
 
 
@@ -38,7 +38,7 @@ def test_commands_share_one_list_of_checks(
     def refuse(search: spec.SearchSpec, proposing: space.Space | None) -> None:
         raise UserError(f"not with {went}")
 
-    listed = [checks.Check(c.name, lambda *_, name=c.name: went.append(name)) for c in checks.CHECKS]  # type: ignore[misc]
+    listed = [checks.Check(c.name, lambda *_, name=c.name: went.append(name)) for c in checks.CHECKS]
     monkeypatch.setattr(checks, "CHECKS", (*listed, checks.Check("the last", refuse)))
     assert cli.main([command, str(given)]) == 2
     assert capsys.readouterr().err == f"error: not with {[c.name for c in listed]}\n"
@@ -68,7 +68,7 @@ def test_a_search_that_has_ended_says_nothing_of_ray(tmp_path: Path, capsys: pyt
     search = spec.parse({**SMALL, "trials": 1})
     run = Run.create(tmp_path / "run", "search", search.plain(), 0)
     study = searching.opened(run, search)
-    study.tell(study.ask().key, {"epoch": 3, "knn_top1": 0.5}, None, {})  # type: ignore[union-attr]
+    study.tell(study.ask().key, {"epoch": 3, "knn_top1": 0.5}, None, {})
     run.write_baseline({"knn_top1": 0.4, "validation_images": 100.0})
     assert searching.finish(run, study) == 0
     said = capsys.readouterr().out

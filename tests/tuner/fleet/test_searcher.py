@@ -43,7 +43,7 @@ def study(tmp_path: Path) -> tuple[Study, Run]:
 
 def made(study: tuple[Study, Run], slots: PlayedSlots, room: int, **more: Any) -> bridge.Bridge:
     asked, run = study
-    return bridge.Bridge(Core(asked), run, slots, room, **more)  # type: ignore[arg-type]
+    return bridge.Bridge(Core(asked), run, slots, room, **more)
 
 
 def test_no_more_trials_than_there_are_workers_for(study: tuple[Study, Run]) -> None:

@@ -135,7 +135,7 @@ def test_without_an_interval_the_reason_is_said(
 def test_a_default_that_was_stopped_is_not_compared(tmp_path: Path) -> None:
     run, study = finished(tmp_path, [], {"knn_top1": 0.5, "validation_images": 1000.0}, trials=2)
     for epoch, score in ((1, 0.4), (2, 0.7)):
-        key = study.ask().key  # type: ignore[union-attr]
+        key = study.ask().key
         study.observe(key, {"epoch": epoch, "knn_top1": score})
         study.tell(key, {"epoch": epoch, "knn_top1": score}, None, {})
     lines = words(run, study)

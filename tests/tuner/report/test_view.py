@@ -35,7 +35,7 @@ def test_json_has_its_keys_in_their_order(tmp_path: Path) -> None:
 
 def test_json_of_a_curve_and_an_error(tmp_path: Path) -> None:
     run, study = finished(tmp_path, [], {"knn_top1": 0.5}, trials=2)
-    key = study.ask().key  # type: ignore[union-attr]
+    key = study.ask().key
     study.observe(key, {"epoch": 1, "knn_top1": 0.4})
     study.tell(key, {"epoch": 1, "knn_top1": 0.4}, "it broke (worker 3)", {})
     (trial,) = as_json(view_of(run, study))["trials"]
@@ -50,7 +50,7 @@ def lively(folder: Path, count: int, seed: int = 0) -> tuple[Run, Study]:
     study, draw = Study(run.journal, spec, space.load(spec.space)), random.Random(seed)
     run.note_hardware([])
     for number in range(count - 1):
-        key, score = study.ask().key, round(0.8 * draw.random(), 1)  # type: ignore[union-attr]
+        key, score = study.ask().key, round(0.8 * draw.random(), 1)
         study.begin(key, 1e10)
         if number % 4:
             study.observe(key, {"epoch": 1, "knn_top1": score})
@@ -69,10 +69,10 @@ def test_a_frame_costs_what_runs_and_not_what_has_ended(tmp_path: Path, monkeypa
 
     def counted_row(run: Run, study: Study, trial: object, *more: object) -> TrialView:
         made.append(trial)
-        return row(run, study, trial, *more)  # type: ignore[arg-type]
+        return row(run, study, trial, *more)
 
     monkeypatch.setattr(viewers, "_row", counted_row)
-    monkeypatch.setattr(study, "best", lambda count: summed.append(count) or best(count))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(study, "best", lambda count: summed.append(count) or best(count))
     viewer = Viewer(run, study)
     viewer.view()
     assert len(made) == 39 and len(summed) == 1
