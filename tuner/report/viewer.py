@@ -1,6 +1,7 @@
 """Makes views of a run from its directory alone."""
 
 import statistics
+import threading
 import time
 from bisect import insort
 from collections.abc import Sequence
@@ -64,6 +65,7 @@ class Viewer:
         self.run, self.study = run, study
         self._sign = -1 if study.spec.objective.mode == "max" else 1  # by which the best scores come first
         self._images: int | None = None
+        self._lock = threading.RLock()  # the screen draws in a thread of its own
         self._forget()
 
     def view(self, over: bool = False) -> RunView:
@@ -72,7 +74,8 @@ class Viewer:
         Args:
             over: whether this process's session is over, though it still holds the run.
         """
-        return self._view(over, None)
+        with self._lock:
+            return self._view(over, None)
 
     def newsworthy(self, count: int, over: bool = False) -> RunView:
         """The view of at most `count` trials, for a screen: those that run first, then the best ones that ended.
@@ -81,12 +84,14 @@ class Viewer:
             count: of trials.
             over: as for `view`.
         """
-        return self._view(over, count)
+        with self._lock:
+            return self._view(over, count)
 
     def trial(self, key: str) -> TrialView:
         """The view of one trial."""
-        self._look(self._session(self.run.held()))
-        return self._rows[int(key)]
+        with self._lock:
+            self._look(self._session(self.run.held()))
+            return self._rows[int(key)]
 
     def _view(self, over: bool, count: int | None) -> RunView:
         run, spec, now = self.run, self.study.spec, time.time()

@@ -57,17 +57,22 @@ class Store:
             self._journal_id = self._journal.get_study_id_from_name(NAME)
             self._mirror.take_over(self._journal, self._journal_id)
         self._study = optuna.load_study(storage=self._mirror, study_name=NAME)
+        self._count = self._mirror.count()  # trials of the study; a draft in the mirror is none
 
     def trials(self) -> list[FrozenTrial]:
-        """All trials, in the order in which they were asked. They are shared: callers must not change them."""
-        return self._mirror.get_all_trials(self._id, deepcopy=False)
+        """All trials, in the order in which they were asked. They are shared: callers must not change them.
+
+        A trial that is being drawn is not among them: other threads may read while this one draws.
+        """
+        count = self._count  # before the trials: a trial is counted once it is there
+        return self._mirror.get_all_trials(self._id, deepcopy=False)[:count]
 
     def trial(self, number: int) -> FrozenTrial:
         """A trial by its number."""
         return self._mirror.trial(number)
 
     def __len__(self) -> int:
-        return self._mirror.count()
+        return self._count
 
     # the study's own attributes
 
@@ -130,7 +135,7 @@ class Store:
         else:
             self._journal.create_new_trial(self._journal_id, made)
             self._mirror.put(self._id, self._journal.get_trial(self._journal_number(number)))
-        draft.committed = True
+        draft.committed, self._count = True, number + 1
         return number
 
     # telling

@@ -1,8 +1,10 @@
 """The view of a run: what programs read of it, and what a frame of the live table costs."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
+import optuna
 import pytest
 
 from tests.tuner.report.test_certainty import SEARCH, finished
@@ -117,3 +119,20 @@ def test_a_screen_shows_what_runs_and_then_the_best(tmp_path: Path, count: int) 
     shown = Viewer(run, study).newsworthy(count)
     assert [trial.key for trial in shown.trials] == [trial.key for trial in everything if trial.key in kept]
     assert terminal.table_of(shown).row_count == min(count, len(everything))
+
+
+def test_a_frame_that_is_drawn_during_a_proposal_shows_the_trials_that_were_asked(tmp_path: Path) -> None:
+    """The screen draws in a thread of its own, while the main thread draws the next trial in the study's mirror."""
+    run, study = lively(tmp_path, 3)
+    view, seen, suggest = Viewer(run, study), list[int](), study.space.suggest
+
+    def slow(trial: optuna.Trial) -> dict:
+        seen.append(len(view.view().trials))
+        values = suggest(trial)
+        seen.append(len(view.view().trials))
+        return values
+
+    before = len(study.trials())
+    study.space = replace(study.space, suggest=slow)
+    assert study.ask() is not None
+    assert seen == [before, before] and len(view.view().trials) == before + 1
