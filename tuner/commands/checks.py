@@ -15,6 +15,8 @@ from tuner.plan import jobs, points, space
 from tuner.plan.space import Space
 from tuner.plan.spec import SearchSpec
 from tuner.search.allocation import concurrent_trials, local_cpus
+from tuner.search.samplers import base as samplers
+from tuner.search.stoppers import base as stoppers
 
 ADDRESS_TIMEOUT = 5.0  # seconds for a Ray head to accept a connection
 JOIN_TIMEOUT = 20.0  # seconds for a process to join its cluster
@@ -34,6 +36,20 @@ class Check:
     require: Callable[[SearchSpec, Space | None], None]
 
 
+def require_strategy(spec: SearchSpec) -> None:
+    """Loads the stopper and the sampler, and makes one of each.
+
+    Raises:
+        UserError: the file of one of them is faulty.
+    """
+    stoppers.make(spec)
+    samplers.make(spec, 0)
+
+
+def _strategy_loads(spec: SearchSpec, proposing: Space | None) -> None:
+    require_strategy(spec)
+
+
 def _space_proposes(spec: SearchSpec, proposing: Space | None) -> None:
     if proposing is not None and not spec.table:  # `points.load` has validated each point of a table
         space.rehearse(proposing, spec.trial, spec.resources.workers)
@@ -48,6 +64,7 @@ def _address_answers(spec: SearchSpec, proposing: Space | None) -> None:
 
 
 CHECKS = (
+    Check("the stopper and the sampler can be made", _strategy_loads),
     Check("the space proposes valid trials", _space_proposes),
     Check("the data are enough for each point of the table", _points_fit_data),
     Check("the cluster answers and has room for a trial", _address_answers),

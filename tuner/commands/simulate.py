@@ -9,7 +9,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from trainables.config.errors import UserError
-from tuner.commands import searching
+from tuner.commands import checks, searching
 from tuner.plan import points, reading, space
 from tuner.plan.spec import SearchSpec
 from tuner.report.bars import clock_time
@@ -31,6 +31,7 @@ VERSION = 1
 def run(arguments: argparse.Namespace) -> int:
     """Simulates a search and prints it; returns the exit status: 1 where no trial is complete."""
     spec = reading.described(arguments.search, arguments.set)
+    checks.require_strategy(spec)
     if arguments.slots < 1:
         raise UserError(f"--slots {arguments.slots}: must be at least 1")
     if arguments.replay and arguments.pool:

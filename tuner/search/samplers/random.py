@@ -6,5 +6,5 @@ from tuner.plan.strategy import Sampler
 
 
 def make(options: Sampler, seed: int) -> optuna.samplers.BaseSampler:
-    """A sampler of that seed."""
+    """Returns a sampler with this seed."""
     return optuna.samplers.RandomSampler(seed)

@@ -15,7 +15,7 @@ Split = tuple[list[FrozenTrial], list[FrozenTrial]]
 
 
 def make(options: Sampler, seed: int) -> optuna.samplers.BaseSampler:
-    """A sampler of that seed. Trials that still run count as bad ones, so that those at once differ."""
+    """Returns a sampler with this seed. Running trials count as bad ones, so that proposals made meanwhile differ."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of `group`
         return QuickTPESampler(

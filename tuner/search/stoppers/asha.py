@@ -13,9 +13,9 @@ class Rung:
     """A milestone, and the scores of the trials that have reached it.
 
     Attributes:
-        epoch: from which on a trial is judged here.
-        keys: of the trials that were judged.
-        scores: theirs, rising; NaN is left out.
+        epoch: the first epoch after which a trial is judged here.
+        keys: of the trials that were judged here.
+        scores: of these trials, in ascending order, without NaN.
     """
 
     epoch: float
@@ -23,13 +23,13 @@ class Rung:
     scores: list[float] = field(default_factory=list)
 
     def enter(self, key: str, score: float) -> None:
-        """Notes the score of a trial."""
+        """Adds the score of a trial."""
         self.keys.add(key)
         if not math.isnan(score):
             bisect.insort(self.scores, score)
 
     def cutoff(self, share: float) -> float | None:
-        """Score below which `share` of the scores lie, between two of them on the straight line; None of none."""
+        """Returns the score below which `share` of the scores lie, interpolated linearly; None if there are none."""
         if not self.scores:
             return None
         place = (len(self.scores) - 1) * share
@@ -41,10 +41,10 @@ class Rung:
 
 
 class Asha(Stopper):
-    """At each rung the best 1/reduction of the trials that came so far go on; the first to reach a rung always does.
+    """At each rung the best 1/reduction of the trials that have reached it go on. The first one always goes on.
 
-    Rungs lie at grace_epochs x reduction^k. A trial is judged once at each rung that it reaches, at the highest one
-    first, by the first epoch that it reports from there on.
+    Rungs lie at grace_epochs x reduction^k. A trial is judged once at each rung, by the first epoch that it reports at
+    or after the rung. An epoch is judged at the highest rung that it has reached and that has not judged the trial.
     """
 
     def __init__(self, spec: SearchSpec):

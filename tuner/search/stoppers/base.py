@@ -1,12 +1,16 @@
-"""What a stopper is. One file a stopper, found by its name; the file's class has the rule."""
+"""The base class of stoppers. Each stopper is one file, found by its name, with one class that has the rule."""
 
-import importlib
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Literal, get_args
 
+from trainables.config.errors import shown
 from tuner.plan.spec import SearchSpec
+from tuner.search.extensions import Extension
 
 Verdict = Literal["continue", "stop", "pause"]
+VERDICTS: tuple[str, ...] = get_args(Verdict)
+KEY = "stopping.kind"  # the setting that names a stopper
+PACKAGE = "tuner.search.stoppers"
 
 
 class Stopper(ABC):
@@ -42,9 +46,70 @@ class Stopper(ABC):
 
 
 def make(spec: SearchSpec) -> Stopper:
-    """The stopper that a search names."""
-    module = importlib.import_module(f"tuner.search.stoppers.{spec.stopping.kind}")
-    classes = (
-        thing for thing in vars(module).values() if isinstance(thing, type) and thing.__module__ == module.__name__
+    """Returns the stopper that a search names.
+
+    Raises:
+        UserError: its file cannot be imported, has no class or several, or the class cannot be made.
+    """
+    extension = Extension(KEY, spec.stopping.kind, PACKAGE)
+    module = extension.load()
+    defined = dict.fromkeys(
+        thing
+        for thing in vars(module).values()
+        if isinstance(thing, type) and issubclass(thing, Stopper) and thing.__module__ == module.__name__
     )
-    return next(kind for kind in classes if issubclass(kind, Stopper))(spec)
+    kinds = [kind for kind in defined if not any(other is not kind and issubclass(other, kind) for other in defined)]
+    if not kinds:
+        raise extension.fault("has no subclass of Stopper")
+    if len(kinds) > 1:
+        names = ", ".join(kind.__name__ for kind in kinds)
+        raise extension.fault(f"has more than one stopper: {names}; a file has one")
+    with extension.guarded(f"has a stopper, {kinds[0].__name__}, that cannot be made"):
+        return kinds[0](spec)
+
+
+def judge(stopper: Stopper, key: str, epoch: int, score: float) -> Verdict:
+    """Returns a stopper's verdict on a trial after an epoch that is not its last.
+
+    Raises:
+        UserError: the stopper raised, or answered something that is no verdict.
+    """
+    extension = _extension_of(stopper)
+    with extension.guarded(f"raised at epoch {epoch} of trial {key}"):
+        verdict = stopper.hear(key, epoch, score)
+    if not isinstance(verdict, str) or verdict not in VERDICTS:
+        code = getattr(type(stopper).hear, "__code__", None)
+        place = "" if code is None else f" (hear, line {code.co_firstlineno})"
+        rule = f"a verdict is one of {', '.join(VERDICTS)}"
+        raise extension.fault(f"answered {shown(verdict)} to epoch {epoch} of trial {key}{place}; {rule}")
+    return verdict
+
+
+def conclude(stopper: Stopper, key: str, epoch: int, score: float) -> None:
+    """Tells a stopper the last epoch of a trial.
+
+    Raises:
+        UserError: the stopper raised.
+    """
+    with _extension_of(stopper).guarded(f"raised at epoch {epoch} of trial {key}, its last"):
+        stopper.end(key, epoch, score)
+
+
+def promoted(stopper: Stopper) -> list[str]:
+    """Returns the keys of paused trials that a stopper has go on.
+
+    Raises:
+        UserError: the stopper raised, or answered something that is no list of keys.
+    """
+    extension = _extension_of(stopper)
+    with extension.guarded("raised when it was asked for promotions"):
+        keys = stopper.promoted()
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise extension.fault(f"promoted {shown(keys)}; it must be a list of keys of trials")
+    return keys
+
+
+def _extension_of(stopper: Stopper) -> Extension:
+    """Returns the file that a stopper is from."""
+    package, _, name = type(stopper).__module__.rpartition(".")
+    return Extension(KEY, name, package)
