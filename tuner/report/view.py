@@ -28,6 +28,7 @@ class TrialView:
         point: its label in a table; None where a space proposed it.
         values: the proposed values, by dotted key.
         metrics: of its last epoch.
+        slot: index of the slot that trained it last; None before its end.
         best_epoch: the epoch with the best objective.
         best_epoch_score: the objective there.
         collapsed: whether its last embeddings were collapsed.
@@ -45,6 +46,7 @@ class TrialView:
     point: str | None
     values: Mapping[str, object]
     metrics: Metrics
+    slot: int | None
     best_epoch: int | None
     best_epoch_score: float | None
     collapsed: bool
@@ -118,7 +120,8 @@ def as_json(view: RunView) -> dict[str, Any]:
     ]
     trials = [
         {
-            **vars(trial),
+            **{name: value for name, value in vars(trial).items() if name != "slot"},
+            "metrics": trial.metrics and {**trial.metrics, "trial": trial.key, "slot": trial.slot},
             "curve": {str(epoch): value for epoch, value in trial.curve.items()},
             "log": trial.log and str(trial.log),
         }

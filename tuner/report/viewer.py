@@ -221,6 +221,7 @@ def _row(run: Run, study: Study, trial: FrozenTrial, images: int | None, session
         point=label_of(study.spec, trial),
         values=trial.user_attrs.get("values", {}),
         metrics=trial.user_attrs.get("metrics", {}),
+        slot=trial.user_attrs.get("slot"),
         best_epoch=best and best.epoch,
         best_epoch_score=best and best.score,
         collapsed=trial.user_attrs.get("collapsed", False),

@@ -39,8 +39,8 @@ from tuner.search.events import (
 from tuner.search.stoppers.base import Stopper, Verdict, make
 from tuner.search.study import Proposal, Study, key_of, record_name
 
-Step = Literal["continue", "stop", "pause", "resize"]
-"""What follows an epoch."""
+Decided = Literal["continue", "stop", "pause", "resize"]
+"""What follows an epoch, as the journal has it."""
 
 
 @dataclass
@@ -52,7 +52,7 @@ class _Trial:
         width: workers of its segment.
         segment: number of its segment, from 1; 0 before the first.
         state: "waiting" for a start, "running", or "paused".
-        steps: what was decided after each epoch.
+        decided: what followed each epoch.
         began: whether workers have ever taken it.
         pause: whether it is to be paused after its next epoch.
         next_width: workers of its next segment.
@@ -62,7 +62,7 @@ class _Trial:
     width: int
     segment: int = 0
     state: Literal["waiting", "running", "paused"] = "waiting"
-    steps: dict[int, Step] = field(default_factory=dict)
+    decided: dict[int, Decided] = field(default_factory=dict)
     began: bool = False
     pause: bool = False
     next_width: int | None = None
@@ -143,10 +143,19 @@ class Core:
             self.fault = error
             return Finish()
         if proposal is None:
-            return Wait() if self.running else Finish()
+            return self._next_without_proposals()
         trial = self._trials[proposal.key] = _Trial(proposal, width, 1, "running")
         self._sequence += 1
         return Start(proposal, trial.segment, width)
+
+    def _next_without_proposals(self) -> Decision:
+        """What is left where all trials were asked: paused trials that nobody promotes go on once nothing runs."""
+        paused = [key for key, trial in self._trials.items() if trial.state == "paused"]
+        if self.running or not paused:
+            return Wait() if self.running else Finish()
+        for key in paused:
+            self._promote(key)
+        return self._start(self._trials[self._queue.popleft()])
 
     def _start(self, trial: _Trial) -> Start:
         """Starts the next segment of a trial that had one before."""
@@ -167,16 +176,16 @@ class Core:
     def _judge(self, event: EpochEnded) -> Decision:
         """Decides what follows an epoch. An epoch that was judged before keeps its decision, but a pause is over."""
         trial, epoch = self._trials[event.key], int(event.metrics["epoch"])
-        if epoch in trial.steps:
+        if epoch in trial.decided:
             self.study.observe(event.key, event.metrics)  # a kill may have come between the record and the value
-            return Stop(event.key) if trial.steps[epoch] == "stop" else Continue(event.key)
+            return Stop(event.key) if trial.decided[epoch] == "stop" else Continue(event.key)
         score = self._sign * float(event.metrics[self._metric])
-        step = self._step(trial, epoch, score)
-        self._record(trial, {"event": "epoch", "epoch": epoch, "score": score, "step": step})
+        decided = self._decide(trial, epoch, score)
+        self._record(trial, {"event": "epoch", "epoch": epoch, "score": score, "decision": decided})
         self.study.observe(event.key, event.metrics)
-        return self._carry_out(trial, epoch, step)
+        return self._carry_out(trial, epoch, decided)
 
-    def _step(self, trial: _Trial, epoch: int, score: float) -> Step:
+    def _decide(self, trial: _Trial, epoch: int, score: float) -> Decided:
         """The stopper's verdict, then what was wanted of this trial. After its last epoch a trial ends by itself."""
         key = trial.proposal.key
         if epoch >= trial.proposal.config.train.epochs:
@@ -189,18 +198,18 @@ class Core:
             return "resize"
         return verdict
 
-    def _carry_out(self, trial: _Trial, epoch: int, step: Step) -> Decision:
+    def _carry_out(self, trial: _Trial, epoch: int, decided: Decided) -> Decision:
         """Changes a trial's state as a decision says."""
         key = trial.proposal.key
-        trial.steps[epoch] = step
-        if step == "pause":
+        trial.decided[epoch] = decided
+        if decided == "pause":
             trial.state, trial.pause = "paused", False
             return Pause(key)
-        if step == "resize":
+        if decided == "resize":
             assert trial.next_width is not None
             self._new_segment(trial, trial.segment + 1, trial.next_width)
             return Resize(key, trial.segment, trial.width)
-        return Stop(key) if step == "stop" else Continue(key)
+        return Stop(key) if decided == "stop" else Continue(key)
 
     def _end(self, event: TrialEnded) -> None:
         """Tells the study that a trial has ended; a trial that was told before, or paused, stays as it is."""
@@ -274,7 +283,7 @@ class Core:
             frozen = self.study.trial(key)
             self._rejudge(key, content["epoch"], content["score"], self.study.epochs_of(frozen))
             if trial is not None:
-                self._carry_out(trial, content["epoch"], content["step"])
+                self._carry_out(trial, content["epoch"], content["decision"])
         elif trial is not None and event == "start":
             self._new_segment(trial, content["segment"], content["width"])
         elif trial is not None and event == "wanted":

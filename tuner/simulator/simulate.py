@@ -256,7 +256,7 @@ def _most_at_once(records: Sequence[tuple[int, str, Mapping[str, object]]]) -> i
     for _, key, content in records:
         if content["event"] == "start":
             running.add(key)
-        elif content["event"] in ("end", "lost") or content.get("step") == "pause":
+        elif content["event"] in ("end", "lost") or content.get("decision") == "pause":
             running.discard(key)
         most = max(most, len(running))
     return most

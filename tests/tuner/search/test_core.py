@@ -244,7 +244,7 @@ def test_after_a_kill_the_same_events_lead_to_the_same_decisions(
     expected = [
         (key, study.trial(key).user_attrs["values"])
         if entry["event"] == "start"
-        else (key, {"stop": "Stop", "continue": "Continue"}[entry["step"]])
+        else (key, {"stop": "Stop", "continue": "Continue"}[entry["decision"]])
         for key, entry in events
         if entry["event"] != "end"
     ]
@@ -265,7 +265,7 @@ def test_after_a_kill_the_same_events_lead_to_the_same_decisions(
             for _, other, entry in records(core.study)[:taken]:
                 if other == key and entry["event"] == "epoch":
                     told = core.hear(EpochEnded(key, metrics(study.trial(key).user_attrs["values"], entry["epoch"])))
-                    assert type(told).__name__.lower() == entry["step"]
+                    assert type(told).__name__.lower() == entry["decision"]
         ended = {key for _, key, entry in records(study)[:taken] if entry["event"] == "end"}
         if half := sorted(ended & set(unfinished)):  # the end was noted, and not told yet
             assert len(half) == 1
@@ -356,6 +356,20 @@ def test_a_stopper_that_pauses_and_promotes(tmp_path: Path, killed: bool) -> Non
     assert epoch(core, "0001", 2, 0.1) == Stop("0001")
     core.hear(TrialEnded("0001", {"epoch": 2, "knn_top1": 0.1}, None, {}))
     assert core.study.trial("0001").state == TrialState.PRUNED
+
+
+def test_paused_trials_that_nobody_promotes_go_on_at_the_end(tmp_path: Path) -> None:
+    """A search ended with them, and a resume did so again."""
+    core = core_of(tmp_path / "journal", Halves(search()), trials=2)
+    for key in ("0000", "0001"):
+        started(core, key)
+        assert epoch(core, key, 1, 0.5) == Pause(key)
+    started(core, "0000", segment=2)
+    started(core, "0001", segment=2)
+    assert core.hear(WORK) == Wait()
+    for key in ("0000", "0001"):
+        core.hear(TrialEnded(key, {"epoch": 1, "knn_top1": 0.5}, None, {}))
+    assert core.hear(WORK) == Finish() and core.unfinished == []
 
 
 def test_known_epochs_are_not_judged_again(tmp_path: Path) -> None:

@@ -41,7 +41,11 @@ class Stopper(ABC):
         self.hear(key, epoch, score)
 
     def promoted(self) -> list[str]:
-        """Keys of paused trials that shall go on, in the order in which they shall start."""
+        """Keys of paused trials that shall go on, in the order in which they shall start.
+
+        The core asks whenever a trial could start. Once all trials were proposed and none runs, it lets all paused ones
+        go on, so that no trial is left behind.
+        """
         return []
 
 
