@@ -86,7 +86,7 @@ def _simulate(command: argparse.ArgumentParser) -> None:
     command.add_argument("search", type=Path, help="a search in YAML")
     text = "curves in Parquet, or the run of another search"
     command.add_argument("--curves", type=Path, required=True, metavar="FILE|RUN", help=text)
-    command.add_argument("--slots", type=whole_number, default=1, help="how many trials run at once (default: 1)")
+    command.add_argument("--slots", type=whole_number, help="how many trials run at once (default: 1)")
     command.add_argument("--pool", action="store_true", help="choose among the recorded trials only")
     command.add_argument("--replay", action="store_true", help="follow the order of events in the run")
     _settable(command, "stopping.reduction=4")

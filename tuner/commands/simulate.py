@@ -9,6 +9,8 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from trainables.config.errors import UserError
+from trainables.config.settings import read_yaml
+from trainables.config.trial import TrialConfig
 from tuner.commands import checks, searching
 from tuner.plan import points, reading, space
 from tuner.plan.spec import SearchSpec
@@ -16,7 +18,7 @@ from tuner.report.bars import clock_time
 from tuner.report.viewer import STATES
 from tuner.report.wording import brief, title
 from tuner.runs import run as runs
-from tuner.runs.hints import counted
+from tuner.runs.hints import command, counted
 from tuner.search.core import Core
 from tuner.search.study import Study, key_of
 from tuner.simulator import files
@@ -30,15 +32,18 @@ VERSION = 1
 
 def run(arguments: argparse.Namespace) -> int:
     """Simulates a search and prints it; returns the exit status: 1 where no trial is complete."""
-    spec = reading.described(arguments.search, arguments.set)
-    checks.require_strategy(spec)
-    if arguments.slots < 1:
-        raise UserError(f"--slots {arguments.slots}: must be at least 1")
     if arguments.replay and arguments.pool:
         raise UserError("--replay: repeats the trials of a run, so there is nothing for --pool to choose")
+    if arguments.replay and arguments.slots is not None:
+        rule = "has as many slots as the run had trials at once, so leave --slots out"
+        raise UserError(f"--replay, --slots {arguments.slots}: a replay {rule}")
+    _refuse_trial(arguments.search)
+    spec = reading.described(arguments.search, arguments.set)
+    checks.require_strategy(spec)
     source = runs.Run(arguments.curves) if arguments.curves.is_dir() else None
     recorded = None if source is None else _recorded(source)
     curves = files.read(arguments.curves) if source is None or recorded is None else files.of_run(source, recorded)
+    _require_same_trial(spec, curves, arguments.curves)
     study = _study(spec, source, curves, arguments.pool)
     core = Core(study)
     if arguments.replay:
@@ -48,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
             )
         result = replay(core, curves, recorded)
     else:
-        result = simulate(core, curves, arguments.slots)
+        result = simulate(core, curves, arguments.slots or 1)
     print(json.dumps(_as_json(study, result), indent=2) if arguments.json else "\n".join(_lines(study, result)))
     if core.alike:
         print(f"ended: trials {', '.join(core.alike)} failed alike", file=sys.stderr)
@@ -56,6 +61,32 @@ def run(arguments: argparse.Namespace) -> int:
         print("error: no trial was completed", file=sys.stderr)
         return 1
     return 0
+
+
+def _refuse_trial(path: Path) -> None:
+    """Raises UserError where a file holds the configuration of a trial, such as `tuner export` writes."""
+    stated, keys = read_yaml(path).keys(), TrialConfig.model_fields.keys()
+    if stated <= keys and not stated <= SearchSpec.model_fields.keys():
+        hint = f"train it with: {command('tuner', 'train', path)}"
+        raise UserError(f"{path}: is the configuration of one trial, and simulate takes a search; {hint}")
+
+
+def _require_same_trial(spec: SearchSpec, curves: Table, source: Path) -> None:
+    """Refuses curves of trials of another configuration: they are looked up by the proposed values alone.
+
+    Args:
+        spec: of the search.
+        curves: where they say what their trials have in common, that is compared.
+        source: of the curves.
+
+    Raises:
+        UserError: a key that makes a trial what it is has another value; a line for each.
+    """
+    if curves.trial is None:
+        return
+    if odd := list(reading.changes({"trial": curves.trial}, spec)):
+        rule = f"in {source}, and a curve holds for its own configuration only"
+        raise UserError("\n".join(f"{key} = {now!r}: is {recorded!r} {rule}" for key, recorded, now in odd))
 
 
 def _recorded(source: runs.Run) -> Study:

@@ -3,7 +3,7 @@
 What defines the trials must not have changed since the launch.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from trainables.config.errors import UserError
@@ -86,18 +86,32 @@ def require_same(launched: Mapping[str, object], spec: SearchSpec) -> None:
     Raises:
         UserError: a key that makes a trial what it is has changed; a line for each.
     """
-    now, faults = spec.plain(), []
+    rule = "at the launch; trials of both cannot be compared, so put it back"
+    if changed := list(changes(launched, spec)):
+        raise UserError("\n".join(f"{key} = {after!r}: was {before!r} {rule}" for key, before, after in changed))
+
+
+def changes(before: Mapping[str, object], spec: SearchSpec) -> Iterator[tuple[str, object, object]]:
+    """Yields the keys that make a trial what it is and that have another value than before.
+
+    A key that `before` lacks is passed over: it may be newer.
+
+    Args:
+        before: nested values of an earlier spec, or some of its sections.
+        spec: as it is now.
+
+    Yields:
+        The dotted key, its value in `before`, and its value in `spec`.
+    """
+    now = spec.plain()
     for key in dotted_keys(SearchSpec):
-        values = [_value(launched, key), _value(now, key)]
+        values = [_value(before, key), _value(now, key)]
         if ABSENT in values or key.startswith(OF_NO_TRIAL):
             continue
-        before, after = (flat(value, f"{key}.") if isinstance(value, Mapping) else {key: value} for value in values)
-        for part in sorted(before.keys() | after.keys()):
-            if before.get(part) != after.get(part):
-                rule = f"was {before.get(part)!r} at the launch; trials of both cannot be compared, so put it back"
-                faults.append(f"{part} = {after.get(part)!r}: {rule}")
-    if faults:
-        raise UserError("\n".join(faults))
+        old, new = (flat(value, f"{key}.") if isinstance(value, Mapping) else {key: value} for value in values)
+        for part in sorted(old.keys() | new.keys()):
+            if old.get(part) != new.get(part):
+                yield part, old.get(part), new.get(part)
 
 
 def _value(nested: object, dotted: str) -> object:

@@ -33,12 +33,14 @@ class Point:
         epochs: what was recorded, by epoch.
         params: what its space suggested, by suggested name; None where that is not known.
         error: why it failed after these epochs; None where it did not.
+        every: the trial is evaluated in each epoch that is a multiple of this, and in its last one.
     """
 
     values: Mapping[str, object]
     epochs: Mapping[int, Recorded]
     params: Mapping[str, Any] | None = None
     error: str | None = None
+    every: int = 1
 
 
 class NotRecorded(Exception):
@@ -92,19 +94,24 @@ class Table(Curves):
     A trial is a function of its configuration, so where two have the same values the curve that was recorded first
     counts, and the other one adds the epochs that the first lacks.
 
+    Attributes:
+        trial: what all recorded trials have in common, as nested values of a TrialConfig; None where it is not known.
+
     Args:
         points: what was recorded.
+        trial: as the attribute.
     """
 
-    def __init__(self, points: Iterable[Point]):
+    def __init__(self, points: Iterable[Point], trial: Mapping[str, object] | None = None):
         super().__init__()
+        self.trial = trial
         self._points: dict[str, Point] = {}
         for point in points:
             name = identity(point.values)
             before = self._points.get(name)
             if before is not None:
                 params = point.params if before.params is None else before.params
-                point = Point(before.values, {**point.epochs, **before.epochs}, params, before.error)
+                point = Point(before.values, {**point.epochs, **before.epochs}, params, before.error, before.every)
             self._points[name] = point
 
     def _find(self, values: Mapping[str, object], epoch: int) -> Recorded:
@@ -113,7 +120,7 @@ class Table(Curves):
             raise NotRecorded(f"no curve is recorded: {identity(values)}")
         if epoch not in point.epochs:
             last = max(point.epochs, default=0)
-            if point.error is not None and epoch == last + 1:
+            if point.error is not None and last < epoch <= last + point.every:
                 raise RecordedFailure(point.error)
             what = f"the curve ends with epoch {last}" if epoch > last else f"epoch {epoch} is missing"
             raise NotRecorded(f"{what}: {identity(values)}")

@@ -9,6 +9,9 @@ metrics   text     the metrics of the epoch, as JSON
 seconds   float64  that the epoch took
 
 That a trial failed is not in a file: it ends like one that was stopped.
+
+The schema's metadata may hold what all trials have in common: "trial", the section of that name of their search as
+JSON, and "format", the format in which that section was written (trainables/config/formats.py).
 """
 
 import json
@@ -18,6 +21,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from trainables.config import formats
 from trainables.config.errors import UserError
 from trainables.running import checkpoint_header
 from tuner.runs.run import Run
@@ -27,8 +31,14 @@ from tuner.simulator.curves import Point, Recorded, Table, identity
 COLUMNS = ("values", "params", "epoch", "metrics", "seconds")
 
 
-def write(path: Path, points: Iterable[Point]) -> None:
-    """Writes recorded trials as a Parquet file."""
+def write(path: Path, points: Iterable[Point], trial: Mapping[str, object] | None = None) -> None:
+    """Writes recorded trials as a Parquet file.
+
+    Args:
+        path: of the file.
+        points: the trials.
+        trial: what they have in common, as `Table.trial`; None where that is not known.
+    """
     import pyarrow
     from pyarrow import parquet
 
@@ -44,7 +54,8 @@ def write(path: Path, points: Iterable[Point]) -> None:
         for epoch, recorded in sorted(point.epochs.items())
     ]
     kinds = (pyarrow.string(), pyarrow.string(), pyarrow.int64(), pyarrow.string(), pyarrow.float64())
-    schema = pyarrow.schema(list(zip(COLUMNS, kinds, strict=True)))
+    common = None if trial is None else {"trial": json.dumps(trial), "format": str(formats.FORMAT)}
+    schema = pyarrow.schema(list(zip(COLUMNS, kinds, strict=True)), metadata=common)
     parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), path)
 
 
@@ -52,7 +63,8 @@ def read(path: Path) -> Table:
     """Reads recorded trials from a Parquet file.
 
     Raises:
-        UserError: the file is missing or damaged, lacks a column, or a row does not hold what it should.
+        UserError: the file is missing or damaged, lacks a column, or a row or the metadata do not hold what they
+            should.
     """
     from pyarrow import ArrowException, parquet
 
@@ -76,7 +88,20 @@ def read(path: Path) -> Table:
             raise UserError(f"{path}: row {number} {rule}") from None
         _, epochs, _ = trials.setdefault(identity(values), (values, {}, params))
         epochs[epoch] = Recorded({**metrics, "epoch": epoch}, seconds)
-    return Table(Point(*trial) for trial in trials.values())
+    return Table((Point(*trial) for trial in trials.values()), _common(path, table.schema.metadata or {}))
+
+
+def _common(path: Path, metadata: Mapping[bytes, bytes]) -> dict[str, object] | None:
+    """Returns what the trials of a file have in common; None where the file does not say so."""
+    if (stored := metadata.get(b"trial")) is None:
+        return None
+    try:
+        trial, written = json.loads(stored), int(metadata.get(b"format", b"1"))
+    except ValueError:
+        trial, written = None, 0
+    if not isinstance(trial, dict):
+        raise UserError(f"{path}: the metadata of its schema need 'trial' as a JSON object, and 'format' as a number")
+    return formats.as_written(trial, written)
 
 
 def of_run(run: Run, study: Study) -> Table:
@@ -86,7 +111,7 @@ def of_run(run: Run, study: Study) -> Table:
         run: of a search.
         study: of the run.
     """
-    return Table(_point(run, study, trial) for trial in study.trials())
+    return Table((_point(run, study, trial) for trial in study.trials()), run.spec.get("trial"))
 
 
 def _point(run: Run, study: Study, trial: FrozenTrial) -> Point:
@@ -107,18 +132,31 @@ def _point(run: Run, study: Study, trial: FrozenTrial) -> Point:
         epoch = int(last["epoch"])
         metrics[epoch] = {**metrics.get(epoch, {}), **last, "epoch": epoch}
     epochs = {epoch: Recorded(metrics[epoch], seconds.get(epoch, 0.0)) for epoch in sorted(metrics)}
-    return Point(trial.user_attrs["values"], epochs, trial.params, trial.user_attrs.get("error"))
+    values = trial.user_attrs["values"]
+    every = values.get("evaluation.every_epochs", study.spec.trial.evaluation.every_epochs)
+    return Point(values, epochs, trial.params, trial.user_attrs.get("error"), every)
 
 
 def _seconds(trial: FrozenTrial, history: Mapping[int, Mapping[str, Any]]) -> dict[int, float]:
-    """Seconds of each epoch: from one measurement to the next; without them equal parts of the trial's time."""
-    began = trial.user_attrs.get("started_at")
-    measured = {epoch: entry.get("time/measured_at") for epoch, entry in sorted(history.items())}
+    """Returns the seconds of each epoch that was evaluated, without the time in which nobody trained the trial.
+
+    A life of a trial is a stretch that one process group trained; all its epochs have the same time of its first step.
+    An epoch takes from the measurement before it, or from the first step of its life, to its own measurement. An epoch
+    that was resumed in its middle therefore counts with its second part only. Without these times the epochs share the
+    trial's time in equal parts.
+    """
+    began, ended = trial.user_attrs.get("started_at"), trial.user_attrs.get("last_metric_at")
     known = sorted(trial.intermediate_values)
-    if began is not None and known and all(measured.get(epoch) is not None for epoch in known):
-        times = [began, *(measured[epoch] for epoch in known)]
-        return {epoch: max(0.0, after - before) for epoch, before, after in zip(known, times, times[1:], strict=False)}
-    ended = trial.user_attrs.get("last_metric_at")
-    if ended is None or began is None or not known:
+    entries = [history.get(epoch, {}) for epoch in known]
+    lives = [entry.get("time/first_step_at", began) for entry in entries]
+    times = [entry.get("time/measured_at") for entry in entries]
+    if all(time is not None for time in (*lives, *times)):
+        befores = [
+            time if life == next_life else next_life
+            for life, next_life, time in zip(lives, lives[1:], times, strict=False)
+        ]
+        spans = zip(known, [*lives[:1], *befores], times, strict=True)
+        return {epoch: max(0.0, after - before) for epoch, before, after in spans}
+    if ended is None or began is None:
         return {}
     return {epoch: max(0.0, ended - began) / len(known) for epoch in known}

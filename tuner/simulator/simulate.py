@@ -2,13 +2,13 @@
 
 import heapq
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from trainables.config.errors import UserError
 from tuner.search import events
 from tuner.search.core import Core
-from tuner.search.study import Metrics, Proposal, Study
+from tuner.search.study import Metrics, Proposal, Study, key_of
 from tuner.simulator.curves import Curves, NotRecorded, Recorded, RecordedFailure
 
 UNKNOWN = "TrialFailure: not recorded: "  # a fault of the trial's own values: many such trials do not end a search
@@ -66,7 +66,7 @@ class _Running:
         slot: that trains it; the last one, where it is paused.
         began: virtual time of its first start.
         at: virtual time of its last event.
-        epoch: its last one.
+        epoch: its last evaluated one.
         metrics: of that epoch.
     """
 
@@ -76,6 +76,13 @@ class _Running:
     at: float
     epoch: int = 0
     metrics: Metrics = field(default_factory=dict)
+
+    @property
+    def next_epoch(self) -> int:
+        """The next epoch that is evaluated: each multiple of `every_epochs` is, and the last epoch."""
+        config = self.proposal.config
+        every = config.evaluation.every_epochs
+        return min(self.epoch - self.epoch % every + every, config.train.epochs)
 
 
 class _World:
@@ -108,9 +115,9 @@ class _World:
         return trial
 
     def find(self, trial: _Running) -> Recorded | None:
-        """The next epoch of a trial; None where there is none, and then the trial has ended."""
+        """The next evaluated epoch of a trial; None where none was recorded, and then the trial has ended."""
         try:
-            recorded = self.curves.find(trial.proposal.values, trial.epoch + 1)
+            recorded = self.curves.find(trial.proposal.values, trial.next_epoch)
         except RecordedFailure as failure:
             self.end(trial, str(failure), str(failure))
             return None
@@ -119,12 +126,12 @@ class _World:
             self.end(trial, None if trial.epoch else f"{UNKNOWN}{refusal}", str(refusal))
             return None
         if self._metric not in recorded.metrics:
-            raise UserError(f"the curves have no '{self._metric}' at epoch {trial.epoch + 1}, which is the objective")
+            raise UserError(f"the curves have no '{self._metric}' at epoch {trial.next_epoch}, which is the objective")
         return recorded
 
     def judge(self, trial: _Running, recorded: Recorded) -> events.Decision | None:
         """Tells the core of an epoch that is over now, and carries its decision out as far as the trial's end."""
-        trial.epoch, trial.metrics, trial.at = trial.epoch + 1, recorded.metrics, self.now
+        trial.epoch, trial.metrics, trial.at = trial.next_epoch, recorded.metrics, self.now
         self.result.busy[trial.slot] += recorded.seconds
         decision = self.hear(trial.slot, events.EpochEnded(trial.proposal.key, recorded.metrics))
         if isinstance(decision, events.Pause):
@@ -199,11 +206,11 @@ def replay(search: Core, curves: Curves, recorded: Study) -> Simulation:
         recorded: its study.
 
     Raises:
-        UserError: the study was written before events had numbers, or the search asked for something else.
+        UserError: the study, or a part of it, was written before events had numbers, or the search asked for something
+            else.
     """
     records = recorded.records()
-    if not records:
-        raise UserError("this run was written before the order of its events was noted; simulate it with --slots 1")
+    _require_all_noted(recorded, {key for _, key, _ in records})
     world = _World(search, curves, _most_at_once(records))
     for _, key, content in records:
         trial = world.trials.get(key)
@@ -212,14 +219,37 @@ def replay(search: Core, curves: Curves, recorded: Study) -> Simulation:
         elif trial is None:  # it has ended at a refusal
             continue
         elif content["event"] == "epoch":
-            if content["epoch"] == trial.epoch + 1 and (epoch := world.find(trial)) is not None:
-                world.now = max(world.now, trial.at + epoch.seconds)
-                world.judge(trial, epoch)
+            _replay_epoch(world, trial, content["epoch"])
         elif content["event"] == "end":
             world.end(trial, recorded.trial(key).user_attrs.get("error"))
         else:
             _replay_wish(world, trial, content)
     return world.close()
+
+
+def _require_all_noted(recorded: Study, noted: Set[str]) -> None:
+    """Raises UserError where the order of events is not known of all trials.
+
+    Args:
+        recorded: the study of a run.
+        noted: keys of the trials that have records.
+    """
+    why = "was written before the order of its events was noted; simulate it with --slots 1"
+    lacking = [key for key in map(key_of, recorded.trials()) if key not in noted]
+    if lacking and noted:
+        raise UserError(f"a part of this run, such as trial {lacking[0]}, {why}")
+    if not noted:
+        raise UserError(f"this run {why}")
+
+
+def _replay_epoch(world: _World, trial: _Running, epoch: int) -> None:
+    """Has the core judge an epoch that the recorded search judged here."""
+    if epoch != trial.next_epoch:
+        where = f"epoch {trial.next_epoch} comes next here"
+        raise UserError(f"the recorded search judged epoch {epoch} of trial {trial.proposal.key}, and {where}")
+    if (found := world.find(trial)) is not None:
+        world.now = max(world.now, trial.at + found.seconds)
+        world.judge(trial, found)
 
 
 def _replay_start(world: _World, key: str) -> None:
