@@ -51,6 +51,14 @@ def test_a_recorded_failure_is_no_refusal() -> None:
         table.find(VALUES, 3)
 
 
+def test_a_failure_belongs_to_the_next_evaluated_epoch() -> None:
+    table = Table([Point(VALUES, {2: Recorded({}, 1)}, error="TrialFailure: loss is nan", every=2)])
+    with pytest.raises(RecordedFailure, match="loss is nan"):
+        table.find(VALUES, 4)
+    with pytest.raises(NotRecorded):
+        table.find(VALUES, 6)
+
+
 def test_two_trials_with_the_same_values_share_a_curve() -> None:
     table = Table([point(0.1), point(0.9, 0.2, 0.3)])
     assert [table.find(VALUES, epoch).metrics["knn_top1"] for epoch in (1, 2, 3)] == [0.1, 0.2, 0.3]
@@ -72,6 +80,28 @@ def test_a_parquet_file_gives_back_what_was_written(tmp_path: Path) -> None:
     points = [point(0.1, 0.2), point(0.3, lr=0.5), Point({"x": [1, "a"]}, point(0.4).epochs)]
     files.write(tmp_path / "curves.parquet", points)
     assert files.read(tmp_path / "curves.parquet").points == points
+
+
+def test_a_parquet_file_says_what_its_trials_have_in_common(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    path, trial = tmp_path / "curves.parquet", specs.parse({}).plain()["trial"]
+    assert isinstance(trial, dict)
+    files.write(path, [point(0.1)], trial)
+    assert files.read(path).trial == trial
+    files.write(path, [point(0.1)])
+    assert files.read(path).trial is None
+    table = parquet.read_table(path)
+    for metadata in ({"trial": "[]", "format": "2"}, {"trial": "{", "format": "2"}, {"trial": "{}", "format": "x"}):
+        parquet.write_table(table.replace_schema_metadata(metadata), path)
+        with pytest.raises(UserError, match=r"curves.parquet: the metadata of its schema need 'trial'"):
+            files.read(path)
+    del trial["optim"]["lr_in_buffer"]  # a key that format 1 did not have
+    metadata = {"trial": json.dumps(trial), "format": "1"}
+    parquet.write_table(pyarrow.table(table).replace_schema_metadata(metadata), path)
+    common = files.read(path).trial
+    assert common is not None and common["optim"]["lr_in_buffer"] is False
 
 
 @pytest.mark.parametrize(
@@ -140,3 +170,26 @@ def test_the_curves_of_a_run(tmp_path: Path) -> None:
     assert [second.epochs[epoch].seconds for epoch in (1, 2)] == [5.0, 5.0]
     assert second.epochs[1].metrics == {"epoch": 1, "knn_top1": 0.1} and second.epochs[2].metrics["loss"] == 1.5
     assert (third.epochs, third.error) == ({}, "broken")
+
+
+def test_the_time_in_which_nobody_ran_is_no_trial_s(tmp_path: Path) -> None:
+    """Two epochs, an hour until the resume, and two more; the second session has noted its own begin."""
+    spec = specs.parse({"trials": 1, "space": "momentum", "trial": {"train": {"epochs": 4}}})
+    run = Run.create(tmp_path / "run", "search", spec.plain(), 0)
+    study = Study(run.journal, spec, spaces.load("momentum"))
+    proposal = study.ask()
+    assert proposal is not None
+    lives = [(100.0, 103.0), (100.0, 110.0), (3700.0, 3705.0), (3700.0, 3711.0)]
+    history = [
+        {"epoch": epoch, "knn_top1": 0.1, "time/first_step_at": since, "time/measured_at": at}
+        for epoch, (since, at) in enumerate(lives, start=1)
+    ]
+    study.begin(proposal.key, 99.0)
+    for epoch in history:
+        study.observe(proposal.key, epoch)
+    study.begin(proposal.key, 3690.0)
+    study.tell(proposal.key, history[-1], None, {"last_metric_at": 3711.0})
+    run.trial_folder(proposal.key).mkdir(parents=True)
+    header(run.trial_folder("0000") / "step-0000000004.safetensors", {"history": history})
+    (trial,) = files.of_run(run, study).points
+    assert [trial.epochs[epoch].seconds for epoch in (1, 2, 3, 4)] == [3.0, 7.0, 5.0, 6.0]

@@ -1,19 +1,16 @@
-"""Simulations: virtual time, slots, refusals, replays of runs, pools, and the command."""
+"""Simulations: virtual time, slots, refusals, replays of runs, and pools."""
 
-import json
 import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from tests.tuner.search.test_core import Driver, Halves, metrics
+from tests.tuner.search.test_core import EPOCHS, Driver, Halves, metrics, search
+from tests.tuner.simulator.conftest import run_on_one_slot
 from trainables.config.errors import UserError
-from tuner.commands import main as cli
 from tuner.plan import space as spaces
-from tuner.plan import spec as specs
 from tuner.runs.run import Run
 from tuner.search.core import Core
 from tuner.search.events import (
@@ -21,7 +18,6 @@ from tuner.search.events import (
     Pause,
     PauseWanted,
     Resize,
-    SegmentBegan,
     SegmentLost,
     Start,
     Stop,
@@ -36,20 +32,6 @@ from tuner.simulator.pool import PoolStudy, distance
 from tuner.simulator.simulate import Simulation, replay, simulate
 
 TEACHER = spaces.load("teacher")
-EPOCHS = 6
-
-
-def search(**changes: object) -> specs.SearchSpec:
-    return specs.parse(
-        {
-            "trials": 9,
-            "seed": 5,
-            "sampler": {"startup_trials": 3},
-            "stopping": {"grace_epochs": 1, "reduction": 2},
-            "trial": {"train": {"epochs": EPOCHS}},
-            **changes,
-        }
-    )
 
 
 def surface() -> Surface:
@@ -70,29 +52,6 @@ def outcome(study: Study) -> list[tuple[Any, ...]]:
 
 def heard(study: Study) -> list[tuple[str, dict[str, Any]]]:
     return [(key, content) for _, key, content in study.records()]
-
-
-def run_on_one_slot(study: Study) -> None:
-    """A search without a simulator: what the fleet does, one trial at a time."""
-    core, now = Core(study), 1000.0
-    while isinstance(start := core.hear(WorkWanted(1, 1)), Start):
-        key, values, last = start.proposal.key, start.proposal.values, {}
-        core.hear(SegmentBegan(key, now))
-        for epoch in range(1, EPOCHS + 1):
-            now += 2.0 + epoch
-            last = metrics(values, epoch)
-            if isinstance(core.hear(EpochEnded(key, last)), Stop):
-                break
-        core.hear(TrialEnded(key, last, None, {"last_metric_at": now}))
-
-
-@pytest.fixture
-def recorded(tmp_path: Path) -> tuple[Run, Study]:
-    """A finished run of a search on one slot."""
-    run = Run.create(tmp_path / "run", "search", search().plain(), 5)
-    study = Study(run.journal, search(), TEACHER)
-    run_on_one_slot(study)
-    return run, study
 
 
 def test_a_finished_run_is_repeated_on_one_slot(recorded: tuple[Run, Study]) -> None:
@@ -168,6 +127,41 @@ def test_a_replay_needs_the_order_of_events(recorded: tuple[Run, Study]) -> None
     assert result.refused > 0, "another seed proposes what has no curve"
     with pytest.raises(UserError, match="simulate it with --slots 1"):
         replay(Core(Study(None, search(), TEACHER)), surface(), Study(None, search(), TEACHER))
+
+
+@pytest.mark.parametrize("every", [2, 4])
+def test_a_run_that_did_not_evaluate_each_epoch_is_repeated(tmp_path: Path, every: int) -> None:
+    """Each epoch that is a multiple of `every_epochs` has a curve, and the last one."""
+    spec = search(trial={"train": {"epochs": EPOCHS}, "evaluation": {"every_epochs": every}})
+    run = Run.create(tmp_path / "run", "search", spec.plain(), 5)
+    study = Study(run.journal, spec, TEACHER)
+    run_on_one_slot(study, every)
+    assert max((list(t.intermediate_values) for t in study.trials()), key=len) == sorted({*range(every, 7, every), 6})
+    for repeat in (simulate, lambda core, curves: replay(core, curves, study)):
+        again = Study(None, spec, TEACHER)
+        result = repeat(Core(again), files.of_run(run, study))
+        assert result.refused == 0 and not result.ended
+        assert outcome(again) == outcome(study) and heard(again) == heard(study)
+
+
+def test_a_replay_with_other_epochs_is_refused(recorded: tuple[Run, Study]) -> None:
+    run, study = recorded
+    other = search(trial={"train": {"epochs": EPOCHS}, "evaluation": {"every_epochs": 2}})
+    with pytest.raises(UserError, match="judged epoch 1 of trial 0000, and epoch 2 comes next here"):
+        replay(Core(Study(None, other, TEACHER)), files.of_run(run, study), study)
+
+
+def test_a_replay_of_a_run_that_an_earlier_version_began(tmp_path: Path) -> None:
+    """Its first trials have no records: they were written before there were any."""
+    study = Study(tmp_path / "journal.log", search(), TEACHER)
+    proposal = study.ask()
+    assert proposal is not None
+    study.observe(proposal.key, last := {**metrics(proposal.values, EPOCHS), "epoch": EPOCHS})
+    study.tell(proposal.key, last, None, {})
+    run_on_one_slot(study)
+    assert len(study.trials()) == 9 and study.records()
+    with pytest.raises(UserError, match=r"such as trial 0000, was written before the order .* simulate it with"):
+        replay(Core(Study(None, search(), TEACHER)), surface(), study)
 
 
 @pytest.mark.parametrize("slots", [1, 2, 4])
@@ -321,69 +315,3 @@ def test_the_nearest_recorded_trial() -> None:
 def test_a_pool_needs_suggested_values() -> None:
     with pytest.raises(UserError, match="suggested values"):
         PoolStudy(search(), TEACHER, [Point({}, {})])
-
-
-# the command
-
-
-@pytest.fixture
-def written(recorded: tuple[Run, Study], tmp_path: Path) -> tuple[str, str]:
-    """A search's file, and a run of that search."""
-    path = tmp_path / "search.yaml"
-    path.write_text(yaml.safe_dump(search().plain()))
-    return str(path), str(recorded[0].path)
-
-
-def test_the_command_prints_a_line_a_trial(
-    written: tuple[str, str], recorded: tuple[Run, Study], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(["simulate", written[0], "--curves", written[1]]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[:9]] == [f"{number:04d}" for number in range(9)]
-    states = {"COMPLETE": "complete", "PRUNED": "stopped"}
-    assert [line.split()[1] for line in lines[:9]] == [states[t.state.name] for t in recorded[1].trials()]
-    best = recorded[1].best(1)[0]
-    assert lines[9] == f"best: trial {best.number:04d}, knn_top1 {best.values[0]:.4f}"
-    assert lines[10].startswith("9 trials   ") and lines[10].endswith("slots 100% busy   0 look-ups refused")
-
-
-@pytest.mark.parametrize("options", [[], ["--replay"], ["--pool", "--slots", "2"], ["--set", "seed=6"]])
-def test_the_command_as_json(written: tuple[str, str], options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    status = cli.main(["simulate", written[0], "--curves", written[1], "--json", *options])
-    state = json.loads(capsys.readouterr().out)
-    assert status == (state["best"] is None)
-    assert state["version"] == 1 and state["slots"] == (2 if "--slots" in options else 1)
-    assert len(state["trials"]) == 9 and state["log"][0]["decision"] == "Start"
-    assert (state["refused"] > 0) == ("seed=6" in options) or "--pool" in options
-    refused = [trial["ended"] for trial in state["trials"] if trial["ended"]]
-    assert len(refused) == state["refused"]
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--slots", "0"], "--slots"),
-        (["--pool", "--replay"], "--replay: repeats"),
-        (["--set", "trial.train.epoch=3"], "trial.train.epochs"),
-        (["--set", "seed=-1"], "seed"),
-    ],
-)
-def test_errors_of_the_user_are_named(
-    written: tuple[str, str], options: list[str], words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    try:
-        status = cli.main(["simulate", written[0], "--curves", written[1], *options])
-    except SystemExit as end:
-        status = int(end.code or 0)
-    assert status == 2 and words in capsys.readouterr().err
-
-
-def test_curves_that_are_none(written: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, words in (("none", "no such file of curves"), (".", "no run directory"), ("search.yaml", "no Parquet")):
-        assert cli.main(["simulate", written[0], "--curves", str(tmp_path / name)]) == 2
-        assert words in capsys.readouterr().err
-    files.write(tmp_path / "curves.parquet", [])
-    assert cli.main(["simulate", written[0], "--curves", str(tmp_path / "curves.parquet"), "--replay"]) == 2
-    assert "only a run knows its order" in capsys.readouterr().err
-    assert cli.main(["simulate", written[0], "--curves", str(tmp_path / "curves.parquet")]) == 1
-    assert "no trial was completed" in capsys.readouterr().err
