@@ -247,9 +247,9 @@ def _replay_epoch(world: _World, trial: _Running, epoch: int) -> None:
     if epoch != trial.next_epoch:
         where = f"epoch {trial.next_epoch} comes next here"
         raise UserError(f"the recorded search judged epoch {epoch} of trial {trial.proposal.key}, and {where}")
-    if (found := world.find(trial)) is not None:
-        world.now = max(world.now, trial.at + found.seconds)
-        world.judge(trial, found)
+    if (recorded := world.find(trial)) is not None:
+        world.now = max(world.now, trial.at + recorded.seconds)
+        world.judge(trial, recorded)
 
 
 def _replay_start(world: _World, key: str) -> None:
