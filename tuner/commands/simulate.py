@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         rule = "has as many slots as the run had trials at once, so leave --slots out"
         raise UserError(f"--replay, --slots {arguments.slots}: a replay {rule}")
     _refuse_trial(arguments.search)
-    spec = reading.described(arguments.search, arguments.set)
+    spec = reading.described(arguments.search, arguments.set, runs.format_of_search(arguments.search))
     checks.require_strategy(spec)
     source = runs.Run(arguments.curves) if arguments.curves.is_dir() else None
     recorded = None if source is None else _recorded(source)

@@ -6,6 +6,7 @@ What defines the trials must not have changed since the launch.
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from trainables.config import formats
 from trainables.config.errors import UserError
 from trainables.config.settings import dotted_keys, flat, read_settings, read_yaml, with_values
 from trainables.data.check import check_data
@@ -42,10 +43,15 @@ def read(path: Path, settings: Iterable[str]) -> SearchSpec:
     return settled(described(path, settings))
 
 
-def described(path: Path, settings: Iterable[str]) -> SearchSpec:
+def described(path: Path, settings: Iterable[str], written: int = formats.FORMAT) -> SearchSpec:
     """A search's file with settings from the command line.
 
     Keys of `trial` that are set so count in every point of a table.
+
+    Args:
+        path: of the file.
+        settings: of the command line, such as "trials=40".
+        written: the format of the file; that of an earlier version gets the values by which that version trained.
 
     Raises:
         UserError: the file or a setting is at fault.
@@ -54,7 +60,10 @@ def described(path: Path, settings: Iterable[str]) -> SearchSpec:
     if "trial" in values:
         rule = "would replace all that the file says of its trials; set keys of it, such as trial.train.epochs=20"
         raise UserError(f"--set trial: {rule}")
-    content = {"address": jobs.default_address(), **with_values(read_yaml(path), values, SearchSpec)}
+    stated = read_yaml(path)
+    if isinstance(trial := stated.get("trial"), Mapping):
+        stated["trial"] = formats.as_written(trial, written)
+    content = {"address": jobs.default_address(), **with_values(stated, values, SearchSpec)}
     return parse(set_by_hand(content, values))
 
 

@@ -293,6 +293,16 @@ class Run:
         manifests.write(self.path, self.manifest)
 
 
+def format_of_search(path: Path) -> int:
+    """Returns the format of a search's file: that of the run whose spec it is, today's format for any other file.
+
+    Raises:
+        UserError: the run is damaged.
+    """
+    of_run = path.name == "spec.yaml" and path.with_name("manifest.json").is_file()
+    return Run(path.parent).format if of_run else formats.FORMAT
+
+
 def unused(folder: Path, name: str) -> Path:
     """The first of name, name-2, name-3, ... in `folder` that does not exist, or that gives way to another run.
 

@@ -1,6 +1,7 @@
 """`tuner simulate`: what it prints, and what it refuses."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from tuner.commands import main as cli
 from tuner.runs.run import Run
 from tuner.search.study import Study
 from tuner.simulator import files
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 
 
 @pytest.fixture
@@ -104,6 +107,21 @@ def test_curves_that_do_not_say_of_which_trials_they_are(
     files.write(tmp_path / "curves.parquet", files.of_run(*recorded).points)
     arguments = ["simulate", written[0], "--curves", str(tmp_path / "curves.parquet")]
     assert cli.main([*arguments, "--set", "trial.encoder.width=64"]) == 0
+
+
+@pytest.mark.parametrize("name", ["lars", "sgd"])
+def test_the_spec_of_a_run_that_an_earlier_version_made(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The spec lacks keys that are newer than the run: they have the values by which that version trained."""
+    run = shutil.copytree(FIXTURES / "format_1" / name, tmp_path / name)
+    assert cli.main(["simulate", str(run / "spec.yaml"), "--curves", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["trials"][0]["state"] == "complete"
+    assert cli.main(["simulate", str(run / "spec.yaml"), "--curves", str(run), "--replay"]) == 2
+    assert "was written before the order of its events was noted" in capsys.readouterr().err
+    copy = shutil.copy(run / "spec.yaml", tmp_path / "search.yaml")
+    assert cli.main(["simulate", str(copy), "--curves", str(run)]) == 2
+    assert "trial.optim.lr_in_buffer = True: is False in " in capsys.readouterr().err
 
 
 def test_a_trial_in_place_of_a_search(
