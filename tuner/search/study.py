@@ -19,6 +19,7 @@ from tuner.plan.space import Space
 from tuner.plan.spec import SearchSpec
 from tuner.search.collapse import collapsed
 from tuner.search.failures import alike
+from tuner.search.records import fault_in, record_name, records_of
 from tuner.search.samplers import base as samplers
 from tuner.search.storage import Store, damaged
 
@@ -28,7 +29,6 @@ LAUNCHED = "launched"  # the study's attribute with what the search was launched
 PASSED_OVER = (
     "passed_over"  # the study's attribute with the number of ended trials whose failures do not count any more
 )
-RECORD = "core:"  # prefix of a trial's system attributes with what the core has heard and decided
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ class Study:
         without = [trial.number for trial in self.trials() if not isinstance(trial.user_attrs.get("values"), dict)]
         if journal is not None and without:
             raise damaged(journal, f"trial {without[0]} has no values")
+        if journal is not None and (fault := fault_in(self.trials())):
+            raise damaged(journal, fault)
         self._compare_with_launch(reading)
 
     def _compare_with_launch(self, reading: bool) -> None:
@@ -165,13 +167,7 @@ class Study:
 
     def records(self) -> list[tuple[int, str, dict[str, Any]]]:
         """What `record` and `ask` have noted, in its order: sequence number, key of the trial, content."""
-        noted = [
-            (int(name.removeprefix(RECORD)), key_of(trial), content)
-            for trial in self.trials()
-            for name, content in trial.system_attrs.items()
-            if name.startswith(RECORD)
-        ]
-        return sorted(noted, key=lambda entry: entry[0])
+        return [(sequence, key_of(trial), content) for sequence, trial, content in records_of(self.trials())]
 
     def observe(self, key: str, metrics: Metrics) -> None:
         """Notes the objective at an epoch. Hearing an epoch again changes nothing."""
@@ -232,8 +228,3 @@ class Study:
 def key_of(trial: FrozenTrial) -> str:
     """A trial's name everywhere: its number in the study, not Ray's id, which a resume changes."""
     return f"{trial.number:04d}"
-
-
-def record_name(sequence: int) -> str:
-    """The name of the system attribute with a record of the core."""
-    return f"{RECORD}{sequence:08d}"

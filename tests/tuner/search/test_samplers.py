@@ -243,7 +243,8 @@ def test_what_a_sampler_notes_is_kept_in_the_journal(tmp_path: Path) -> None:
     study = Study(tmp_path / "journal", search(), TEACHER, sampler_of=noting)
     run_one(study)
     run_one(study, 2)
-    study.ask({"core:00000000": {"event": "start"}})
+    record = {"event": "start", "segment": 1, "width": 1}
+    study.ask({"core:00000000": record})
     again = Study(tmp_path / "journal", search(), TEACHER, reading=True)
     for known in (study, again):
         attributes = [
@@ -255,7 +256,7 @@ def test_what_a_sampler_notes_is_kept_in_the_journal(tmp_path: Path) -> None:
             {"noted:drawn": 1, "noted:ended": "PRUNED"},
             {"noted:drawn": 2},
         ]
-        assert known.trials()[2].system_attrs["core:00000000"] == {"event": "start"}
+        assert known.trials()[2].system_attrs["core:00000000"] == record
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / "journal")))
     noted = storage.get_study_system_attrs(0)
     assert noted["noted:before"] == 2 and noted["noted:after"][0] == 1
