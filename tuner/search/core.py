@@ -36,8 +36,9 @@ from tuner.search.events import (
     WidthWanted,
     WorkWanted,
 )
+from tuner.search.records import record_name
 from tuner.search.stoppers.base import Stopper, Verdict, make
-from tuner.search.study import Proposal, Study, key_of, record_name
+from tuner.search.study import Proposal, Study, key_of
 
 Decided = Literal["continue", "stop", "pause", "resize"]
 """What follows an epoch, as the journal has it."""

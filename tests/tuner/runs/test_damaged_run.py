@@ -226,3 +226,86 @@ def test_a_manifest_without_the_rest(tmp_path: Path, capsys: pytest.CaptureFixtu
     run = runs.Run(run.path)
     paths = export.export(run, Study(run.journal, spec.parse(run.spec), None, reading=True), 1, tmp_path / "best.yaml")
     assert yaml.safe_load(paths[0].read_text())["train"]["epochs"] == 2
+
+
+START = {"event": "start", "segment": 1, "width": 1}
+EPOCH = {"event": "epoch", "epoch": 1, "score": 0.5, "decision": "continue"}
+WANTED = {"event": "wanted", "pause": False, "width": 2}
+OTHER = "trial 0001 has a record that is none of ours: core:00000001"
+
+
+def noted(run: runs.Run, *records: tuple[str, object]) -> None:
+    """Adds records to the journal, as system attributes of trial 1."""
+    with run.journal.open("a") as file:
+        for name, content in records:
+            line = {"op_code": 9, "worker_id": "x", "trial_id": 1, "system_attr": {name: content}}
+            file.write(json.dumps(line) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("core:00000001", {**EPOCH, "event": "epok"}, OTHER),
+        ("core:00000001", {**EPOCH, "event": ["epoch"]}, OTHER),
+        ("core:00000001", {"epoch": 1, "score": 0.5, "decision": "stop"}, OTHER),
+        ("core:00000001", ["epoch", 1], OTHER),
+        ("core:00000001", None, OTHER),
+        ("core:00000001", {**EPOCH, "decision": "halt"}, OTHER),
+        ("core:00000001", {**EPOCH, "decision": None}, OTHER),
+        ("core:00000001", {**EPOCH, "decision": ["stop"]}, OTHER),
+        ("core:00000001", {"event": "epoch", "epoch": 1, "score": 0.5}, OTHER),
+        ("core:00000001", {**EPOCH, "epoch": "1"}, OTHER),
+        ("core:00000001", {**EPOCH, "epoch": True}, OTHER),
+        ("core:00000001", {**EPOCH, "score": None}, OTHER),
+        ("core:00000001", {**START, "width": None}, OTHER),
+        ("core:00000001", {**START, "segment": 0}, OTHER),
+        ("core:00000001", {"event": "end", "failed": "no"}, OTHER),
+        ("core:00000001", {"event": "lost"}, OTHER),
+        ("core:00000001", {**WANTED, "pause": None}, OTHER),
+        ("core:00000001", {**WANTED, "width": "2"}, OTHER),
+        ("core:x", EPOCH, "trial 0001 has a record that is none of ours: core:x"),
+        ("core:1", EPOCH, "trial 0001 has a record that is none of ours: core:1"),
+        ("core:" + "9" * 5000, EPOCH, "trial 0001 has a record that is none of ours: core:999"),
+        ("core:00000001", {**EPOCH, "decision": "resize"}, "trial 0001 has a resize without a width: core:00000001"),
+    ],
+)
+def test_a_record_that_the_core_cannot_have_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: object, words: str
+) -> None:
+    run = searched(tmp_path)
+    noted(run, ("core:00000000", START), (name, content))
+    line = refused(run, capsys, "status", "resume", "export")
+    assert f"{run.journal}: is damaged ({words}" in line
+    assert "put the whole file back from a copy" in line
+
+
+def test_a_number_of_two_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = searched(tmp_path)
+    noted(run, ("core:00000000", START), ("core:00000001", EPOCH))
+    asked = {"op_code": 4, "worker_id": "x", "study_id": 0, "datetime_start": "2026-01-01T00:00:00.000000", "state": 0}
+    attributes = {"user_attrs": {"values": {}}, "system_attrs": {"core:00000001": START}}
+    with run.journal.open("a") as file:
+        file.write(json.dumps({**asked, **attributes}) + "\n")
+    words = "trial 0002 has a record whose number was given before: core:00000001"
+    assert f"{run.journal}: is damaged ({words})" in refused(run, capsys, "status", "resume", "export")
+
+
+def test_records_that_the_core_writes(tmp_path: Path) -> None:
+    """All of its events, and scores that are no numbers, are read again."""
+    run = searched(tmp_path)
+    events: list[object] = [
+        START,
+        {**EPOCH, "score": float("nan")},
+        WANTED,
+        {**EPOCH, "epoch": 2, "decision": "resize"},
+        {"event": "wanted", "pause": True, "width": None},
+        {**EPOCH, "epoch": 3, "score": float("-inf"), "decision": "pause"},
+        {"event": "promotion"},
+        {**START, "segment": 3},
+        {"event": "lost", "why": "its Tune actor died"},
+        {"event": "end", "failed": True},
+    ]
+    noted(run, *((f"core:{number:08d}", content) for number, content in enumerate(events)))
+    records = Study(run.journal, spec.parse(run.spec), None, reading=True).records()
+    assert [(number, key) for number, key, _ in records] == [(number, "0001") for number in range(len(events))]
+    assert records[2] == (2, "0001", WANTED)
