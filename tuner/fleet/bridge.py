@@ -18,12 +18,12 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from trainables.config.errors import TrialFailure
-from trainables.running.messages import EpochReport, Position
+from trainables.running.messages import EpochReport, Position, Work
 from tuner.fleet.baseline import Baseline
 from tuner.fleet.cluster import cluster
 from tuner.fleet.single import tell_wait
 from tuner.fleet.slots import SlotLost, Slots
-from tuner.fleet.trial import SlotTrial
+from tuner.fleet.trial import SlotOrder, SlotTrial
 from tuner.fleet.watch import Watch
 from tuner.runs.hints import failed_alike, resume_hint
 from tuner.runs.run import BASELINE, Run
@@ -35,7 +35,7 @@ from tuner.search.study import Proposal, Study
 
 log = logging.getLogger(__name__)
 ACTOR_RESTARTS = 3  # of the light trainable; its workers are not touched by its death
-ACTOR_RETRIES = 2  # how often a trial whose actor has had these restarts is begun once more
+ACTOR_RETRIES = 2  # how often a trial is begun again after these restarts
 HEAD = {"node:__internal_head__": 0.001}  # the driver's node, where trainables run: everybody talks with it
 
 
@@ -84,38 +84,32 @@ class Bridge:
         self.listeners: Sequence[Listener] = () if baseline else listeners()
         self.segments: dict[str, _Segment] = {}  # by Ray's id
         self.session = uuid.uuid4().hex
-        self.actors_lost: Counter[str] = Counter()  # by trial: how often Tune gave up its actor
+        self.begun_again: Counter[str] = Counter()  # by trial: how often it had to be, at no fault of its own
         self.broken_off = ""  # why nothing more can be run
         self.say: Callable[[str], None] = lambda text: None  # to the terminal
 
-    def next(self, trial_id: str) -> dict[str, Any] | None:
-        """What Tune starts next under an id: the configuration of a `SlotTrial`; {} where nothing follows any more."""
+    def next(self, trial_id: str) -> SlotOrder | events.Finish | None:
+        """Returns what Tune starts under an id; None if nothing can be started now, `Finish` if nothing follows."""
         if self.broken_off:
-            return {}
+            return events.Finish()
         if self.baseline is not None:
             return None if self.baseline.trial_id else self.baseline.start(trial_id, self.groups.name)
         up = len(self.groups.state().up)
         decision = self.core.hear(events.WorkWanted(up, self.room))
         if isinstance(decision, events.Start):
             return self._start(trial_id, decision, up > 0)
-        return {} if isinstance(decision, events.Finish) else None
+        return decision if isinstance(decision, events.Finish) else None
 
-    def _start(self, trial_id: str, start: events.Start, has_workers: bool) -> dict[str, Any]:
+    def _start(self, trial_id: str, start: events.Start, has_workers: bool) -> SlotOrder:
         proposal = start.proposal
         self.segments[trial_id] = _Segment(proposal)
         if has_workers:
             self._begin(proposal.key)
         for listener in self.listeners:
             listener.trial_began(proposal)
-        return {
-            "board": self.groups.name,
-            "claim": trial_id,
-            "key": proposal.key,
-            "trial": proposal.config.plain(),
-            "folder": str(self.run.trial_folder(proposal.key)),
-            "epochs": proposal.config.train.epochs,
-            "metric": self.core.study.spec.objective.metric,
-        }
+        work = Work(proposal.key, proposal.config.plain(), str(self.run.trial_folder(proposal.key)))
+        metric = self.core.study.spec.objective.metric
+        return SlotOrder(self.groups.name, trial_id, work, proposal.config.train.epochs, metric)
 
     def hear(self, trial_id: str, report: EpochReport | None) -> str:
         """Tells the core of an epoch, unless it was the last one heard; returns what Tune's scheduler answers."""
@@ -130,6 +124,8 @@ class Bridge:
         decision = self.core.hear(events.EpochEnded(report.key, report.metrics))
         for listener in self.listeners:
             listener.epoch_heard(segment.proposal, report.metrics)
+        # slots have one width, and the fleet wants no other of the core; a resize would be carried out as a stop
+        assert not isinstance(decision, events.Resize)
         segment.paused = isinstance(decision, events.Pause)
         return TrialScheduler.CONTINUE if isinstance(decision, events.Continue) else TrialScheduler.STOP
 
@@ -161,6 +157,8 @@ class Bridge:
             self.broken_off = str(baseline.failure)
         elif actor_died:
             self._count_lost(BASELINE)
+        elif not baseline.known:
+            self._count_lost(BASELINE, "it ended without a score")
         else:
             self.baseline, self.listeners = None, self.make_listeners()
 
@@ -173,12 +171,18 @@ class Bridge:
         self.core.hear(events.SegmentLost(key, "its Tune actor died"))
         self._count_lost(key)
 
-    def _count_lost(self, key: str) -> None:
-        self.actors_lost[key] += 1
-        log.warning("trial %s: its Tune actor died %d times", key, ACTOR_RESTARTS + 1)
-        if self.actors_lost[key] > ACTOR_RETRIES:
-            why = "died again and again; has the head node enough memory?"
-            self.broken_off = f"the Tune actors of trial {key} {why}"
+    def _count_lost(self, key: str, why: str = "") -> None:
+        """Counts how often a trial is begun again; a trial that is begun too often ends the search.
+
+        Args:
+            key: of the trial.
+            why: it is begun again; empty where its Tune actor died.
+        """
+        self.begun_again[key] += 1
+        log.warning("trial %s: %s", key, why or f"its Tune actor died {ACTOR_RESTARTS + 1} times")
+        if self.begun_again[key] > ACTOR_RETRIES:
+            died = f"the Tune actors of trial {key} died again and again; has the head node enough memory?"
+            self.broken_off = f"trial {key}: {why}, again and again" if why else died
 
     def _end(self, segment: _Segment, error: str | None) -> None:
         report, key = segment.report, segment.proposal.key
@@ -209,8 +213,10 @@ class CoreSearcher(Searcher):
         self.bridge = bridge
 
     def suggest(self, trial_id: str) -> Any:
-        config = self.bridge.next(trial_id)
-        return Searcher.FINISHED if config == {} else config
+        order = self.bridge.next(trial_id)
+        if isinstance(order, events.Finish):
+            return Searcher.FINISHED
+        return None if order is None else {"order": order}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self.bridge.end(trial_id, result or {}, error)

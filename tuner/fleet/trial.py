@@ -1,5 +1,6 @@
 """The light Tune trainable: a conversation with a slot, with no training in it."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -10,11 +11,33 @@ from trainables.running.messages import Work
 from tuner.fleet.slots import Conversation, SlotLost
 
 
+@dataclass(frozen=True)
+class SlotOrder:
+    """What a `SlotTrial` has a slot train.
+
+    Attributes:
+        board: name of the switchboard's actor.
+        claim: id of the claim on a slot; Tune's id of the trial.
+        work: what is trained.
+        epochs: number of the last epoch, after which the trial is done.
+        metric: name of the objective among an epoch's metrics.
+    """
+
+    board: str
+    claim: str
+    work: Work
+    epochs: int
+    metric: str
+
+    def __str__(self) -> str:
+        """The trial's key: Tune names its folders by the text of a configuration."""
+        return self.work.key
+
+
 class SlotTrial(tune.Trainable):
     """A trial of Tune that is trained by a slot.
 
-    Its config: {"board": name of the switchboard, "claim": id for the claim, "key", "trial": configuration, "folder",
-    "epochs", "metric"}.
+    Its config: {"order": a `SlotOrder`}.
 
     A step is an epoch. Its result has "epoch" and the objective, for schedulers, and "report": the `EpochReport`,
     which Tune does not look into. If the trial fails by its own fault, the last result has an "error"; if it has no
@@ -23,11 +46,11 @@ class SlotTrial(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        work = Work(config["key"], config["trial"], config["folder"])
-        self.key, self.epochs, self.metric = config["key"], config["epochs"], config["metric"]
+        order: SlotOrder = config["order"]
+        self.order = order
         self.last: dict[str, Any] = {"epoch": 0, "report": None}
         try:
-            self.talk: Conversation | None = Conversation(ray.get_actor(config["board"]), config["claim"], work)
+            self.talk: Conversation | None = Conversation(ray.get_actor(order.board), order.claim, order.work)
         except SlotLost as lost:
             self.talk, self.lost = None, str(lost)
 
@@ -42,10 +65,11 @@ class SlotTrial(tune.Trainable):
             return {**self.last, "lost": str(lost), "done": True}
         if report is None:
             return {**self.last, "error": "it ended before its last epoch", "done": True}
-        if report.key != self.key:
-            raise RuntimeError(f"an epoch of trial {report.key} reached trial {self.key}")
-        self.last = {"epoch": report.epoch, self.metric: report.metrics[self.metric], "report": report, "error": None}
-        return {**self.last, "done": report.epoch >= self.epochs}
+        key, metric = self.order.work.key, self.order.metric
+        if report.key != key:
+            raise RuntimeError(f"an epoch of trial {report.key} reached trial {key}")
+        self.last = {"epoch": report.epoch, metric: report.metrics[metric], "report": report, "error": None}
+        return {**self.last, "done": report.epoch >= self.order.epochs}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)

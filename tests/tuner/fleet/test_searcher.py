@@ -9,12 +9,14 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from tests.tuner.conftest import SMALL
-from trainables.running.messages import EpochReport
+from trainables.running.messages import EpochReport, Work
 from tuner.fleet import bridge
 from tuner.fleet.baseline import Baseline
 from tuner.fleet.switchboard import Switchboard
+from tuner.fleet.trial import SlotOrder
 from tuner.plan import space, spec
 from tuner.runs.run import Run
+from tuner.search import events
 from tuner.search.core import Core
 from tuner.search.study import Study
 
@@ -46,17 +48,40 @@ def made(study: tuple[Study, Run], slots: PlayedSlots, room: int, **more: Any) -
     return bridge.Bridge(Core(asked), run, slots, room, **more)
 
 
+def ordered(between: bridge.Bridge, trial_id: str) -> SlotOrder:
+    """What a slot is to train next, of which a test knows that there is something."""
+    order = between.next(trial_id)
+    assert isinstance(order, SlotOrder)
+    return order
+
+
+def test_an_order_has_all_that_a_slot_trial_needs(study: tuple[Study, Run]) -> None:
+    asked, run = study
+    between = made(study, PlayedSlots(1, up=1), 1)
+    order = bridge.CoreSearcher(between).suggest("t0")["order"]
+    config = asked.proposal(asked.trial("0000")).config
+    assert order == SlotOrder(
+        "board",
+        "t0",
+        Work("0000", config.plain(), str(run.trial_folder("0000"))),
+        SMALL["trial"]["train"]["epochs"],
+        "knn_top1",
+    )
+    assert str(order) == "0000"
+    assert bridge.CoreSearcher(between).suggest("t1") is None
+
+
 def test_no_more_trials_than_there_are_workers_for(study: tuple[Study, Run]) -> None:
     slots = PlayedSlots(3, up=2)
     between = made(study, slots, 3)
     assert [between.next(f"t{number}") is None for number in range(4)] == [False, False, True, True]
     asyncio.run(slots.board.attach(2))
-    assert (between.next("t4") or {})["key"] == "0002"
+    assert ordered(between, "t4").work.key == "0002"
 
 
 def test_one_trial_waits_where_no_workers_are_up(study: tuple[Study, Run]) -> None:
     between = made(study, PlayedSlots(2, up=0), 2)
-    assert (between.next("t0") or {})["key"] == "0000"
+    assert ordered(between, "t0").work.key == "0000"
     assert between.next("t1") is None
 
 
@@ -64,9 +89,9 @@ def test_a_trial_whose_tune_actor_died_is_begun_again_and_the_search_goes_on(stu
     """Two such deaths used to count as slots that were given up, and ended a search with one slot."""
     between = made(study, PlayedSlots(1, up=1), 1)
     for number in range(bridge.ACTOR_RETRIES):
-        assert (between.next(f"t{number}") or {})["key"] == "0000"
+        assert ordered(between, f"t{number}").work.key == "0000"
         between.end(f"t{number}", {}, actor_died=True)
-    assert (between.next("again") or {})["key"] == "0000"
+    assert ordered(between, "again").work.key == "0000"
     between.end("again", {}, actor_died=True)
     assert bridge.CoreSearcher(between).suggest("never") == Searcher.FINISHED
     assert between.broken_off.startswith("the Tune actors of trial 0000 died again and again")
@@ -90,17 +115,19 @@ def test_no_trial_is_asked_before_the_untrained_encoder_is_scored(study: tuple[S
         return []
 
     between = made(study, PlayedSlots(2, up=2), 2, baseline=Baseline(run, asked.spec), listeners=listeners)
-    config = between.next("t0") or {}
-    assert (config["key"], config["epochs"], config["trial"]["train"]["epochs"]) == ("untrained", 0, 0)
+    order = ordered(between, "t0")
+    assert (order.work.key, order.epochs, order.work.config["train"]["epochs"]) == ("untrained", 0, 0)
+    assert (order.board, order.claim, order.metric) == ("board", "t0", "knn_top1")
+    assert order.work.folder == str(run.trial_folder("untrained"))
     assert between.next("t1") is None
     between.end("t0", {}, actor_died=True)
-    assert (between.next("t2") or {})["key"] == "untrained", "its actor died, so it is begun again"
+    assert ordered(between, "t2").work.key == "untrained", "its actor died, so it is begun again"
     report = EpochReport("untrained", 0, {"epoch": 0.0, "knn_top1": 0.25})
     assert between.hear("t2", report) == TrialScheduler.CONTINUE
     assert not asked.trials() and not scores
     between.end("t2", {"report": report, "done": True}, actor_died=False)
     assert scores == [{"epoch": 0.0, "knn_top1": 0.25}]
-    assert (between.next("t3") or {})["key"] == "0000"
+    assert ordered(between, "t3").work.key == "0000"
 
 
 @pytest.mark.parametrize(
@@ -124,3 +151,36 @@ def test_nothing_is_asked_where_the_untrained_encoder_cannot_be_scored(
     assert bridge.CoreSearcher(between).suggest("t1") == Searcher.FINISHED
     assert not asked.trials() and run.read_baseline() is None
     assert str(baseline.failure or between.broken_off).startswith(words)
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_score_of_the_untrained_encoder_that_does_not_come_is_asked_for_again(
+    study: tuple[Study, Run], comes_back: bool
+) -> None:
+    """Neither a report nor an error: the search used to go on without the score."""
+    asked, run = study
+    between = made(study, PlayedSlots(1, up=1), 1, baseline=Baseline(run, asked.spec))
+    for number in range(bridge.ACTOR_RETRIES):
+        assert ordered(between, f"t{number}").work.key == "untrained"
+        between.end(f"t{number}", {}, actor_died=False)
+    assert ordered(between, "last").work.key == "untrained"
+    if comes_back:
+        report = EpochReport("untrained", 0, {"epoch": 0.0, "knn_top1": 0.25})
+        between.end("last", {"report": report}, actor_died=False)
+        assert run.read_baseline() == report.metrics
+        assert ordered(between, "next").work.key == "0000"
+        return
+    between.end("last", {}, actor_died=False)
+    assert bridge.CoreSearcher(between).suggest("never") == Searcher.FINISHED
+    assert between.broken_off == "trial untrained: it ended without a score, again and again"
+    assert between.baseline is not None and not asked.trials()
+
+
+def test_a_resize_is_not_carried_out_as_a_stop(study: tuple[Study, Run]) -> None:
+    """Slots have one width; whoever wants another one of the core has to teach the bridge first."""
+    between = made(study, PlayedSlots(1, up=1), 1)
+    key = ordered(between, "t0").work.key
+    between.core.hear(events.WidthWanted(key, 3))
+    metrics = {"epoch": 1, "knn_top1": 0.5, "time/first_step_at": 0.0}
+    with pytest.raises(AssertionError):
+        between.hear("t0", EpochReport(key, 0, metrics))
