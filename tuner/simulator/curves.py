@@ -1,6 +1,6 @@
-"""Curves: what the training of a trial would show, looked up instead of trained.
+"""Curves: the metrics of a trial by epoch, looked up instead of trained.
 
-A source answers with what was recorded, or refuses. It never extrapolates.
+A source returns what was recorded, or refuses. It never extrapolates.
 """
 
 import json
@@ -16,8 +16,8 @@ class Recorded:
     """An epoch of a trial.
 
     Attributes:
-        metrics: of the epoch, by name; "epoch" is among them.
-        seconds: that the epoch took, its evaluation included.
+        metrics: values of the epoch's metrics by name; "epoch" is one of them.
+        seconds: duration of the epoch and its evaluation.
     """
 
     metrics: Mapping[str, Any]
@@ -29,10 +29,10 @@ class Point:
     """A recorded trial.
 
     Attributes:
-        values: that were proposed for it, by dotted key.
-        epochs: what was recorded, by epoch.
-        params: what its space suggested, by suggested name; None where that is not known.
-        error: why it failed after these epochs; None where it did not.
+        values: the proposed values by dotted key.
+        epochs: the recorded epochs by number.
+        params: the values that the space suggested, by suggested name; None where they are not known.
+        error: why the trial failed after these epochs; None where it did not fail.
         every: the trial is evaluated in each epoch that is a multiple of this, and in its last one.
     """
 
@@ -62,14 +62,14 @@ class Curves(ABC):
         self.refused = 0
 
     def find(self, values: Mapping[str, object], epoch: int) -> Recorded:
-        """What was recorded of a trial at an epoch.
+        """Returns a recorded epoch of a trial.
 
         Args:
-            values: that were proposed for the trial, by dotted key.
-            epoch: from 1.
+            values: the values that were proposed for the trial, by dotted key.
+            epoch: its number, from 1.
 
         Raises:
-            NotRecorded: nothing was. The refusal is counted.
+            NotRecorded: the epoch was not recorded. The refusal is counted.
             RecordedFailure: the trial failed in this epoch.
         """
         try:
@@ -80,26 +80,26 @@ class Curves(ABC):
 
     @abstractmethod
     def _find(self, values: Mapping[str, object], epoch: int) -> Recorded:
-        """As `find`, without the count."""
+        """Does what `find` does, without counting refusals."""
 
     @property
     def points(self) -> list[Point]:
-        """All recorded trials, in the order in which they were recorded; empty where any trial has a curve."""
+        """All recorded trials in their order. Empty for a source that has a curve for any values."""
         return []
 
 
 class Table(Curves):
-    """Recorded trials. A trial is looked up by the values that were proposed for it, all of them.
+    """Recorded trials. A trial is looked up by all values that were proposed for it.
 
-    A trial is a function of its configuration, so where two have the same values the curve that was recorded first
-    counts, and the other one adds the epochs that the first lacks.
+    A trial is a function of its configuration. So of two trials with the same values the first one's curve counts, and
+    the second one adds the epochs that the first lacks.
 
     Attributes:
         trial: what all recorded trials have in common, as nested values of a TrialConfig; None where it is not known.
 
     Args:
-        points: what was recorded.
-        trial: as the attribute.
+        points: the recorded trials.
+        trial: the attribute of that name.
     """
 
     def __init__(self, points: Iterable[Point], trial: Mapping[str, object] | None = None):
@@ -132,11 +132,11 @@ class Table(Curves):
 
 
 class Surface(Curves):
-    """A function in place of records.
+    """A source that computes its curves by a function.
 
     Args:
         function: gives the metrics of values at an epoch; "epoch" is added.
-        seconds: of each epoch.
+        seconds: duration of each epoch.
     """
 
     def __init__(self, function: Callable[[Mapping[str, object], int], Mapping[str, float]], seconds: float = 1.0):
@@ -148,10 +148,10 @@ class Surface(Curves):
 
 
 def identity(values: Mapping[str, object]) -> str:
-    """Values as one text. The order of the keys makes no difference, nor whether a whole number is written 1 or 1.0."""
+    """Returns values as one text. The order of the keys does not matter, nor whether a whole number is 1 or 1.0."""
     return json.dumps({key: _number(values[key]) for key in sorted(values)}, sort_keys=True)
 
 
 def _number(value: object) -> object:
-    """A whole number as an integer, for JSON and Parquet may give back either."""
+    """Returns a whole number as an integer, because JSON and Parquet may return either kind."""
     return int(value) if isinstance(value, float) and math.isfinite(value) and value.is_integer() else value

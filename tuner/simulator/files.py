@@ -1,14 +1,14 @@
 """Curves in a Parquet file, and in the run directory of a search.
 
-The columns of a file, a row for each epoch of each trial, in any order of the rows:
+A file has a row for each epoch of each trial, in any order, and these columns:
 
 values    text     the values that were proposed, as JSON: {"optim.lr": 0.1, ...}
-params    text     what the space suggested, as JSON; null where it is not known. Only a search in a pool needs it
+params    text     the values that the space suggested, as JSON; null where not known. Only a search in a pool needs it
 epoch     int64    from 1
 metrics   text     the metrics of the epoch, as JSON
-seconds   float64  that the epoch took
+seconds   float64  duration of the epoch
 
-That a trial failed is not in a file: it ends like one that was stopped.
+A file does not say that a trial failed: the trial ends like one that was stopped.
 
 The schema's metadata may hold what all trials have in common: "trial", the section of that name of their search as
 JSON, and "format", the format in which that section was written (trainables/config/formats.py).
@@ -105,17 +105,17 @@ def _common(path: Path, metadata: Mapping[bytes, bytes]) -> dict[str, object] | 
 
 
 def of_run(run: Run, study: Study) -> Table:
-    """The curves of a run: its trials with what their newest checkpoints or the journal hold.
+    """Returns the curves of a run: its trials with the metrics in their newest checkpoints or in the journal.
 
     Args:
-        run: of a search.
-        study: of the run.
+        run: the run of a search.
+        study: its study.
     """
     return Table((_point(run, study, trial) for trial in study.trials()), run.spec.get("trial"))
 
 
 def _point(run: Run, study: Study, trial: FrozenTrial) -> Point:
-    """A trial of a run. A checkpoint holds all metrics of its epochs; the journal holds the objective of each."""
+    """Returns a trial of a run. A checkpoint holds all metrics of each epoch, the journal holds the objective only."""
     metric = study.spec.objective.metric
     history = {
         int(entry["epoch"]): entry

@@ -20,9 +20,9 @@ class Happening:
 
     Attributes:
         at: virtual seconds since the search began.
-        slot: that the event concerns.
-        event: as it was told to the core.
-        decision: the core's; None where it took none.
+        slot: number of the slot that the event concerns.
+        event: the event that the core heard.
+        decision: the decision of the core; None where the event asks for none.
     """
 
     at: float
@@ -37,11 +37,11 @@ class Simulation:
 
     Attributes:
         slots: how many trials could run at once.
-        log: what happened, in its order. Questions for work that were answered with Wait or Finish are left out.
+        log: what happened, in order. Requests for work that were answered with Wait or Finish are left out.
         seconds: virtual time until the last event.
-        busy: seconds that each slot trained.
-        refused: look-ups that the curves refused.
-        ended: for each trial that ended at a refusal or at a recorded failure, why.
+        busy: training seconds of each slot.
+        refused: number of look-ups that the curves refused.
+        ended: the reason for each trial that ended at a refusal or at a recorded failure, by key.
     """
 
     slots: int
@@ -63,11 +63,11 @@ class _Running:
 
     Attributes:
         proposal: the trial.
-        slot: that trains it; the last one, where it is paused.
+        slot: number of the slot that trains it, or that trained it before its pause.
         began: virtual time of its first start.
         at: virtual time of its last event.
-        epoch: its last evaluated one.
-        metrics: of that epoch.
+        epoch: its last evaluated epoch.
+        metrics: metrics of that epoch.
     """
 
     proposal: Proposal
@@ -198,7 +198,7 @@ def simulate(search: Core, curves: Curves, slots: int = 1) -> Simulation:
 def replay(search: Core, curves: Curves, recorded: Study) -> Simulation:
     """Tells a core the events of a search in the order in which that search heard them, by its sequence numbers.
 
-    So a search on several slots is repeated exactly, although its trials' times depend on the machine.
+    This repeats a search on several slots exactly, although the times of its trials depend on the machine.
 
     Args:
         search: a core over a new study without a journal.
