@@ -27,9 +27,9 @@ class Check:
     """A check of what is about to run.
 
     Attributes:
-        name: what is looked at.
-        require: raises UserError where it is not as it must be. Its second argument is the space of a search whose
-            trials are still to be proposed for the first time; None for a table, a resume and a full run.
+        name: of what is checked.
+        require: raises UserError if the check fails. Its second argument is the space of a new search; it is None for
+            a resume and a full run, whose trials have been proposed before.
     """
 
     name: str
@@ -72,7 +72,7 @@ CHECKS = (
 
 
 def require_all(spec: SearchSpec, proposing: Space | None = None) -> None:
-    """Goes through all checks; reading the spec has checked the spec itself and the data of its trials.
+    """Makes all checks. Reading the spec has already checked the spec itself and the data of its trials.
 
     Args:
         spec: of the search, or of a full run.
@@ -86,7 +86,9 @@ def require_all(spec: SearchSpec, proposing: Space | None = None) -> None:
 
 
 def require_cluster(spec: SearchSpec) -> None:
-    """Tries the address, long before Ray itself would give up, and what can be known of its room.
+    """Checks that the cluster at the address can be joined, and on this machine that there are CPUs for a trial.
+
+    It takes a few seconds, where Ray itself would try for much longer.
 
     Raises:
         UserError: nothing answers at host:port, or refuses this shell's token; or this machine has too few CPUs for a
@@ -111,7 +113,7 @@ def require_cluster(spec: SearchSpec) -> None:
 
 
 def _joined(address: str) -> bool:
-    """Whether a child process can join the cluster at an address. A join that hangs ends with its process.
+    """Returns whether a child process can join the cluster at an address. The process is killed if its join hangs.
 
     Raises:
         UserError: the cluster refuses this shell's token.
@@ -136,9 +138,9 @@ def _joined(address: str) -> bool:
 
 
 def _refused(said: IO[bytes]) -> bool:
-    """Whether a process that joins a cluster has said that its token is missing or wrong.
+    """Returns whether the output of a process that joins a cluster says that its token is missing or wrong.
 
-    Ray itself goes on trying for 20 s and more.
+    It is looked for while the process runs, because Ray itself goes on trying for 20 s and more.
     """
     text = os.pread(said.fileno(), 1_000_000, 0)  # the child writes at the file's position, which a seek would move
     return any(mark in text for mark in (b"InvalidAuthToken", b"AuthenticationError"))

@@ -29,7 +29,7 @@ class Extension:
     @property
     def module(self) -> str:
         """Full name of the module."""
-        return f"{self.package}.{self.name}"
+        return f"{self.package}.{self.name}".removeprefix(".")  # a script's own stopper is in no package
 
     @property
     def file(self) -> str:
