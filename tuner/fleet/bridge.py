@@ -86,6 +86,7 @@ class Bridge:
         self.session = uuid.uuid4().hex
         self.begun_again: Counter[str] = Counter()  # by trial: how often it had to be, at no fault of its own
         self.broken_off = ""  # why nothing more can be run
+        self.halt_told = False
         self.say: Callable[[str], None] = lambda text: None  # to the terminal
 
     def next(self, trial_id: str) -> SlotOrder | events.Finish | None:
@@ -96,6 +97,7 @@ class Bridge:
             return None if self.baseline.trial_id else self.baseline.start(trial_id, self.groups.name)
         up = len(self.groups.state().up)
         decision = self.core.hear(events.WorkWanted(up, self.room))
+        self._tell_halt()
         if isinstance(decision, events.Start):
             return self._start(trial_id, decision, up > 0)
         return decision if isinstance(decision, events.Finish) else None
@@ -193,15 +195,16 @@ class Bridge:
             "first_step_at": segment.first_step_at,
             "last_metric_at": metrics.get("time/measured_at"),
         }
-        halted = self.core.halted
         self.core.hear(events.TrialEnded(key, metrics, error, details))
         for listener in self.listeners:
             listener.trial_ended(segment.proposal, error)
-        if self.core.halted and not halted:
-            self._say_halted()
+        self._tell_halt()
 
-    def _say_halted(self) -> None:
-        self.say("trials share a fault: no more trials are proposed, and those that run go on to their end")
+    def _tell_halt(self) -> None:
+        """Says once that the core proposes nothing more, by a fault of what the trials share."""
+        if self.core.halted and not self.halt_told:
+            self.halt_told = True
+            self.say("trials share a fault: no more trials are proposed, and those that run go on to their end")
 
 
 class CoreSearcher(Searcher):

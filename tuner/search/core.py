@@ -37,7 +37,7 @@ from tuner.search.events import (
     WorkWanted,
 )
 from tuner.search.records import record_name
-from tuner.search.stoppers.base import Stopper, Verdict, make
+from tuner.search.stoppers.base import Stopper, Verdict, conclude, judge, make, promoted
 from tuner.search.study import Proposal, Study, key_of
 
 Decided = Literal["continue", "stop", "pause", "resize"]
@@ -80,7 +80,7 @@ class Core:
     def __init__(self, study: Study, stopper: Stopper | None = None):
         self.study = study
         self.stopper = make(study.spec) if stopper is None else stopper
-        self.fault: UserError | None = None  # of the space, for which nothing more is proposed
+        self.fault: UserError | None = None  # of the space or the stopper, for which nothing more is proposed
         self.alike: tuple[str, ...] = ()  # keys of trials that failed alike, for which nothing more is proposed
         self._sign = 1.0 if study.spec.objective.mode == "max" else -1.0
         self._metric = study.spec.objective.metric
@@ -133,8 +133,12 @@ class Core:
             return Finish(self.alike)
         if len(self.running) >= trials_at_once(event.room, event.up):
             return Wait()
-        for key in self.stopper.promoted():
-            self._promote(key)
+        try:
+            for key in promoted(self.stopper):
+                self._promote(key)
+        except UserError as error:
+            self.fault = error
+            return Finish()
         if self._queue:
             return self._start(self._trials[self._queue.popleft()])
         width = self.study.spec.resources.workers
@@ -189,10 +193,15 @@ class Core:
     def _decide(self, trial: _Trial, epoch: int, score: float) -> Decided:
         """The stopper's verdict, then what was wanted of this trial. After its last epoch a trial ends by itself."""
         key = trial.proposal.key
-        if epoch >= trial.proposal.config.train.epochs:
-            self.stopper.end(key, epoch, score)
-            return "continue"
-        verdict: Verdict = self.stopper.hear(key, epoch, score)
+        verdict: Verdict = "continue"
+        try:
+            if epoch >= trial.proposal.config.train.epochs:
+                conclude(self.stopper, key, epoch, score)
+                return "continue"
+            if self.fault is None:
+                verdict = judge(self.stopper, key, epoch, score)
+        except UserError as error:  # trials that run go on to their end, without a judge
+            self.fault = self.fault or error
         if verdict == "continue" and trial.pause:
             return "pause"
         if verdict == "continue" and trial.next_width is not None:
@@ -295,6 +304,6 @@ class Core:
     def _rejudge(self, key: str, epoch: int, score: float, epochs: int) -> None:
         """Tells the stopper an epoch that was judged before; its verdict is in the journal."""
         if epoch >= epochs:
-            self.stopper.end(key, epoch, score)
+            conclude(self.stopper, key, epoch, score)
         else:
-            self.stopper.hear(key, epoch, score)
+            judge(self.stopper, key, epoch, score)

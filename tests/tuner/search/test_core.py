@@ -482,3 +482,18 @@ def test_the_core_loads_neither_ray_nor_torch() -> None:
     code += "print([name for name in ('ray', 'torch', 'torchvision', 'pyarrow') if name in sys.modules])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"
+
+
+def test_a_stopper_at_fault_ends_the_search_when_its_trials_have_ended(tmp_path: Path) -> None:
+    """It is named; what runs goes on unjudged, and nothing more is proposed."""
+
+    class Broken(Stopper):
+        def hear(self, key: str, epoch: int, score: float) -> Verdict:
+            return {"known": "continue"}[key]
+
+    core = core_of(tmp_path / "journal", Broken(search()))
+    started(core, "0000")
+    assert epoch(core, "0000", 1, 0.5) == Continue("0000") and core.halted
+    assert "KeyError" in str(core.fault) and "stopping.kind" in str(core.fault)
+    assert epoch(core, "0000", 2, 0.1) == Continue("0000")
+    assert core.hear(WORK) == Finish()
