@@ -51,7 +51,8 @@ def test_curves_are_whole_and_belong_to_their_trial(tuner: Tuner, state: dict[st
             trained = checkpoint.newest(tuner.folder / "run" / "trials" / row["key"])
             assert trained is not None
             *_, last = trained.values["history"]
-            assert row["metrics"] == {name: value for name, value in last.items() if name != "loss_curve"}
+            known = {name: value for name, value in last.items() if name != "loss_curve"}
+            assert row["metrics"] == {**known, "trial": row["key"], "slot": 0}
             assert row["metrics"]["knn_top1"] == row["score"] == row["curve"][str(row["epoch"])]
 
 
