@@ -131,9 +131,8 @@ def _momentum_of_parts(momenta: Any) -> Any:
     """Returns the momenta with groups of parts, such as "projector", spelt out."""
     if not isinstance(momenta, Mapping):
         raise ValueError("must give a momentum for parts, such as {block4: 0.9}")
-    groups_first = sorted(
-        momenta, key=lambda name: name not in PLACEMENTS
-    )  # so a part's own momentum replaces its group's
+    # groups come first, so that a part's own momentum replaces its group's
+    groups_first = sorted(momenta, key=lambda name: name not in PLACEMENTS)
     return {part: momenta[name] for name in groups_first for part in _placement(name)}
 
 

@@ -91,9 +91,8 @@ class TrialConfig(Section):
             if self.train.epochs and "step" not in warmup and steps_in(warmup, epochs) > self.train.epochs:
                 raise ValueError(f"{key} = {warmup}: must not exceed train.epochs = {self.train.epochs}")
         placed = (*self.teacher.placement, *self.teacher.momenta)
-        if (
-            "block4" not in self.encoder.parts and "block4" in placed and "block3" not in placed
-        ):  # groups of parts have both
+        # groups of parts have both block3 and block4
+        if "block4" not in self.encoder.parts and "block4" in placed and "block3" not in placed:
             raise ValueError(f"teacher.placement: '{self.encoder.name}' has no block4")
         if self.teacher.smoothing.masks == "per_worker" and self.evaluation.network == "teacher":
             raise ValueError(

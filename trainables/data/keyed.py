@@ -71,9 +71,8 @@ def below(count: int, chance: float, *key: int | str, device: torch.device | str
 
     The 24 bits that `uniform` gives decide, unless they equal those of the chance; then 48 further bits do.
     """
-    drawn = (
-        uniform(torch.zeros(1, dtype=torch.int64, device=device), count, *key)[0] * 2**24
-    )  # whole numbers, exact in float32
+    # whole numbers, exact in float32
+    drawn = uniform(torch.zeros(1, dtype=torch.int64, device=device), count, *key)[0] * 2**24
     drawn = F.pad(drawn, (0, -count % _BLOCK), value=2**24)  # whole blocks
     bar, rest = divmod(chance * 2**24, 1.0)
     found = drawn < bar

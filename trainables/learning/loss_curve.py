@@ -25,9 +25,8 @@ class LossCurve:
     def __init__(self, run: Length, shards: int, device: torch.device):
         self.per_epoch, self.shards = run.per_epoch, shards
         self.window = max(1, -(-run.per_epoch // POINTS))
-        self.sums = torch.zeros(
-            POINTS, dtype=torch.float64, device=device
-        )  # of this worker's shards, for each window of this epoch
+        # of this worker's shards, for each window of this epoch
+        self.sums = torch.zeros(POINTS, dtype=torch.float64, device=device)
         self.points: list[list[float]] = []  # [step, loss] of ended epochs that were not taken yet
 
     def add(self, step: int, loss_sum: Tensor) -> None:

@@ -157,13 +157,11 @@ class Slots:
                 self._launching.pop(slot, None)
                 self._no_room.pop(slot, None)
             for slot, since in [*self._launching.items()]:
-                if (
-                    time.monotonic() - since > self._resources.patience_seconds
-                ):  # it may hang; others do not wait for it
+                # a slot that starts for so long may hang; others do not wait for it
+                if time.monotonic() - since > self._resources.patience_seconds:
                     del self._launching[slot]
-                    self._no_room[slot] = (
-                        f"the workers of slot {slot} have been starting for {self._resources.patience}"
-                    )
+                    patience = self._resources.patience
+                    self._no_room[slot] = f"the workers of slot {slot} have been starting for {patience}"
                     log.warning("%s", self._no_room[slot])
             starting, lacking = bool(self._launching), next(iter(self._no_room.values()), "")
         why = f"{state.postponed}; that is tried every {POSTPONE_WAIT:g} seconds" if state.postponed else ""

@@ -128,6 +128,5 @@ def free_address() -> tuple[str, int]:
 def meet_at(address: str, port: int) -> None:
     """Sets the variables by which `trainables.ray_train` finds the store of rank 0."""
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address, str(port)
-    os.environ.setdefault(
-        "TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"
-    )  # collectives that time out fail, as under TorchTrainer
+    # collectives that time out fail, as under TorchTrainer
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")

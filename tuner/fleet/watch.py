@@ -59,9 +59,8 @@ class Watch:
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self.over.set()
         if kind is not None and not issubclass(kind, KeyboardInterrupt | UserError | TrialFailure | BrokenOff):
-            self.gone = self.gone or next(
-                iter(self._silent()), None
-            )  # what was raised may come of it, before the thread has seen it
+            # what was raised may come of it, before the thread has seen it
+            self.gone = self.gone or next(iter(self._silent()), None)
         if self.gone is not None:
             raise BrokenOff(self.gone)
         if kind is None or not issubclass(kind, KeyboardInterrupt | BrokenOff):  # those leave Ray as it is

@@ -297,9 +297,8 @@ def _opened(journal: Path, reading: bool) -> JournalStorage | None:
     try:
         storage = JournalStorage(_Journal(str(journal)))
         whole = journal.read_bytes().rpartition(b"\n")[0] if journal.exists() else b""
-        if whole and not _operation(
-            whole.rpartition(b"\n")[2]
-        ):  # Optuna passes over it, and trips on with the next line
+        # Optuna passes over a last line that is none of its own, and trips on with the next one
+        if whole and not _operation(whole.rpartition(b"\n")[2]):
             raise ValueError
         return storage
     except OSError:

@@ -219,10 +219,8 @@ def _first_images(path: Path, group: int, rows: np.ndarray) -> list[tuple[int, b
 
     found: list[tuple[int, bytes]] = []
     at = read = 0
-    with (
-        _readable(path),
-        pyarrow.parquet.ParquetFile(path, buffer_size=2**16, pre_buffer=False) as opened,
-    ):  # page by page
+    paged = {"buffer_size": 2**16, "pre_buffer": False}  # page by page
+    with _readable(path), pyarrow.parquet.ParquetFile(path, **paged) as opened:
         image, _ = _columns(opened.schema_arrow, path)
         for batch in opened.iter_batches(BUNCH, row_groups=[group], columns=[f"{image}.bytes"], use_threads=False):
             images = batch.column(0).field("bytes")

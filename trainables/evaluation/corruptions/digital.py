@@ -83,9 +83,8 @@ def elastic_transform(x: Tensor, draws: Draws, strength: float, sigma: float, sp
     third, middle = min(height, width) // 3, torch.tensor([width // 2, height // 2])
     corners = (middle + third * torch.tensor([[1, 1], [1, -1], [-1, -1]])).to(x)
     moved = corners + spread * scale * (2 * draws.uniform("affine", 3, 2) - 1)
-    back = torch.linalg.solve(
-        F.pad(moved, (0, 1), value=1.0), corners
-    )  # from where a point is to where it was: [N, 3, 2]
+    # from where a point is to where it was: [N, 3, 2]
+    back = torch.linalg.solve(F.pad(moved, (0, 1), value=1.0), corners)
     across, down = (
         back[:, 0, axis, None, None] * columns
         + back[:, 1, axis, None, None] * rows[:, None]
