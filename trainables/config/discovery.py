@@ -15,7 +15,11 @@ _ROOT = Path(__file__).parents[1]
 
 def names(package: str) -> list[str]:
     """Returns the names of the modules in `trainables.<package>`, sorted, without base classes. It imports none."""
-    folder = _ROOT.joinpath(*package.split("."))
+    return names_in(_ROOT.joinpath(*package.split(".")))
+
+
+def names_in(folder: Path) -> list[str]:
+    """Returns the names of the modules in a folder, sorted, without base classes. It imports none."""
     modules = (module.name for module in pkgutil.iter_modules([str(folder)]))
     return sorted(name for name in modules if not name.startswith("base"))
 

@@ -1,28 +1,22 @@
 """Who proposes trials, and who stops them: the names of files in tuner/search, with their options."""
 
-import pkgutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from trainables.config.discovery import names_in
 from trainables.config.sections import Epochs, Section
 
 MOST_TRIALS = 10_000
-
-
-def _names(folder: str) -> tuple[str, ...]:
-    """Names of the stoppers or samplers: of the files in a folder of tuner/search, found without importing them."""
-    path = Path(__file__).parents[1] / "search" / folder
-    return tuple(sorted(module.name for module in pkgutil.iter_modules([str(path)]) if module.name != "base"))
-
+_SEARCH = Path(__file__).parents[1] / "search"
 
 if TYPE_CHECKING:
     StopperName = str
     SamplerName = str
 else:
-    StopperName = Literal[_names("stoppers")]
-    SamplerName = Literal[_names("samplers")]
+    StopperName = Literal[tuple(names_in(_SEARCH / "stoppers"))]
+    SamplerName = Literal[tuple(names_in(_SEARCH / "samplers"))]
 
 
 class Stopping(Section):
