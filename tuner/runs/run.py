@@ -6,6 +6,8 @@ trials/<key>/                                checkpoints, a log for each worker,
 tensorboard/<key> <in brief>/                curves and hparams; untrained/ what belongs to the search as a whole
 best/                                        the best configurations, best first
 logs/                                        the driver's log
+fleet.json                                   the slots of the search, as its driver last saw them
+requests/                                    what other processes ask of the driver
 
 What Ray Tune and Ray Train write is thrown away with the session. It lies in a temporary folder of the driver's node,
 so a full disc under the run directory breaks neither of them, and they leave nothing behind.
@@ -27,15 +29,17 @@ from trainables.config.errors import TrialFailure, UserError
 from trainables.config.settings import read_yaml
 from tuner.runs import manifest as manifests
 from tuner.runs.files import write_atomically
+from tuner.runs.fleet_state import FleetState
 from tuner.runs.lock import Lock
 from tuner.runs.manifest import Content, Kind
+from tuner.runs.requests import Requests
 
 RUNS = Path("runs")  # where runs are made by default
 SPACE_COPY = "space.py"
 BASELINE = "untrained"  # key of the untrained encoder, which is scored before a trial is asked
 FULL = "full"  # key of the only trial of a full run
 OWN = {"spec.yaml", "manifest.json", "journal.log", "journal.log.lock", "lock", "untrained.json", SPACE_COPY}
-OWN |= {"trials", "tensorboard", "best", "logs", "ray"}
+OWN |= {"trials", "tensorboard", "best", "logs", "ray", "requests", "fleet.json"}
 ASKED = re.compile(rb'^\{"op_code": ?4,', re.MULTILINE)  # the beginning of a journal's line that holds a new trial
 
 
@@ -217,6 +221,21 @@ class Run:
         if self._ray is None:
             self._ray = tempfile.TemporaryDirectory(prefix="teacher-tuner-ray-", ignore_cleanup_errors=True)
         return Path(self._ray.name)
+
+    @property
+    def fleet_file(self) -> Path:
+        """Where the driver says what its slots do."""
+        return self.path / "fleet.json"
+
+    def fleet(self) -> FleetState | None:
+        """The slots of the search now; None where no driver holds the run, or where it has not said so for a while."""
+        state = FleetState.read(self.fleet_file)
+        return state if state is not None and not state.stale and self.held() else None
+
+    @property
+    def requests(self) -> Requests:
+        """What other processes ask of the driver that holds the run."""
+        return Requests(self.path / "requests")
 
     def clear(self) -> None:
         """Removes what Ray wrote in this session."""
