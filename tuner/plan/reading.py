@@ -19,6 +19,7 @@ CONTINUABLE = (
     "seeds",
     "address",
     "resources",
+    "storage",
     "trial.data.root",
     "trial.data.download",
     "trial.data.loaders",

@@ -15,6 +15,7 @@ from trainables.config.errors import shown
 from trainables.config.settings import validated
 from tuner.plan.objective import Objective, first_metric
 from tuner.plan.resources import Resources
+from tuner.plan.storage import Storage
 from tuner.plan.strategy import MOST_TRIALS, Sampler, Stopping
 from tuner.plan.table import combined, completed
 
@@ -88,6 +89,7 @@ class SearchSpec(c.Section):
     stopping: Stopping = Stopping()
     sampler: Sampler = Sampler()
     resources: Resources = Resources()
+    storage: Storage = Storage()
 
     @field_validator("address")
     @classmethod

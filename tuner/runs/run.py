@@ -263,6 +263,17 @@ class Run:
         named = re.search(r"\(worker (\d+)\)", error)
         return self.trial_folder(key) / f"rank-{named[1] if named else 0}.log"
 
+    def deleted_note(self, key: str) -> Path:
+        """Says why a trial has no checkpoints any more, where they were deleted."""
+        return self.trial_folder(key) / "checkpoints-deleted.txt"
+
+    def why_deleted(self, key: str) -> str:
+        """Why a trial has no checkpoints any more; empty where none were deleted."""
+        try:
+            return self.deleted_note(key).read_text().strip()
+        except OSError:
+            return ""
+
     def hold(self) -> None:
         """Takes the run for this process, until it ends.
 

@@ -1,0 +1,132 @@
+"""Keeps a run within `storage.limit`, and watches the free space of its disc."""
+
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainables.running.checkpoint_header import PATTERN
+from tuner.plan.storage import as_size, bytes_of
+from tuner.runs.hints import command
+from tuner.runs.run import BASELINE, Run
+from tuner.runs.storage import Checkpoints, Holding, deletions, free_space_warning
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class KnownTrial:
+    """What the keeper has to know of a trial that was asked.
+
+    Attributes:
+        most: how many files of it there may be at once, a half-written one included.
+        ended: whether it has ended.
+        kept: whether its checkpoints are kept though it has ended.
+        rank: its place among the ended trials; the files of those with the lowest rank are deleted first.
+    """
+
+    most: int
+    ended: bool
+    kept: bool
+    rank: tuple[bool, float]
+
+
+class Keeper:
+    """Looks at what a run holds, and deletes checkpoints of ended trials where it holds too much.
+
+    Args:
+        run: which this process holds.
+
+    Attributes:
+        full: why no trial may go on now: the run holds more than it may. Empty where trials may go on.
+        warning: a line on a disc with little room; empty where it has enough.
+    """
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.full, self.warning = "", ""
+        self._holding = Holding(0, ())
+        self._limit: str | None = None
+
+    def look(self, limit: str | None, trials: Mapping[str, KnownTrial], running: Collection[str], more: bool) -> None:
+        """Measures the run, deletes what its limit asks for, and looks at the free space of its disc.
+
+        Args:
+            limit: `storage.limit` of the search.
+            trials: all that were asked, by key.
+            running: keys of those that are being trained.
+            more: whether another trial may be started.
+        """
+        self._limit, self._holding = limit, measured(self.run, trials)
+        if limit is not None:
+            excess = self._excess(limit, running, 1 if more else 0)
+            if deleted := deletions(excess, self._holding.trials):
+                self._delete(deleted, limit)
+                self._holding = measured(self.run, trials)
+            self.full = self._why(limit, 0) if self._holding.total > bytes_of(limit) else ""
+        else:
+            self.full = ""
+        free = shutil.disk_usage(self.run.path).free
+        self.warning = free_space_warning(free, running, self._holding, self.run.path)
+
+    def refuses(self, running: Collection[str]) -> str:
+        """Why no other trial may be started now, by the last look; empty where one may.
+
+        Args:
+            running: keys of the trials that are being trained.
+        """
+        limit = self._limit
+        if limit is None or self._excess(limit, running, 1) <= 0:
+            return ""
+        return self._why(limit, self._holding.growth((), 1))
+
+    def _excess(self, limit: str, running: Collection[str], more: int) -> int:
+        return self._holding.total + self._holding.growth(running, more) - bytes_of(limit)
+
+    def _why(self, limit: str, needed: int) -> str:
+        holds = f"storage.limit = {limit}: the run holds {as_size(self._holding.total)}"
+        needs = f", another trial takes {as_size(needed)}" if needed else ""
+        raised = command("tuner", "set", self.run.path, f"storage.limit={as_size(2 * bytes_of(limit))}")
+        return f"{holds}{needs}, and nothing more may be deleted; make room in {self.run.path}, or raise it: {raised}"
+
+    def _delete(self, files: Sequence[Path], limit: str) -> None:
+        """Deletes checkpoints; a trial that loses its last one keeps a note of the reason."""
+        for file in files:
+            if len(list(file.parent.glob(PATTERN))) == 1:
+                with contextlib.suppress(OSError):  # the disc may be full
+                    self.run.deleted_note(file.parent.name).write_text(f"deleted for storage.limit = {limit}\n")
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("%s: cannot be deleted (%s)", file, error)
+        log.info("storage.limit = %s: deleted %s", limit, ", ".join(map(str, files)))
+
+
+def measured(run: Run, trials: Mapping[str, KnownTrial]) -> Holding:
+    """What a run holds now.
+
+    Args:
+        run: the run.
+        trials: all that were asked, by key.
+    """
+    total, files = 0, dict[str, list[tuple[Path, int]]]()
+    for folder, _, names in os.walk(run.path):
+        for name in names:
+            path = Path(folder, name)
+            try:
+                facts = path.lstat()
+            except OSError:  # deleted between the two calls
+                continue
+            size = max(facts.st_size, 512 * facts.st_blocks)  # what it takes of the disc, in whole blocks
+            total += size
+            if path.match(PATTERN) and path.parent.parent == run.path / "trials":
+                files.setdefault(path.parent.name, []).append((path, size))
+    untrained = files.pop(BASELINE, [])
+    known = [
+        Checkpoints(key, sorted(files.get(key, ())), trial.most, trial.ended, trial.kept, trial.rank)
+        for key, trial in trials.items()
+    ]
+    return Holding(total, known, max((size for _, size in untrained), default=0))
