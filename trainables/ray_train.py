@@ -29,7 +29,7 @@ from trainables.config import trial as c
 from trainables.data import progress, pulse
 from trainables.networks.group import Group, backend_for
 from trainables.running import fit as running
-from trainables.running.messages import Assignment, Blame, EpochReport, Metrics, NoWork, Outcome, Position
+from trainables.running.messages import Assignment, Blame, EpochReport, Going, Metrics, NoWork, Outcome, Position
 from trainables.running.surroundings import fault, require_room
 
 POLL = 0.01  # seconds between two looks of a waiting rank at the store
@@ -162,9 +162,9 @@ def _run(board: Board, assignment: Assignment, run_trial: Fit, group: Group) -> 
     work, slot, incarnation = assignment.work, assignment.slot, assignment.incarnation
     verdict: ObjectRef[Outcome | None] | None = None
 
-    def report(metrics: Metrics) -> bool:
+    def report(metrics: Metrics) -> Going:
         told = EpochReport(work.key, slot, metrics)
-        return ray.get(board.post.remote(slot, incarnation, assignment.sequence, told))
+        return "on" if ray.get(board.post.remote(slot, incarnation, assignment.sequence, told)) else "stop"
 
     folder = Path(work.folder)
     with contextlib.ExitStack() as log, _pulse_told(board, slot, incarnation):

@@ -100,8 +100,10 @@ class Train(Section):
     """Whether images lie in memory with their channels last, which is faster."""
     checkpoint_steps: Count | None = None
     """Steps between checkpoints within an epoch; there is one after each epoch in any case."""
+    checkpoint_minutes: Positive | None = 1.0
+    """Minutes between checkpoints by time, which are written while the trial trains on; null: none."""
     keep_checkpoints: Count = 2
-    """How many checkpoints are kept."""
+    """How many checkpoints of epochs are kept. The newest one by time is kept beside them until an epoch is newer."""
 
     @property
     def num_shards(self) -> int:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from trainables.learning.requests import REQUESTS, Requests
 from trainables.networks.group import Group
 
 
@@ -12,16 +13,21 @@ class GradientSum:
     With `exact`, sums are float64: a sum of float32 gradients is then free of rounding in any order, unless the
     gradients differ by more than 2^29 in size. So the mean has the same bits for any number of workers. Without
     `exact`, sums have the type of the parameters.
+
+    The last elements of the sum carry `requests`. They are there in every step, so that the gradients have the same
+    bits whether something is asked or not.
     """
 
     def __init__(self, parameters: list[nn.Parameter], exact: bool):
         self.parameters = parameters
         first = parameters[0]
-        self._sum = torch.zeros(
-            sum(p.numel() for p in parameters), dtype=torch.float64 if exact else first.dtype, device=first.device
-        )
+        sizes = [p.numel() for p in parameters]
+        dtype = torch.float64 if exact else first.dtype
+        self.requests = Requests(dtype, first.device)
+        self._everything = torch.zeros(sum(sizes) + len(REQUESTS), dtype=dtype, device=first.device)
+        self._sum, self._asked = self._everything.split([sum(sizes), len(REQUESTS)])
         self._mean = torch.zeros_like(self._sum, dtype=first.dtype)
-        pieces = self._mean.split([p.numel() for p in parameters])
+        pieces = self._mean.split(sizes)
         self._grads = [piece.as_strided(p.shape, p.stride()) for piece, p in zip(pieces, parameters, strict=True)]
 
     def add(self, loss: Tensor) -> None:
@@ -34,8 +40,11 @@ class GradientSum:
 
         Collective.
         """
-        self._mean.copy_(group.sum(self._sum).div_(count))
-        self._sum.zero_()
+        self.requests.put(self._asked)
+        group.sum(self._everything)
+        self.requests.take(self._asked)
+        self._mean.copy_(self._sum.div_(count))
+        self._everything.zero_()
         for parameter, grad in zip(self.parameters, self._grads, strict=True):
             parameter.grad = grad
 

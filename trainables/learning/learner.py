@@ -20,6 +20,7 @@ from trainables.learning.loss_curve import LossCurve
 from trainables.learning.methods.base import Method, Pass
 from trainables.learning.monitoring import Monitors
 from trainables.learning.monitors.base import Numbers, Watched
+from trainables.learning.requests import Requests
 from trainables.learning.teacher import Teacher
 from trainables.networks.group import Group
 from trainables.networks.norms.base import Layout, Shards, begin, commit
@@ -73,6 +74,11 @@ class Learner:
         self._gradients = GradientSum(
             [p for p in self.student.parameters() if p.requires_grad], exact=config.train.exact
         )
+
+    @property
+    def requests(self) -> Requests:
+        """What rank 0 asks of all workers, carried by the gradient sum of each step."""
+        return self._gradients.requests
 
     def passes(self) -> list[range]:
         """The shards of each forward of this worker: one by one if the arithmetic is exact, else all in one pass."""

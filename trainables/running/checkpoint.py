@@ -19,10 +19,11 @@ from torch import Tensor
 
 from trainables.config import formats
 from trainables.config.errors import UserError
+from trainables.running import checkpoint_files as files
+from trainables.running.checkpoint_files import Name
 from trainables.running.checkpoint_header import PATTERN
 
 log = logging.getLogger(__name__)
-ABANDONED = 600.0  # seconds after which a temporary file is that of a writer that was killed
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,13 @@ class Checkpoint:
     values: dict[str, Any]
 
     @property
+    def name(self) -> Name:
+        """The step that it holds, and whether it is one by time, by the name of its file."""
+        name = Name.of(self.path)
+        assert name is not None, "`newest` has looked at the name"
+        return name
+
+    @property
     def config(self) -> dict[str, Any]:
         """The trial's configuration as nested values. Keys that its version lacked get the value that they had then."""
         return formats.as_written(self.values["config"], self.values.get("format", 1))
@@ -43,7 +51,15 @@ class Damaged(ValueError):
     """A checkpoint file whose content is not what was written."""
 
 
-def write(folder: Path, step: int, tensors: dict[str, Tensor], values: dict[str, Any], keep: int) -> Path:
+def write(
+    folder: Path,
+    step: int,
+    tensors: dict[str, Tensor],
+    values: dict[str, Any],
+    keep: int,
+    timed: bool = False,
+    owner: str = "",
+) -> Path:
     """Writes `folder`/step-<step>.safetensors: hashed, flushed under a temporary name, made visible by one rename.
 
     Args:
@@ -51,16 +67,19 @@ def write(folder: Path, step: int, tensors: dict[str, Tensor], values: dict[str,
         step: of the state, names the file.
         tensors: by name.
         values: plain values, stored as JSON.
-        keep: how many of the newest files stay. Those of later steps do not count: they are damaged ones that were
-            passed over.
+        keep: how many of the newest files stay that are not timed.
+        timed: whether it is one by time, which stays only while it is the newest.
+        owner: token of the segment; empty where the folder has no owner.
 
     Raises:
         OSError, SafetensorError: the disc is full, or cannot be written; nothing of it is left there.
+        Disowned: another segment has taken the folder; nothing was written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(values)
-    path = folder / f"step-{step:010d}.safetensors"
+    name = Name(step, timed)
+    path = folder / str(name)
     temporary = folder / f".{path.name}.{os.getpid()}"
     try:
         save_file(tensors, temporary, metadata={"values": text, "sha256": _digest(tensors, text)})
@@ -68,15 +87,16 @@ def write(folder: Path, step: int, tensors: dict[str, Tensor], values: dict[str,
         _flush(temporary)
         if path.is_dir():  # what a rename cannot replace
             path.rename(path.with_name(f"{path.name}.folder-{time.time_ns()}"))
+        files.require_owner(folder, owner)
         temporary.rename(path)
+    except FileNotFoundError:  # whoever takes the folder deletes unfinished files
+        files.require_owner(folder, owner)
+        raise
     except BaseException:  # such as of a full disc, which it must not keep full
         temporary.unlink(missing_ok=True)
         raise
     _flush(folder)
-    older = sorted(file for file in folder.glob(PATTERN) if file <= path and not file.is_dir())[:-keep]
-    abandoned = [file for file in folder.glob(f".{PATTERN}.*") if _age(file) > ABANDONED]
-    for file in [*older, *abandoned]:
-        file.unlink(missing_ok=True)
+    files.prune(folder, name, keep)
     return path
 
 
@@ -132,7 +152,7 @@ def _require_named_step(found: Checkpoint) -> None:
     held = learner.get("step") if isinstance(learner, dict) else None
     if not isinstance(held, int):
         raise Damaged(f"{found.path}: is no checkpoint of a trial (it holds no step)")
-    if found.path.name != PATTERN.replace("*", f"{held:010d}"):
+    if found.path.name not in (str(Name(held)), str(Name(held, timed=True))):
         raise Damaged(f"{found.path}: holds step {held}, so it was renamed")
 
 
@@ -142,14 +162,6 @@ def _digest(tensors: dict[str, Tensor], text: str) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _age(path: Path) -> float:
-    """Seconds since a file was written; 0 where it is gone."""
-    try:
-        return time.time() - path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
 
 
 def _flush(path: Path) -> None:

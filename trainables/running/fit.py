@@ -6,6 +6,9 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
+
+import torch
 
 from trainables.config import equivalence
 from trainables.config import trial as c
@@ -17,31 +20,40 @@ from trainables.data.feed import Feed, labelled_images, with_known_labels
 from trainables.learning.learner import Learner
 from trainables.networks.group import Group
 from trainables.running import views_picture
-from trainables.running.messages import Metrics
+from trainables.running.messages import Going, Metrics
 from trainables.running.preparation import load_sets, make_deterministic
 from trainables.running.resolve import resolved
-from trainables.running.resuming import resume, save
+from trainables.running.resuming import resume
+from trainables.running.saver import Saver
 from trainables.running.scoring import score
+from trainables.running.segment import Segment
 
 log = logging.getLogger(__name__)
-Report = Callable[[Metrics], bool]
-"""Receives the metrics of an epoch on rank 0 and says whether to go on.
+Report = Callable[[Metrics], Going]
+"""Receives the metrics of an epoch on rank 0 and says how the trial goes on.
 
 On a resume it receives the whole history again first.
 """
+GOING: tuple[Going, ...] = ("on", "stop", "leave")
 
 
-def fit(config: c.TrialConfig, folder: Path, report: Report, workers: Group = Group()) -> list[Metrics]:
-    """Trains a trial to its end, or until `report` says no. Collective.
+def fit(
+    config: c.TrialConfig, folder: Path, report: Report, workers: Group = Group(), segment: Segment | None = None
+) -> list[Metrics]:
+    """Trains a trial to its end, or until `report` or `segment` says no. Collective.
 
     The newest valid checkpoint in `folder` is continued; a run that was killed anywhere ends like one that was not.
-    Metrics are a function of the trial, except those under "time/".
+    Metrics are a function of the trial, except those under "time/". An epoch is reported once its checkpoint is on the
+    disc.
 
     Args:
         config: of the trial; it is resolved here. With 0 epochs the untrained encoder is scored, as epoch 0.
         folder: where the trial's checkpoints are.
         report: called on rank 0 for each evaluated epoch.
         workers: this worker's place.
+        segment: of the trial. `segment.leave()`, called on rank 0, has all workers write a checkpoint at one of the
+            next two steps and return. If an evaluation comes first, that is finished and reported. `segment.left` says
+            whether the trial was left before its end.
 
     Returns:
         The metric history, one entry for each evaluated epoch.
@@ -49,6 +61,7 @@ def fit(config: c.TrialConfig, folder: Path, report: Report, workers: Group = Gr
     Raises:
         UserError: the data cannot be read, or there are fewer training images than a batch.
         TrialFailure: the loss is no longer finite.
+        Disowned: another segment has taken the folder.
     """
     make_deterministic(workers.device, config.train.precision)
     train, bank, validation = load_sets(config.data, "validation", workers.device)
@@ -59,7 +72,7 @@ def fit(config: c.TrialConfig, folder: Path, report: Report, workers: Group = Gr
         ready = resolved(config, bank.classes)
         if rule := equivalence.own_line(config, ready):
             log.info(rule)
-        return _fit(ready, folder, report, workers, train, bank, validation)
+        return _fit(ready, folder, report, workers, segment or Segment(), (train, bank, validation))
 
 
 def _fit(
@@ -67,49 +80,67 @@ def _fit(
     folder: Path,
     report: Report,
     workers: Group,
-    train: data.Images,
-    bank: data.Images,
-    validation: data.Images,
+    segment: Segment,
+    sets: tuple[data.Images, data.Images, data.Images],
 ) -> list[Metrics]:
+    train, bank, validation = sets
     learner = Learner(config, train.channels, len(train), workers, bank.classes)
     labelled = labelled_images(config, bank)
     train = with_known_labels(config, train)
     if workers.rank == 0:
         views_picture.write(config, train, labelled, folder)
-    history = resume(learner, folder)
+    history = resume(learner, folder, segment.owner)
     going = _replay(history, report, workers)
-    if config.train.epochs == 0 and not history:
-        history.append({"epoch": 0.0, "step": 0.0, **score(learner, bank, validation)})
-        save(learner, history, folder)
-        _tell(history[-1], report, workers)
     feed = Feed(config, train, labelled, learner.passes(), workers.device, learner.dtype)
     clock = _Clock()
-    while going and learner.step_index < learner.run.total:
-        epoch, position = divmod(learner.step_index, learner.run.per_epoch)
-        order = train.order(config.seed, epoch, "order")
-        train.expect(*feed.coming(order, position))
-        clock.start(learner.step_index)
-        for at in range(position, learner.run.per_epoch):
-            learner.step(feed.batches(order, at, epoch))
-            progress.tell(f"steps of epoch {epoch + 1}", at + 1, learner.run.per_epoch)
-            every = config.train.checkpoint_steps
-            if every and learner.step_index % every == 0 and at + 1 < learner.run.per_epoch:
-                _require_finite(learner.mean_loss(at + 1), epoch + 1)
-                save(learner, history, folder)
-        epoch += 1
-        metrics: Metrics = {"epoch": float(epoch), "step": float(learner.step_index), **learner.close_epoch()}
-        _require_finite(metrics["loss"], epoch)
-        if epoch % config.evaluation.every_epochs and epoch < config.train.epochs:
-            continue
-        metrics["loss_curve"] = learner.loss_curve.take()
-        metrics["time/images_per_second"] = clock.images_per_second(learner.step_index, config.train.batch_size)
-        metrics |= learner.watch(validation)
-        metrics |= score(learner, bank, validation)
-        metrics |= {"time/first_step_at": clock.first_step_at, "time/measured_at": time.time()}
-        history.append(metrics)
-        save(learner, history, folder)
-        going = _tell(metrics, report, workers)
+    with Saver(learner, folder, segment) as saver:
+        if config.train.epochs == 0 and not history:
+            history.append({"epoch": 0.0, "step": 0.0, **score(learner, bank, validation)})
+            saver.save(history)
+            saver.wait()
+            _tell(history[-1], report, workers)
+        while going == "on" and learner.step_index < learner.run.total:
+            clock.start(learner.step_index)
+            going = _train_epoch(learner, train, feed, saver, history)
+            if going == "leave":
+                break
+            epoch = learner.step_index // learner.run.per_epoch
+            metrics: Metrics = {"epoch": float(epoch), "step": float(learner.step_index), **learner.close_epoch()}
+            _require_finite(metrics["loss"], epoch)
+            if epoch % config.evaluation.every_epochs and epoch < config.train.epochs:
+                going = saver.between_steps(history)
+                continue
+            metrics["loss_curve"] = learner.loss_curve.take()
+            metrics["time/images_per_second"] = clock.images_per_second(learner.step_index, config.train.batch_size)
+            metrics |= learner.watch(validation)
+            metrics |= score(learner, bank, validation)
+            metrics |= {"time/first_step_at": clock.first_step_at, "time/measured_at": time.time()}
+            metrics["time/workers"] = float(workers.size)
+            history.append(metrics)
+            saver.save(history)
+            saver.wait()
+            going = _tell(metrics, report, workers, segment)
+        segment.left = going == "leave" and learner.step_index < learner.run.total
     return history
+
+
+def _train_epoch(
+    learner: Learner, train: data.Images, feed: Feed, saver: Saver, history: list[Metrics]
+) -> Literal["on", "leave"]:
+    """Makes the steps of an epoch that are not made yet; "leave" where it was left before the last one. Collective."""
+    per_epoch = learner.run.per_epoch
+    epoch, position = divmod(learner.step_index, per_epoch)
+    order = train.order(learner.config.seed, epoch, "order")
+    train.expect(*feed.coming(order, position))
+    for at in range(position, per_epoch):
+        saver.ask()
+        learner.step(feed.batches(order, at, epoch))
+        progress.tell(f"steps of epoch {epoch + 1}", at + 1, per_epoch)
+        if at + 1 < per_epoch and saver.wanted:
+            _require_finite(learner.mean_loss(at + 1), epoch + 1)
+            if saver.between_steps(history) == "leave":
+                return "leave"
+    return "on"
 
 
 class _Clock:
@@ -133,10 +164,29 @@ def _require_finite(loss: float, epoch: int) -> None:
         raise TrialFailure(f"the loss is {loss} in epoch {epoch}: the trial diverged")
 
 
-def _tell(metrics: Metrics, report: Report, workers: Group) -> bool:
-    return workers.decide(report(metrics) if workers.rank == 0 else False)
+def _tell(metrics: Metrics, report: Report, workers: Group, segment: Segment | None = None) -> Going:
+    """Reports an epoch on rank 0. Returns on every worker how the trial goes on. Collective.
+
+    Args:
+        metrics: of the epoch.
+        report: of `fit`.
+        workers: of the trial.
+        segment: a wish to leave the trial counts as well, where it is given.
+    """
+    going: Going = report(metrics) if workers.rank == 0 else "on"
+    if going == "on" and workers.rank == 0 and segment and segment.asked_to_leave:
+        going = "leave"
+    return GOING[int(workers.sum(torch.tensor(GOING.index(going), device=workers.device)))]
 
 
-def _replay(history: list[Metrics], report: Report, workers: Group) -> bool:
-    """Reports the history again, for listeners that lost it. Listeners that know it ignore it."""
-    return all(_tell(metrics, report, workers) for metrics in history)
+def _replay(history: list[Metrics], report: Report, workers: Group) -> Going:
+    """Reports the history again, for listeners that lost it. Listeners that know it ignore it.
+
+    All of it is reported, unless the answer is "stop": of a trial that has ended nothing comes afterwards.
+    """
+    answers: set[Going] = set()
+    for metrics in history:
+        answers.add(answer := _tell(metrics, report, workers))
+        if answer == "stop":
+            return answer
+    return "leave" if "leave" in answers else "on"

@@ -11,6 +11,10 @@ from typing import Any, Literal
 Metrics = dict[str, Any]
 """Numbers of an epoch by name, and "loss_curve": points [step, loss] since the last report."""
 
+Going = Literal["on", "stop", "leave"]
+"""What a trial does after an epoch. "on": it trains the next one. "stop": it is over. "leave": its workers return, and
+the trial goes on later from its checkpoint, perhaps on others."""
+
 Blame = Literal["trial", "link", "surroundings"]
 """The cause of an error of a rank. "trial": the trial itself. "link": the connection to another rank broke, which says
 nothing about the trial. "surroundings": the machine, its disc or its network; the trial cannot go on now, but may

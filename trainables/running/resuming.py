@@ -3,47 +3,66 @@
 import logging
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
+from torch import Tensor
 
 from trainables.config import formats, settings
 from trainables.config import trial as c
 from trainables.config.errors import UserError
 from trainables.learning.learner import Learner
+from trainables.networks.group import Group
 from trainables.running import checkpoint
+from trainables.running import checkpoint_files as files
+from trainables.running.checkpoint_files import Name
 from trainables.running.messages import Metrics
 
 log = logging.getLogger(__name__)
-FREE = {"data.root", "data.download", "data.loaders", "train.checkpoint_steps", "train.keep_checkpoints"}
+FREE = {
+    "data.root",
+    "data.download",
+    "data.loaders",
+    "train.checkpoint_minutes",
+    "train.checkpoint_steps",
+    "train.keep_checkpoints",
+}
 """Keys that may differ between a trial and the checkpoint that it goes on from."""
 
 
-def save(learner: Learner, history: list[Metrics], folder: Path) -> None:
-    """Writes a checkpoint: the Learner's state, its resolved configuration and the metric history. Collective."""
+def content(learner: Learner, history: list[Metrics]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What a checkpoint holds: tensors, and the Learner's plain state, its configuration and the metric history.
+
+    Collective. The tensors are those that the Learner trains on, not copies.
+    """
     tensors, values = learner.state_dict()
-    if learner.group.rank == 0:
-        state = {"learner": values, "history": history, "config": learner.config.plain()}
-        content = {"format": formats.FORMAT, "versions": versions(), **state}
-        checkpoint.write(folder, learner.step_index, tensors, content, learner.config.train.keep_checkpoints)
+    state = {"learner": values, "history": [*history], "config": learner.config.plain()}
+    return tensors, {"format": formats.FORMAT, "versions": versions(), **state}
 
 
-def resume(learner: Learner, folder: Path) -> list[Metrics]:
-    """Restores the newest valid checkpoint on every worker, the one that rank 0 found valid, and returns its history.
+def resume(learner: Learner, folder: Path, owner: str = "") -> list[Metrics]:
+    """Takes the trial's folder, and restores its newest valid checkpoint on every worker; returns its history.
 
-    Collective.
+    That checkpoint counts which rank 0 found valid. Collective.
+
+    Args:
+        learner: to restore.
+        folder: of the trial.
+        owner: token of the segment, which may write the folder from now on.
 
     Raises:
-        UserError: it is of another configuration.
+        UserError: the checkpoint is of another configuration.
     """
-    found = checkpoint.newest(folder) if learner.group.rank == 0 else None
-    # 0 if there is none, else its step + 1
-    told = torch.tensor(found.values["learner"]["step"] + 1 if found else 0, device=learner.group.device)
-    step = int(learner.group.sum(told)) - 1
-    if step < 0:
+    found = None
+    if learner.group.rank == 0:
+        files.take(folder, owner)
+        found = checkpoint.newest(folder)
+    name = _told(found.name if found else None, learner.group)
+    if name is None:
         return []
     if found is None:
-        found = checkpoint.read(folder / f"step-{step:010d}.safetensors")
+        found = checkpoint.read(folder / str(name))
     _require_same_trial(learner.config, found)
     before = len(found.values["learner"]["loss_sums"])
     if learner.config.teacher.smoothing.masks == "per_worker" and before != learner.group.size:
@@ -57,6 +76,13 @@ def resume(learner: Learner, folder: Path) -> list[Metrics]:
         raise UserError(f"{found.path}: {error}; is it of another trial?") from None
     log.info("continued from %s", found.path)
     return list(found.values["history"])
+
+
+def _told(name: Name | None, group: Group) -> Name | None:
+    """The name that rank 0 gives, on every worker. Collective."""
+    code = 2 * name.step + name.timed + 1 if name else 0
+    code = int(group.sum(torch.tensor(code, device=group.device)))
+    return Name((code - 1) // 2, bool((code - 1) % 2)) if code else None
 
 
 def _require_same_trial(config: c.TrialConfig, found: checkpoint.Checkpoint) -> None:

@@ -13,9 +13,9 @@ from trainables.config.errors import TrialFailure, UserError
 from trainables.data.check import check_data
 from trainables.networks import group
 from trainables.running.fit import fit
-from trainables.running.messages import Metrics
+from trainables.running.messages import Going, Metrics
 
-NOT_SHOWN = ("loss_curve", "time/first_step_at", "time/measured_at")
+NOT_SHOWN = ("loss_curve", "time/first_step_at", "time/measured_at", "time/workers")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,10 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _print_metrics(metrics: Metrics) -> bool:
+def _print_metrics(metrics: Metrics) -> Going:
     shown = {key: value for key, value in metrics.items() if key not in NOT_SHOWN}
     print("  ".join(f"{key.removeprefix('time/')} {value:.4g}" for key, value in shown.items()), flush=True)
-    return True
+    return "on"
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ CONTINUABLE = (
 OF_NO_TRIAL = (
     *CONTINUABLE,
     "name",
+    "trial.train.checkpoint_minutes",
     "trial.train.checkpoint_steps",
     "trial.train.keep_checkpoints",
 )  # keys that make no trial another

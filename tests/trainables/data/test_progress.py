@@ -52,7 +52,7 @@ def test_every_long_protocol_says_where_it_is(tiny, tmp_path: Path):
         "evaluation.finetune.epochs": 2,
         "evaluation.label_free.views": 3,
     }
-    train.fit(tiny(values), tmp_path, lambda metrics: True)
+    train.fit(tiny(values), tmp_path, lambda metrics: "on")
     found, told = checkpoint.newest(tmp_path), []
     assert found is not None
     with progress.told_to(lambda what, done, total: told.append((what, done, total))):

@@ -47,7 +47,7 @@ def test_every_step_and_every_evaluation_gives_signs(
 
     monkeypatch.setattr(Learner, "step", stepping)
     monkeypatch.setattr(train, "score", scoring)
-    train.fit(tiny(), tmp_path, lambda metrics: True)
+    train.fit(tiny(), tmp_path, lambda metrics: "on")
     assert [kind for kind, _ in seen] == [*["step"] * 4, "score"] * 2
     assert all(signs > 0 for _, signs in seen)
 

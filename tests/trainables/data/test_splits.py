@@ -129,7 +129,7 @@ def test_a_trial_learns_from_unlabelled_images_and_is_scored_with_labelled_ones(
         return encode(parts, images, *others)
 
     monkeypatch.setattr(subject, "encode", noting)
-    (metrics,) = train.fit(config, tmp_path / "trial", lambda metrics: True)
+    (metrics,) = train.fit(config, tmp_path / "trial", lambda metrics: "on")
     assert metrics["step"] == 2 and sizes == [(24, 0), (6, 0)]
     found = checkpoint.newest(tmp_path / "trial")
     assert found is not None

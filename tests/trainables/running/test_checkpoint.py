@@ -258,7 +258,7 @@ def test_a_trial_that_was_interrupted_goes_on_past_a_folder_in_the_place_of_its_
     """As a backup program may leave one behind: nothing is lost of it, and the trial ends."""
     config = tiny({"train.checkpoint_steps": 2})
     placed(tmp_path, "folder", 2)
-    train.fit(config, tmp_path, lambda metrics: True)
+    train.fit(config, tmp_path, lambda metrics: "on")
     found = checkpoint.newest(tmp_path)
     assert found is not None and found.values["learner"]["step"] == 8
     (moved,) = tmp_path.glob("step-0000000002.safetensors.folder-*")

@@ -46,8 +46,8 @@ def assert_same_end(one: Path, other: Path) -> None:
     assert {**a.values, "history": 0} == {**b.values, "history": 0}
 
 
-def go_on(metrics: train.Metrics) -> bool:
-    return True
+def go_on(metrics: train.Metrics) -> train.Going:
+    return "on"
 
 
 COMBINATIONS = {
@@ -101,7 +101,7 @@ def test_invariant_22_a_killed_trial_ends_as_one_that_was_left_alone(tiny, tmp_p
             kill_at(step, patch)
             train.fit(config, tmp_path / "killed", go_on)
     told: list[train.Metrics] = []
-    resumed = train.fit(config, tmp_path / "killed", lambda metrics: told.append(metrics) is None)
+    resumed = train.fit(config, tmp_path / "killed", lambda metrics: told.append(metrics) or "on")
     assert timeless(resumed) == timeless(whole) == timeless(told) and len(whole) == 2
     assert_same_end(tmp_path / "whole", tmp_path / "killed")
     (tmp_path / "killed" / "step-0000000006.safetensors").write_bytes(b"lost")
@@ -140,13 +140,13 @@ def test_a_trial_survives_kill_9(tiny, tmp_path: Path):
 def test_history_is_told_again_on_a_resume(tiny, tmp_path: Path):
     told: list[train.Metrics] = []
     config = tiny({"train.epochs": 3})
-    history = train.fit(config, tmp_path, lambda metrics: told.append(metrics) is None)
+    history = train.fit(config, tmp_path, lambda metrics: told.append(metrics) or "on")
     assert (
         told == history
         and [metrics["epoch"] for metrics in told] == [1, 2, 3]
         and [metrics["step"] for metrics in told] == [4, 8, 12]
     )
-    assert train.fit(config, tmp_path, lambda metrics: told.append(metrics) is None) == history
+    assert train.fit(config, tmp_path, lambda metrics: told.append(metrics) or "on") == history
     assert told == history + history  # times included: nothing was trained again
 
 
@@ -167,7 +167,7 @@ def test_metrics_of_an_epoch(tiny, tmp_path: Path):
             "weight_decay",
         ),
         *("knn_top1", "knn1_top1", "validation_images"),
-        *("time/images_per_second", "time/first_step_at", "time/measured_at"),
+        *("time/images_per_second", "time/first_step_at", "time/measured_at", "time/workers"),
     }
     assert metrics["time/images_per_second"] > 0 and 0 < metrics["time/first_step_at"] < metrics["time/measured_at"]
     assert 0 <= metrics["knn_top1"] <= 1 and metrics["validation_images"] == 32
@@ -176,9 +176,9 @@ def test_metrics_of_an_epoch(tiny, tmp_path: Path):
 def test_a_no_stops_the_trial_now_and_after_a_resume(tiny, tmp_path: Path):
     config, told = tiny({"train.epochs": 4}), []
 
-    def until_the_second(metrics: train.Metrics) -> bool:
+    def until_the_second(metrics: train.Metrics) -> train.Going:
         told.append(metrics["epoch"])
-        return metrics["epoch"] < 2
+        return "on" if metrics["epoch"] < 2 else "stop"
 
     assert len(train.fit(config, tmp_path, until_the_second)) == 2
     assert len(train.fit(config, tmp_path, until_the_second)) == 2

@@ -43,11 +43,11 @@ def test_a_learner_takes_a_resolved_configuration_as_it_is(tiny: Make, values: d
 
 def test_a_checkpoint_holds_the_resolved_configuration(tiny: Make, tmp_path: Path) -> None:
     config = tiny({**CLASSIFIER, **BASE_BATCH, "train.epochs": 1})
-    history = fit(config, tmp_path, lambda metrics: True)
+    history = fit(config, tmp_path, lambda metrics: "on")
     found = checkpoint.newest(tmp_path)
     assert found is not None and c.parse(found.config) == resolved(config, 10)
-    assert fit(config, tmp_path, lambda metrics: True) == history  # and the trial goes on from it
-    assert fit(c.parse(found.config), tmp_path, lambda metrics: True) == history  # as does its resolved form
+    assert fit(config, tmp_path, lambda metrics: "on") == history  # and the trial goes on from it
+    assert fit(c.parse(found.config), tmp_path, lambda metrics: "on") == history  # as does its resolved form
 
 
 @pytest.mark.parametrize(("values", "times"), [({}, 0), (BASE_BATCH, 1), ({**CLASSIFIER, **BASE_BATCH}, 1)])
@@ -63,5 +63,5 @@ def test_a_trial_is_validated_at_most_once_on_its_way_to_the_first_step(
         return validated(*arguments)
 
     monkeypatch.setattr(c, "validated", counted)
-    fit(config, tmp_path, lambda metrics: True)
+    fit(config, tmp_path, lambda metrics: "on")
     assert count == times

@@ -119,7 +119,7 @@ def test_a_trial_with_masks_per_worker_keeps_its_number_of_workers(tiny, digits,
     assert tensors.keys() > Learner(config, 1, 64, Group()).state_dict()[0].keys()
     checkpoint.write(tmp_path, 0, tensors, {"learner": values, "history": [], "config": config.plain()}, 2)
     with pytest.raises(UserError, match="2 teachers, and goes on with 2 workers only"):
-        train.fit(config, tmp_path, lambda metrics: True)
+        train.fit(config, tmp_path, lambda metrics: "on")
 
 
 @pytest.mark.parametrize("kind", ["batch", "momentum", "eman"])
@@ -197,12 +197,12 @@ def test_torchrun_and_a_resume_on_fewer_workers(tiny, tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert [line.split("  ")[0] for line in done.stdout.splitlines()] == ["epoch 1", "epoch 2"]
 
-    whole = train.fit(config, tmp_path / "one", lambda metrics: True)
+    whole = train.fit(config, tmp_path / "one", lambda metrics: "on")
     middle = "step-0000000006.safetensors"
     (tmp_path / "fewer").mkdir()
     shutil.copy(tmp_path / "two" / middle, tmp_path / "fewer" / middle)
     assert len(checkpoint.read(tmp_path / "two" / middle).values["learner"]["loss_sums"]) == 2
-    resumed = train.fit(config, tmp_path / "fewer", lambda metrics: True)
+    resumed = train.fit(config, tmp_path / "fewer", lambda metrics: "on")
     one, two, fewer = (checkpoint.newest(tmp_path / name) for name in ("one", "two", "fewer"))
     assert one is not None and two is not None and fewer is not None
     assert timeless(whole) == timeless(resumed) == timeless(two.values["history"])

@@ -49,10 +49,8 @@ def eventful_fit(config: c.TrialConfig, folder: Path, report: Callable, group: A
         total = group.sum(torch.tensor([float(epoch)])).item()
         if group.rank == 0:
             progress.write_text(str(epoch))
-        going = group.decide(
-            report({"epoch": epoch, "loss": total + 100 * accident, "begun": begun}) if group.rank == 0 else False
-        )
-        if not going:
+        metrics = {"epoch": epoch, "loss": total + 100 * accident, "begun": begun}
+        if not group.decide(group.rank == 0 and report(metrics) == "on"):
             return
     if group.size > 1:
         dist.barrier()

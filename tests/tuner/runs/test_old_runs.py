@@ -66,7 +66,7 @@ def test_an_interrupted_trial_goes_on_as_the_version_that_began_it_would_have(
     before = checkpoint.newest(folder)
     assert before is not None and before.values["learner"]["step"] % 160, "in the middle of an epoch"
     assert before.config["optim"]["lr_in_buffer"] is False and "lr_in_buffer" not in before.values["config"]["optim"]
-    assert_same_curve(train.fit(proposal.config, folder, lambda metrics: True), name, proposal.key)
+    assert_same_curve(train.fit(proposal.config, folder, lambda metrics: "on"), name, proposal.key)
     after = checkpoint.newest(folder)
     assert after is not None and after.values["format"] == formats.FORMAT and after.values["versions"]["teacher-tuner"]
     assert after.values["config"]["optim"]["lr_in_buffer"] is False
@@ -85,8 +85,8 @@ def test_a_trial_of_lars_does_not_go_on_with_its_rate_elsewhere_and_one_of_sgd_d
             run.trial_folder("0001"),
         )
     with pytest.raises(UserError, match=r"optim.lr_in_buffer = True: the checkpoints in .* are of a trial with False"):
-        train.fit(*configs["lars"], lambda metrics: True)
-    history = train.fit(*configs["sgd"], lambda metrics: False)  # no more than what it knew
+        train.fit(*configs["lars"], lambda metrics: "on")
+    history = train.fit(*configs["sgd"], lambda metrics: "stop")  # no more than what it knew
     assert [metrics["epoch"] for metrics in history] == [1]
 
 
