@@ -10,6 +10,7 @@ from typing import NoReturn
 from trainables.config.errors import BrokenOff, TrialFailure, UserError, nearest
 from trainables.running import surroundings
 from tuner.commands import arguments
+from tuner.runs import lock
 
 
 def main(line: list[str] | None = None) -> int:
@@ -59,6 +60,7 @@ def _leave(last: str, status: int) -> NoReturn:
     """
     print(last, file=sys.stderr, flush=True)
     sys.stdout.flush()
+    lock.release_all()
     os._exit(status)
 
 

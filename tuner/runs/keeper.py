@@ -15,6 +15,7 @@ from tuner.runs.run import BASELINE, Run
 from tuner.runs.storage import Checkpoints, Holding, deletions, free_space_warning
 
 log = logging.getLogger(__name__)
+PIN = ".pin-"  # follows the name of a checkpoint that something needs, such as a trial that goes on from it
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ def measured(run: Run, trials: Mapping[str, KnownTrial]) -> Holding:
     """
     total, files = 0, dict[str, list[tuple[Path, int]]]()
     for folder, _, names in os.walk(run.path):
+        pinned = {name.partition(PIN)[0] for name in names if PIN in name}
         for name in names:
             path = Path(folder, name)
             try:
@@ -122,7 +124,7 @@ def measured(run: Run, trials: Mapping[str, KnownTrial]) -> Holding:
                 continue
             size = max(facts.st_size, 512 * facts.st_blocks)  # what it takes of the disc, in whole blocks
             total += size
-            if path.match(PATTERN) and path.parent.parent == run.path / "trials":
+            if path.match(PATTERN) and name not in pinned and path.parent.parent == run.path / "trials":
                 files.setdefault(path.parent.name, []).append((path, size))
     untrained = files.pop(BASELINE, [])
     known = [

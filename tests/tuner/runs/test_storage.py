@@ -182,11 +182,18 @@ def test_the_keeper_keeps_the_limit(run: Run) -> None:
 def test_the_untrained_encoder_tells_the_size_of_a_first_checkpoint(run: Run) -> None:
     write(run, BASELINE, 0)
     keeper = Keeper(run)
-    keeper.look("3 MB", {}, [], more=True)
+    keeper.look("4 MB", {}, [], more=True)
     assert not keeper.refuses([]), "how many files a trial has is not known yet"
-    keeper.look("3 MB", {"0000": known(ended=False)}, ["0000"], more=True)
+    keeper.look("4 MB", {"0000": known(ended=False)}, ["0000"], more=True)
     assert keeper.refuses(["0000"])
     assert not keeper.full
+
+
+def test_a_checkpoint_that_is_pinned_is_kept(run: Run) -> None:
+    write(run, "0000", 5, 10)
+    (run.trial_folder("0000") / "step-0000000005.safetensors.pin-0007").touch()
+    Keeper(run).look("1 MB", {"0000": known()}, [], more=False)
+    assert left(run, "0000") == ["5"]
 
 
 def test_the_keeper_warns_of_a_disc_with_little_room(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
