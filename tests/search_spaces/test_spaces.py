@@ -12,6 +12,7 @@ import search_spaces
 from trainables.config import trial as c
 from tuner.plan import points, spec
 from tuner.plan import space as spaces
+from tuner.plan.resources import Resources
 
 NAMES = ["ema_placement", "momentum", "momentum_bn", "spatial_ensemble", "teacher"]
 PAPERS = sorted((Path(search_spaces.__file__).parent / "papers").glob("*.yaml"))
@@ -20,7 +21,7 @@ EXAMPLES = [p for p in sorted((Path(__file__).parents[2] / "examples").glob("*.y
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_proposal_is_a_valid_trial(name: str) -> None:
-    spaces.rehearse(spaces.load(name), c.TrialConfig(), workers=1, seed=1)
+    spaces.rehearse(spaces.load(name), c.TrialConfig(), Resources(), seed=1)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -86,7 +87,7 @@ def test_the_teacher_space_is_conditional() -> None:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_examples_are_valid_searches(path: Path) -> None:
     found = spec.parse(yaml.safe_load(path.read_text()))
-    spaces.rehearse(spaces.load(found.space), found.trial, found.resources.workers)
+    spaces.rehearse(spaces.load(found.space), found.trial, found.resources)
 
 
 @pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.name)

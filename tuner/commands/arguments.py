@@ -55,7 +55,7 @@ def _train(command: argparse.ArgumentParser) -> None:
     command.add_argument("--epochs", type=whole_number, help="instead of the configured number")
     text = "another batch; learning rate and momentum follow by the equivalence rule"
     command.add_argument("--batch-size", type=whole_number, help=text)
-    command.add_argument("--workers", type=whole_number, default=1)
+    command.add_argument("--workers", default="1", help="a number, or the smallest and the largest, such as 2-8")
     command.add_argument("--cpus-per-worker", type=whole_number, default=1)
     command.add_argument("--gpus-per-worker", type=float, default=0)
     _settable(command, "data.root=/data/cifar10")

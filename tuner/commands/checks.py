@@ -52,7 +52,7 @@ def _strategy_loads(spec: SearchSpec, proposing: Space | None) -> None:
 
 def _space_proposes(spec: SearchSpec, proposing: Space | None) -> None:
     if proposing is not None and not spec.table:  # `points.load` has validated each point of a table
-        space.rehearse(proposing, spec.trial, spec.resources.workers)
+        space.rehearse(proposing, spec.trial, spec.resources)
 
 
 def _points_fit_data(spec: SearchSpec, proposing: Space | None) -> None:

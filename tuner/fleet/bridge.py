@@ -126,8 +126,6 @@ class Bridge:
         decision = self.core.hear(events.EpochEnded(report.key, report.metrics))
         for listener in self.listeners:
             listener.epoch_heard(segment.proposal, report.metrics)
-        # slots have one width, and the fleet wants no other of the core; a resize would be carried out as a stop
-        assert not isinstance(decision, events.Resize)
         segment.paused = isinstance(decision, events.Pause)
         return TrialScheduler.CONTINUE if isinstance(decision, events.Continue) else TrialScheduler.STOP
 

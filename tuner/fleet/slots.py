@@ -209,7 +209,7 @@ class Slots:
 
     def _room_comes(self, slot: int) -> bool:
         """Waits until a worker group fits into the free resources; returns False when the slots close."""
-        workers = self._resources.workers
+        workers = self._resources.smallest
         needs = " and ".join(f"{amount:g} {kind}" for kind, amount in demand_of(self._resources).items())
         group = f"{workers} workers" if workers > 1 else "a worker"
         while not self._closing.is_set():

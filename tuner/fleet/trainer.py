@@ -97,12 +97,13 @@ def trainer(board: Board, slot: int, resources: Resources, folder: Path, fit: Fi
     per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
     if resources.gpus_per_worker:
         per_worker["GPU"] = resources.gpus_per_worker
+    per_worker |= resources.custom
     return SlotTrainer(
         local=local,
         train_loop_per_worker=work,
         backend_config=RendezvousConfig(),
         scaling_config=ScalingConfig(
-            num_workers=resources.workers, use_gpu=resources.gpus_per_worker > 0, resources_per_worker=per_worker
+            num_workers=resources.smallest, use_gpu=resources.gpus_per_worker > 0, resources_per_worker=per_worker
         ),
         # Ray Train counts the deaths of workers over the life of a controller. The switchboard counts attempts trial by
         # trial, so a controller that has had its share is launched again. Without a limit it would wait for room for

@@ -39,7 +39,7 @@ def load(spec: SearchSpec) -> Points:
     """
     points = {label: spelt_out(values, spec.trial.method.name) for label, values in spec.table.items()}
     for label, config in configs(spec).items():
-        check_workers(spec.resources.workers, config)
+        check_workers(spec.resources, config)
         if config.train.epochs < 1:
             raise UserError(f"point '{label}': train.epochs = 0: a search needs at least 1 epoch")
         giver, listed = METRICS.get(spec.objective.metric), config.evaluation.protocols

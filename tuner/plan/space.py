@@ -19,6 +19,7 @@ from search_spaces import Known
 from trainables.config import trial as c
 from trainables.config.errors import UserError, nearest, one_line, shown, shown_name
 from trainables.config.settings import section_keys, settable_keys
+from tuner.plan.resources import Resources
 from tuner.plan.spec import SPACES, check_workers
 
 REHEARSALS = 40
@@ -149,7 +150,7 @@ def load(name: str) -> Space:
     return Space(name, suggest, tuple(known_good), file)
 
 
-def rehearse(space: Space, base: c.TrialConfig, workers: int, seed: int = 0) -> None:
+def rehearse(space: Space, base: c.TrialConfig, resources: Resources, seed: int = 0) -> None:
     """Draws from a space at random, and its known good points, and validates each trial that would come of it.
 
     Raises:
@@ -163,7 +164,7 @@ def rehearse(space: Space, base: c.TrialConfig, workers: int, seed: int = 0) -> 
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # Optuna only warns of a known good value that is out of range
             _, config = space.propose(trial, base, which)  # type: ignore[arg-type]
-        check_workers(workers, config)
+        check_workers(resources, config)
     for index, (point, trial) in enumerate(zip(space.known_good, fixed, strict=True)):
         if unused := sorted(point.keys() - trial.params.keys()):
             hint = nearest(unused[0], trial.params)

@@ -11,10 +11,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, ModelWrapValidatorH
 import search_spaces
 from trainables.config import evaluation as evaluation_config
 from trainables.config import trial as c
-from trainables.config.errors import shown
+from trainables.config.errors import UserError, shown
 from trainables.config.settings import validated
 from tuner.plan.objective import Objective, first_metric
-from tuner.plan.resources import Resources
+from tuner.plan.resources import Resources, sexagesimal_hint
 from tuner.plan.storage import Storage
 from tuner.plan.strategy import MOST_TRIALS, Sampler, Stopping
 from tuner.plan.table import combined, completed
@@ -103,7 +103,7 @@ class SearchSpec(c.Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        check_workers(self.resources.workers, self.trial)
+        check_workers(self.resources, self.trial)
         if self.trial.train.epochs < 1:
             raise ValueError("trial.train.epochs = 0: a search needs at least 1 epoch")
         giver = (
@@ -163,9 +163,28 @@ class SearchSpec(c.Section):
         return self.model_dump(mode="json", exclude={"space", "trials"} if self.table else None)
 
 
-def check_workers(workers: int, trial: c.TrialConfig) -> None:
-    """Raises UserError where a trial has fewer shards than `workers`."""
-    trial.train.require_shards(workers, f"resources.workers = {workers}")
+def check_workers(resources: Resources, trial: c.TrialConfig) -> None:
+    """Raises UserError where a trial has fewer shards than the smallest number of workers."""
+    try:
+        trial.train.require_shards(resources.smallest, f"resources.workers = {resources.workers}")
+    except UserError as error:
+        raise UserError(f"{error}{sexagesimal_hint(resources.workers)}") from None
+
+
+def width_note(spec: SearchSpec) -> str:
+    """Returns a line that says why trials never get the upper end of `resources.workers`; "" where they may get it.
+
+    The points of a table may have other batches, and so other widths.
+    """
+    resources, shards = spec.resources, spec.trial.train.num_shards
+    widest = resources.widths(shards)[-1]
+    if widest == resources.largest:
+        return ""
+    if widest * 2 > shards or resources.largest >= shards:
+        why = f"a batch has {shards} shards"
+    else:
+        why = f"widths are multiples of {resources.smallest}"
+    return f"resources.workers = {resources.workers}: trials get at most {widest} workers, for {why}"
 
 
 def parse(given: Mapping[str, object]) -> SearchSpec:

@@ -51,8 +51,9 @@ class Progress:
             self.live.start()
         else:
             spec = self.study.spec
-            workers = counted(spec.resources.workers, "worker")
-            size = f"{counted(spec.trials, 'trial')}, {self.room} at once, {workers} each"
+            workers = spec.resources.workers
+            each = f"{workers} worker{'' if workers == 1 else 's'} each"
+            size = f"{counted(spec.trials, 'trial')}, {self.room} at once, {each}"
             self._print(f"search '{spec.name}': {size} -> {self.run.path}")
         return self
 

@@ -10,63 +10,38 @@ A segment is a stretch of a trial on some workers. A pause, a promotion, a resiz
 another one starts from the trial's newest checkpoint.
 """
 
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from trainables.config.errors import UserError
-from tuner.search.allocation import trials_at_once
+from tuner.search.allocation import Running, allot, trials_at_once
 from tuner.search.events import (
+    Allot,
     Continue,
     Decision,
+    EndWanted,
     EpochEnded,
     Event,
     Finish,
     Pause,
     PauseWanted,
     PromotionWanted,
-    Resize,
     SegmentBegan,
     SegmentLost,
+    SlotsSeen,
     Start,
     Stop,
+    StopNow,
+    StopWanted,
     TrialEnded,
     Wait,
-    WidthWanted,
     WorkWanted,
 )
+from tuner.search.failures import STOPPED_EARLY
 from tuner.search.records import record_name
-from tuner.search.stoppers.base import Stopper, Verdict, conclude, judge, make, promoted
-from tuner.search.study import Proposal, Study, key_of
-
-Decided = Literal["continue", "stop", "pause", "resize"]
-"""What follows an epoch, as the journal has it."""
-
-
-@dataclass
-class _Trial:
-    """A trial that has not ended.
-
-    Attributes:
-        proposal: as it was asked.
-        width: workers of its segment.
-        segment: number of its segment, from 1; 0 before the first.
-        state: "waiting" for a start, "running", or "paused".
-        decided: what followed each epoch.
-        began: whether workers have ever taken it.
-        pause: whether it is to be paused after its next epoch.
-        next_width: workers of its next segment.
-    """
-
-    proposal: Proposal
-    width: int
-    segment: int = 0
-    state: Literal["waiting", "running", "paused"] = "waiting"
-    decided: dict[int, Decided] = field(default_factory=dict)
-    began: bool = False
-    pause: bool = False
-    next_width: int | None = None
+from tuner.search.state import Decided, LiveTrial, State, fixed_because
+from tuner.search.stoppers.base import Stopper, Verdict, conclude, judge, promoted
+from tuner.search.study import Study, key_of
 
 
 class Core:
@@ -79,21 +54,21 @@ class Core:
 
     def __init__(self, study: Study, stopper: Stopper | None = None):
         self.study = study
-        self.stopper = make(study.spec) if stopper is None else stopper
         self.fault: UserError | None = None  # of the space or the stopper, for which nothing more is proposed
         self.alike: tuple[str, ...] = ()  # keys of trials that failed alike, for which nothing more is proposed
-        self._sign = 1.0 if study.spec.objective.mode == "max" else -1.0
+        self.ended = False  # whether the user has ended the search
         self._metric = study.spec.objective.metric
-        self._trials: dict[str, _Trial] = {}
-        self._queue: deque[str] = deque()  # trials that wait for a start
-        self._sequence = 0
-        self._replay()
+        self._state = State(study, stopper)
+        self._trials, self._queue = self._state.trials, self._state.queue
+        self._half_stopped = [trial for trial in self._trials.values() if trial.stop]  # a crash came before their end
 
     def hear(self, event: Event) -> Decision | None:
         """Takes an event; returns the decision that it asks for, None where it asks for none."""
         match event:
             case WorkWanted():
                 return self._next(event)
+            case SlotsSeen():
+                return self._lend(event)
             case SegmentBegan():
                 self._begin(event)
             case EpochEnded():
@@ -103,12 +78,20 @@ class Core:
             case SegmentLost():
                 self._lose(event)
             case PauseWanted():
-                self._want(event.key, pause=True)
+                self._pause(event.key)
             case PromotionWanted():
                 self._promote(event.key)
-            case WidthWanted():
-                self._want(event.key, width=event.width)
+            case StopWanted():
+                return self._stop([event.key])
+            case EndWanted():
+                self.ended = True
+                return self._stop(self.unfinished)
         return None
+
+    @property
+    def stopper(self) -> Stopper:
+        """Who judges trials."""
+        return self._state.stopper
 
     @property
     def halted(self) -> bool:
@@ -118,18 +101,33 @@ class Core:
     @property
     def running(self) -> list[str]:
         """Keys of the trials that have a segment now."""
-        return [key for key, trial in self._trials.items() if trial.state == "running"]
+        return self._state.running
 
     @property
     def unfinished(self) -> list[str]:
         """Keys of the trials that were asked and have not ended."""
         return list(self._trials)
 
-    # the events
+    @property
+    def widths(self) -> dict[str, int]:
+        """Workers of each trial that runs, as they were decided."""
+        return {key: self._trials[key].width for key in self.running}
+
+    @property
+    def useful_slots(self) -> int:
+        """How many slots the search could use now: one for each trial that could start, and all that may be lent."""
+        speeds = self._state.speeds
+        slots = self._startable() + sum(speeds.lasting(self._choices(self._trials[key]))[-1] for key in self.running)
+        most = self._state.resources.max_slots
+        return slots if most is None else min(slots, most)
+
+    # what runs
 
     def _next(self, event: WorkWanted) -> Decision:
         """The next segment: first what waits to go on, then a new trial."""
-        if self.halted:
+        while self._half_stopped:
+            self._tell_stopped(self._half_stopped.pop())
+        if self.halted or self.ended:
             return Finish(self.alike)
         if len(self.running) >= trials_at_once(event.room, event.up):
             return Wait()
@@ -141,17 +139,17 @@ class Core:
             return Finish()
         if self._queue:
             return self._start(self._trials[self._queue.popleft()])
-        width = self.study.spec.resources.workers
+        state = self._state
         try:
-            proposal = self.study.ask({record_name(self._sequence): {"event": "start", "segment": 1, "width": width}})
+            proposal = self.study.ask(lambda config: {record_name(state.sequence): state.start_record(1, config)})
         except UserError as error:
             self.fault = error
             return Finish()
         if proposal is None:
             return self._next_without_proposals()
-        trial = self._trials[proposal.key] = _Trial(proposal, width, 1, "running")
-        self._sequence += 1
-        return Start(proposal, trial.segment, width)
+        trial = self._trials[proposal.key] = LiveTrial(proposal, state.resources.smallest, 1, "running")
+        state.sequence += 1
+        return Start(proposal, trial.segment, trial.width)
 
     def _next_without_proposals(self) -> Decision:
         """What is left where all trials were asked: paused trials that nobody promotes go on once nothing runs."""
@@ -162,15 +160,59 @@ class Core:
             self._promote(key)
         return self._start(self._trials[self._queue.popleft()])
 
-    def _start(self, trial: _Trial) -> Start:
+    def _start(self, trial: LiveTrial) -> Start:
         """Starts the next segment of a trial that had one before."""
-        segment, width = trial.segment + 1, trial.next_width or trial.width
-        self._record(trial, {"event": "start", "segment": segment, "width": width})
-        self._new_segment(trial, segment, width)
+        segment, width = trial.segment + 1, self._state.resources.smallest
+        self._state.record(trial.key, self._state.start_record(segment, trial.proposal.config))
+        trial.begin_segment(segment, width)
         return Start(trial.proposal, segment, width)
 
-    def _new_segment(self, trial: _Trial, segment: int, width: int) -> None:
-        trial.segment, trial.width, trial.next_width, trial.state = segment, width, None, "running"
+    def _startable(self) -> int:
+        """How many trials could start now, had they slots, beside those that run."""
+        if self.halted or self.ended:
+            return 0
+        ready, running = len(self._queue) + self.study.unasked, len(self.running)
+        if not ready and not running:  # paused trials go on where nothing else is left
+            ready = len(self._trials)
+        most = self._state.resources.concurrent_trials
+        return ready if most is None else max(0, min(ready, most - running))
+
+    # how wide
+
+    def _choices(self, trial: LiveTrial) -> list[int]:
+        """The numbers of slots that a trial may have at all, ascending from 1."""
+        resources, config = self._state.resources, trial.proposal.config
+        if not resources.is_elastic or fixed_because(config) is not None:
+            return [1]
+        return [width // resources.smallest for width in resources.widths(config.train.num_shards)]
+
+    def _lend(self, seen: SlotsSeen) -> Allot | None:
+        """Divides the slots among the trials that run; None where nothing changes."""
+        state = self._state
+        if not state.resources.is_elastic:
+            return None
+        trials = [self._trials[key] for key in self.running]
+        smallest, speeds = state.resources.smallest, state.speeds
+        seen_by_core = [
+            Running(
+                trial.key,
+                max(1, trial.width // smallest),
+                speeds.gains(trial.key, self._choices(trial)),
+                trial.epochs_left * speeds.pace(trial.key),
+                seen.held.get(trial.key, {}),
+            )
+            for trial in trials
+        ]
+        slots, total = allot(seen.slots, seen_by_core, self._startable()), sum(seen.slots.values())
+        widths = {key: max(1, count) * smallest for key, count in slots.items()}
+        changed = {trial.key: widths[trial.key] for trial in trials if widths[trial.key] != trial.width}
+        for key, width in changed.items():
+            trial = self._trials[key]
+            state.record(key, {"event": "resize", "segment": trial.segment + 1, "width": width, "slots": total})
+            trial.begin_segment(trial.segment + 1, width)
+        return Allot(changed) if changed else None
+
+    # what happens to a trial
 
     def _begin(self, event: SegmentBegan) -> None:
         trial = self._trials[event.key]
@@ -183,127 +225,98 @@ class Core:
         trial, epoch = self._trials[event.key], int(event.metrics["epoch"])
         if epoch in trial.decided:
             self.study.observe(event.key, event.metrics)  # a kill may have come between the record and the value
-            return Stop(event.key) if trial.decided[epoch] == "stop" else Continue(event.key)
-        score = self._sign * float(event.metrics[self._metric])
+            return Stop(event.key) if trial.stop or trial.decided[epoch] == "stop" else Continue(event.key)
+        score = self._state.sign * float(event.metrics[self._metric])
         decided = self._decide(trial, epoch, score)
-        self._record(trial, {"event": "epoch", "epoch": epoch, "score": score, "decision": decided})
+        measured = self._state.speeds.measure(event.key, event.metrics) if self._state.resources.is_elastic else {}
+        content = {"event": "epoch", "epoch": epoch, "score": score, "decision": decided, **measured}
+        self._state.record(event.key, content)
         self.study.observe(event.key, event.metrics)
-        return self._carry_out(trial, epoch, decided)
+        self._state.carry_out(trial, epoch, decided)
+        if decided == "pause":
+            return Pause(event.key)
+        return Stop(event.key) if decided == "stop" else Continue(event.key)
 
-    def _decide(self, trial: _Trial, epoch: int, score: float) -> Decided:
+    def _decide(self, trial: LiveTrial, epoch: int, score: float) -> Decided:
         """The stopper's verdict, then what was wanted of this trial. After its last epoch a trial ends by itself."""
-        key = trial.proposal.key
         verdict: Verdict = "continue"
         try:
             if epoch >= trial.proposal.config.train.epochs:
-                conclude(self.stopper, key, epoch, score)
+                conclude(self.stopper, trial.key, epoch, score)
                 return "continue"
             if self.fault is None:
-                verdict = judge(self.stopper, key, epoch, score)
+                verdict = judge(self.stopper, trial.key, epoch, score)
         except UserError as error:  # trials that run go on to their end, without a judge
             self.fault = self.fault or error
-        if verdict == "continue" and trial.pause:
-            return "pause"
-        if verdict == "continue" and trial.next_width is not None:
-            return "resize"
-        return verdict
-
-    def _carry_out(self, trial: _Trial, epoch: int, decided: Decided) -> Decision:
-        """Changes a trial's state as a decision says."""
-        key = trial.proposal.key
-        trial.decided[epoch] = decided
-        if decided == "pause":
-            trial.state, trial.pause = "paused", False
-            return Pause(key)
-        if decided == "resize":
-            assert trial.next_width is not None
-            self._new_segment(trial, trial.segment + 1, trial.next_width)
-            return Resize(key, trial.segment, trial.width)
-        return Stop(key) if decided == "stop" else Continue(key)
+        if trial.stop:
+            return "stop"
+        return "pause" if verdict == "continue" and trial.pause else verdict
 
     def _end(self, event: TrialEnded) -> None:
         """Tells the study that a trial has ended; a trial that was told before, or paused, stays as it is."""
         trial = self._trials.get(event.key)
         if trial is None or trial.state == "paused":
             return
-        self._record(trial, {"event": "end", "failed": event.error is not None})
-        self.study.tell(event.key, event.metrics, event.error, event.details)
-        del self._trials[event.key]
-        if event.error is not None and (failed := self.study.failed_alike()):
-            self.alike = self.alike or tuple(map(key_of, failed))
+        if trial.stop and event.error is None and not event.metrics:
+            self._tell_stopped(trial, event.details)
+        else:
+            self._tell(event.key, event.metrics, event.error, event.details)
 
-    def _want(self, key: str, pause: bool = False, width: int | None = None) -> None:
-        """Notes what is to be done with a trial after its next epoch; of a trial that has ended nothing."""
-        trial = self._trials.get(key)
-        if trial is None:
-            return
-        trial.pause, trial.next_width = trial.pause or pause, trial.next_width if width is None else width
-        if trial.next_width == trial.width:
-            trial.next_width = None
-        self._record(trial, {"event": "wanted", "pause": trial.pause, "width": trial.next_width})
+    def _tell_stopped(self, trial: LiveTrial, details: Mapping[str, Any] | None = None) -> None:
+        """Ends a trial that was stopped, with its last score in the journal."""
+        curve = self.study.trial(trial.key).intermediate_values
+        metrics = {"epoch": max(curve), self._metric: curve[max(curve)]} if curve else {}
+        if trial.key in self._queue:
+            self._queue.remove(trial.key)
+        self._tell(trial.key, metrics, None if curve else STOPPED_EARLY, details or {})
+
+    def _tell(self, key: str, metrics: Mapping[str, Any], error: str | None, details: Mapping[str, Any]) -> None:
+        self._state.record(key, {"event": "end", "failed": error is not None})
+        self.study.tell(key, metrics, error, details)
+        self._state.speeds.forget(key)
+        del self._trials[key]
+        if error is not None and (failed := self.study.failed_alike()):
+            self.alike = self.alike or tuple(map(key_of, failed))
 
     def _lose(self, event: SegmentLost) -> None:
         """Puts a trial at the head of the queue."""
         trial = self._trials[event.key]
         if trial.state == "running":
-            self._record(trial, {"event": "lost", "why": event.why})
+            self._state.record(event.key, {"event": "lost", "why": event.why})
             trial.state = "waiting"
             self._queue.appendleft(event.key)
+
+    # what the user wants
+
+    def _pause(self, key: str) -> None:
+        """Pauses a trial after its next epoch, or at once where it waits; one that has ended stays as it is."""
+        trial = self._trials.get(key)
+        if trial is None or trial.state == "paused":
+            return
+        if trial.state == "waiting":
+            self._state.record(key, {"event": "paused"})
+            self._queue.remove(key)
+            trial.state, trial.pause = "paused", False
+        elif not trial.pause:
+            self._state.record(key, {"event": "wanted", "pause": True})
+            trial.pause = True
 
     def _promote(self, key: str) -> None:
         """Puts a paused trial into the queue; a trial that is not paused, or has ended, stays as it is."""
         trial = self._trials.get(key)
         if trial is not None and trial.state == "paused":
-            self._record(trial, {"event": "promotion"})
+            self._state.record(key, {"event": "promotion"})
             trial.state = "waiting"
             self._queue.append(key)
 
-    # the journal
-
-    def _record(self, trial: _Trial, content: Mapping[str, object]) -> None:
-        self.study.record(trial.proposal.key, self._sequence, content)
-        self._sequence += 1
-
-    def _replay(self) -> None:
-        """Takes up what the journal says: trials that have not ended, and all verdicts in their order.
-
-        Runs that were written before there were records have curves only. Those of ended trials are told in the order
-        of the trials; trials that go on tell theirs again. After a restart each trial that ran waits for a new segment.
-        """
-        records = self.study.records()
-        recorded = {key for _, key, _ in records}
-        for proposal in self.study.interrupted():
-            self._trials[proposal.key] = _Trial(proposal, self.study.spec.resources.workers)
-        for frozen in self.study.trials():
-            if frozen.state.is_finished() and key_of(frozen) not in recorded:
-                for epoch, value in sorted(frozen.intermediate_values.items()):
-                    self._rejudge(key_of(frozen), epoch, self._sign * value, self.study.epochs_of(frozen))
-        for sequence, key, content in records:
-            self._sequence = sequence + 1
-            self._take_up(key, content)
-        for key, trial in self._trials.items():
-            if trial.state != "paused":
-                trial.state = "waiting"
-                self._queue.append(key)
-
-    def _take_up(self, key: str, content: Mapping[str, Any]) -> None:
-        """Takes up a record. A trial that has ended since matters to the stopper alone."""
-        trial, event = self._trials.get(key), content["event"]
-        if event == "epoch":
-            frozen = self.study.trial(key)
-            self._rejudge(key, content["epoch"], content["score"], self.study.epochs_of(frozen))
-            if trial is not None:
-                self._carry_out(trial, content["epoch"], content["decision"])
-        elif trial is not None and event == "start":
-            self._new_segment(trial, content["segment"], content["width"])
-        elif trial is not None and event == "wanted":
-            trial.pause, trial.next_width = content["pause"], content["width"]
-        elif trial is not None and event in ("lost", "promotion"):
-            trial.state = "waiting"
-
-    def _rejudge(self, key: str, epoch: int, score: float, epochs: int) -> None:
-        """Tells the stopper an epoch that was judged before; its verdict is in the journal."""
-        if epoch >= epochs:
-            conclude(self.stopper, key, epoch, score)
-        else:
-            judge(self.stopper, key, epoch, score)
+    def _stop(self, keys: list[str]) -> StopNow | None:
+        """Stops trials: those that do not run end here, the others are to be ended by whoever runs them."""
+        stopped = [self._trials[key] for key in keys if key in self._trials]
+        for trial in stopped:
+            if not trial.stop:
+                self._state.record(trial.key, {"event": "stop"})
+                trial.stop = True
+            if trial.state != "running":
+                self._tell_stopped(trial)
+        running = tuple(trial.key for trial in stopped if trial.state == "running")
+        return StopNow(running) if running else None

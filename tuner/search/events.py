@@ -15,11 +15,26 @@ class WorkWanted:
 
     Attributes:
         up: slots whose workers are up.
-        room: the most trials at once that were asked for or fit.
+        room: the most trials at once that whoever executes can have; the core keeps to what the user asked for anyway.
     """
 
     up: int
     room: int
+
+
+@dataclass(frozen=True)
+class SlotsSeen:
+    """The slots as they are now. It is told every second, and after each change.
+
+    Attributes:
+        at: seconds on the clock of whoever executes; virtual seconds in a simulation.
+        slots: number of slots that are up and may be used, by node (that of the slot's first worker).
+        held: how many of them each trial holds, by the trial's key, then by node.
+    """
+
+    at: float
+    slots: Mapping[str, int]
+    held: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,7 +80,10 @@ class SegmentLost:
 
 @dataclass(frozen=True)
 class PauseWanted:
-    """A trial is to be paused after its next epoch."""
+    """A trial is to be paused: after its next epoch, or at once if it waits for a start.
+
+    It goes on when its promotion is wanted, when the search is resumed, or when nothing else is left to do.
+    """
 
     key: str
 
@@ -78,21 +96,39 @@ class PromotionWanted:
 
 
 @dataclass(frozen=True)
-class WidthWanted:
-    """A trial is to go on with another number of workers after its next epoch."""
+class StopWanted:
+    """A trial is to be stopped now. Its last metrics count."""
 
     key: str
-    width: int
 
 
-Event = WorkWanted | SegmentBegan | EpochEnded | TrialEnded | SegmentLost | PauseWanted | PromotionWanted | WidthWanted
+@dataclass(frozen=True)
+class EndWanted:
+    """The search is to end now: nothing more is proposed, and every trial that has not ended is stopped."""
+
+
+Event = (
+    WorkWanted
+    | SlotsSeen
+    | SegmentBegan
+    | EpochEnded
+    | TrialEnded
+    | SegmentLost
+    | PauseWanted
+    | PromotionWanted
+    | StopWanted
+    | EndWanted
+)
 
 # decisions
 
 
 @dataclass(frozen=True)
 class Start:
-    """Start a segment of a trial: on `width` workers, from its newest checkpoint where it has one."""
+    """Start a segment of a trial: on `width` workers, from its newest checkpoint where it has one.
+
+    A trial starts on the smallest number of workers.
+    """
 
     proposal: Proposal
     segment: int
@@ -121,12 +157,21 @@ class Pause:
 
 
 @dataclass(frozen=True)
-class Resize:
-    """End the segment, and start the next one at once on `width` workers."""
+class Allot:
+    """Have these trials go on with another number of workers, from their next step on. Others keep what they have.
 
-    key: str
-    segment: int
-    width: int
+    Attributes:
+        widths: number of workers by key of the trial.
+    """
+
+    widths: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class StopNow:
+    """End these running trials without waiting for an epoch, and tell `TrialEnded` of each with its last metrics."""
+
+    keys: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -145,4 +190,4 @@ class Finish:
     alike: tuple[str, ...] = ()
 
 
-Decision = Start | Continue | Stop | Pause | Resize | Wait | Finish
+Decision = Start | Continue | Stop | Pause | Allot | StopNow | Wait | Finish

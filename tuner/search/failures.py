@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial, TrialState
 
 ALIKE = 3  # trials that end a search
+STOPPED_EARLY = "stopped by the user before its first epoch"  # error of such a trial, which says nothing of others
 DIVERGED = "TrialFailure:"  # what the error of a trial begins with that is caused by its own values
 
 
@@ -32,6 +33,12 @@ def alike(trials: Sequence[FrozenTrial], passed_over: int = 0) -> list[FrozenTri
 def _kind(trial: FrozenTrial) -> str | None:
     """The error of a trial that failed before its first epoch, without its numbers and its worker."""
     error = trial.user_attrs.get("error")
-    if trial.state != TrialState.FAIL or not error or trial.intermediate_values or trial.user_attrs.get("metrics"):
+    if (
+        trial.state != TrialState.FAIL
+        or not error
+        or error == STOPPED_EARLY
+        or trial.intermediate_values
+        or trial.user_attrs.get("metrics")
+    ):
         return None
     return re.sub(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?|\b(nan|inf)\b", "#", re.sub(r" \(worker \d+\)", "", error))

@@ -4,6 +4,7 @@ A record is a system attribute of a trial. Its name has its sequence number, and
 heard of the trial and what it has decided.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from optuna.trial import FrozenTrial
 
 RECORD = "core:"  # prefix of the attributes' names
 _NAME = re.compile(rf"{RECORD}\d{{8,15}}")
-_DECISIONS = ("continue", "stop", "pause", "resize")
+_DECISIONS = ("continue", "stop", "pause")
 
 
 def record_name(sequence: int) -> str:
@@ -37,26 +38,22 @@ def fault_in(trials: Sequence[FrozenTrial]) -> str | None:
         for name, content in trial.system_attrs.items():
             if name.startswith(RECORD) and not (_NAME.fullmatch(name) and _is_whole(content)):
                 return f"trial {trial.number:04d} has a record that is none of ours: {name[:30]}"
-    last, widths = -1, dict[int, int | None]()  # by trial: the width that it was to go on with
-    for sequence, trial, content in records_of(trials):
+    last = -1
+    for sequence, trial, _ in records_of(trials):
         if sequence == last:
             return f"trial {trial.number:04d} has a record whose number was given before: {record_name(sequence)}"
-        last, event, resized = sequence, content["event"], content.get("decision") == "resize"
-        if resized and widths.get(trial.number) is None:
-            return f"trial {trial.number:04d} has a resize without a width: {record_name(sequence)}"
-        if event == "wanted":
-            widths[trial.number] = content["width"]
-        elif event == "start" or resized:
-            widths[trial.number] = None
+        last = sequence
     return None
 
 
 def _is_whole(content: object) -> bool:
-    """Returns whether the content of a record has a known event with all of its fields."""
+    """Returns whether the content of a record has a known event with all of its fields, and valid optional ones."""
     if not isinstance(content, Mapping) or not isinstance(content.get("event"), str):
         return False
     fields = _FIELDS.get(content["event"])
-    return fields is not None and all(name in content and valid(content[name]) for name, valid in fields.items())
+    if fields is None or not all(name in content and valid(content[name]) for name, valid in fields.items()):
+        return False
+    return all(valid(content[name]) for name, valid in _OPTIONAL.get(content["event"], {}).items() if name in content)
 
 
 def _is_count(value: object) -> bool:
@@ -65,6 +62,10 @@ def _is_count(value: object) -> bool:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _is_decision(value: object) -> bool:
@@ -79,8 +80,8 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _is_width(value: object) -> bool:
-    return value is None or _is_count(value)
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 _FIELDS: dict[str, dict[str, Callable[[object], bool]]] = {
@@ -89,6 +90,17 @@ _FIELDS: dict[str, dict[str, Callable[[object], bool]]] = {
     "end": {"failed": _is_truth},
     "lost": {"why": _is_text},
     "promotion": {},
-    "wanted": {"pause": _is_truth, "width": _is_width},
+    "wanted": {"pause": _is_truth},
+    "paused": {},
+    "stop": {},
+    "resize": {"segment": _is_count, "width": _is_count},
 }
 """The events of records, with the fields of each and what they may hold."""
+
+_OPTIONAL: dict[str, dict[str, Callable[[object], bool]]] = {
+    "start": {"fixed": _is_text},
+    "epoch": {"workers": _is_count, "images_per_second": _is_positive, "seconds": _is_positive},
+    "resize": {"slots": _is_count},
+    "wanted": {"width": _is_none},  # of earlier versions
+}
+"""Fields that a record may lack, and what they may hold."""

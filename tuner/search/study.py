@@ -24,6 +24,7 @@ from tuner.search.samplers import base as samplers
 from tuner.search.storage import Store, damaged
 
 Metrics = Mapping[str, Any]
+RecordOf = Callable[[c.TrialConfig], Mapping[str, object]]
 SamplerOf = Callable[[SearchSpec, int], optuna.samplers.BaseSampler]
 LAUNCHED = "launched"  # the study's attribute with what the search was launched with
 PASSED_OVER = (
@@ -105,7 +106,7 @@ class Study:
         """A trial by its key."""
         return self._store.trial(int(key))
 
-    def ask(self, record: Mapping[str, object] | None = None) -> Proposal | None:
+    def ask(self, record: RecordOf | None = None) -> Proposal | None:
         """Proposes the next trial; None where all have been proposed.
 
         A proposal is a function of the seed, of the trial's number and of what has been told, so it does not matter how
@@ -113,14 +114,14 @@ class Study:
         trial, or none.
 
         Args:
-            record: system attributes of the new trial, by name.
+            record: gives system attributes of the new trial, by name, from its configuration.
 
         Raises:
             UserError: the space raises, hangs, or proposes no valid trial; then nothing has entered the journal.
         """
         assert self.space is not None
         number = len(self._store)
-        if number >= self.spec.trials or self._store.exhausted:
+        if not self.unasked:
             return None
         with self._store.draft(self._sampler_of(self.spec, number), self._fixed(number)) as draft:
             try:
@@ -130,10 +131,15 @@ class Study:
                 when = f"(when it was asked for trial {number:04d}); {advice}; this one's trials are kept"
                 raise UserError(f"{error} {when}") from None
             attributes = {"values": values, "format": formats.FORMAT, "version": formats.version()}
-            draft.commit(attributes, dict(record or {}))
+            draft.commit(attributes, dict(record(config)) if record else {})
         trial = self._store.trial(number)
         self._configs[key_of(trial)] = config
         return Proposal(key_of(trial), values, config, points.label_of(self.spec, trial))
+
+    @property
+    def unasked(self) -> int:
+        """How many trials are still to be proposed; none once the sampler has said that it has no more."""
+        return 0 if self._store.exhausted else max(0, self.spec.trials - len(self._store))
 
     def _fixed(self, number: int) -> Mapping[str, object] | None:
         """What trial `number` takes as it is, by suggested name: a known good point; None where the sampler draws."""

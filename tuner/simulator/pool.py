@@ -10,7 +10,7 @@ from trainables.config.errors import UserError
 from tuner.plan.space import Space
 from tuner.plan.spec import SearchSpec
 from tuner.search.samplers import base as samplers
-from tuner.search.study import Proposal, SamplerOf, Study
+from tuner.search.study import SamplerOf, Study
 from tuner.simulator.curves import Point
 
 
@@ -38,8 +38,9 @@ class PoolStudy(Study):
         if not self._left:
             raise UserError("a search in a pool needs the suggested values of the recorded trials, and none has them")
 
-    def ask(self, record: Mapping[str, Any] | None = None) -> Proposal | None:
-        return super().ask(record) if self._left else None
+    @property
+    def unasked(self) -> int:
+        return min(len(self._left), super().unasked)
 
     def _fixed(self, number: int) -> Mapping[str, Any] | None:
         assert self.space is not None

@@ -272,11 +272,10 @@ def _replay_wish(world: _World, trial: _Running, content: Metrics) -> None:
         heapq.heappush(world.free, slot)
     elif content["event"] == "promotion":
         world.hear(slot, events.PromotionWanted(key))
-    elif content["event"] == "wanted":
-        if content["pause"]:
-            world.hear(slot, events.PauseWanted(key))
-        if content["width"] is not None:
-            world.hear(slot, events.WidthWanted(key, content["width"]))
+    elif content["event"] in ("paused", "wanted"):
+        world.hear(slot, events.PauseWanted(key))
+    elif content["event"] == "stop":
+        world.hear(slot, events.StopWanted(key))
 
 
 def _most_at_once(records: Sequence[tuple[int, str, Mapping[str, object]]]) -> int:

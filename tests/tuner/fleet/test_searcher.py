@@ -16,7 +16,6 @@ from tuner.fleet.switchboard import Switchboard
 from tuner.fleet.trial import SlotOrder
 from tuner.plan import space, spec
 from tuner.runs.run import Run
-from tuner.search import events
 from tuner.search.core import Core
 from tuner.search.study import Study
 
@@ -174,13 +173,3 @@ def test_a_score_of_the_untrained_encoder_that_does_not_come_is_asked_for_again(
     assert bridge.CoreSearcher(between).suggest("never") == Searcher.FINISHED
     assert between.broken_off == "trial untrained: it ended without a score, again and again"
     assert between.baseline is not None and not asked.trials()
-
-
-def test_a_resize_is_not_carried_out_as_a_stop(study: tuple[Study, Run]) -> None:
-    """Slots have one width; whoever wants another one of the core has to teach the bridge first."""
-    between = made(study, PlayedSlots(1, up=1), 1)
-    key = ordered(between, "t0").work.key
-    between.core.hear(events.WidthWanted(key, 3))
-    metrics = {"epoch": 1, "knn_top1": 0.5, "time/first_step_at": 0.0}
-    with pytest.raises(AssertionError):
-        between.hear("t0", EpochReport(key, 0, metrics))

@@ -5,6 +5,7 @@ import itertools
 import math
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,21 +21,24 @@ from tuner.plan import space as spaces
 from tuner.plan import spec as specs
 from tuner.search.core import Core
 from tuner.search.events import (
+    Allot,
     Continue,
     Decision,
+    EndWanted,
     EpochEnded,
     Finish,
     Pause,
     PauseWanted,
     PromotionWanted,
-    Resize,
     SegmentBegan,
     SegmentLost,
+    SlotsSeen,
     Start,
     Stop,
+    StopNow,
+    StopWanted,
     TrialEnded,
     Wait,
-    WidthWanted,
     WorkWanted,
 )
 from tuner.search.stoppers.base import Stopper, Verdict
@@ -294,17 +298,129 @@ def test_segments_of_a_pause_and_a_promotion() -> None:
     assert core.running == ["0000", "0001"]
 
 
-def test_a_resize_starts_the_next_segment_at_once() -> None:
-    core = core_of(None, stopping="none")
+ELASTIC: dict[str, Any] = {
+    "stopping": "none",
+    "resources": {"workers": "1-4"},
+    "trial": {"train": {"epochs": EPOCHS, "batch_size": 8, "shard_size": 2}},
+}
+
+
+def timed(number: int, workers: int, speed: float, score: float = 0.5) -> dict[str, Any]:
+    """Metrics of an epoch on a number of workers."""
+    times = {"time/workers": workers, "time/images_per_second": speed, "time/measured_at": 100.0 * number}
+    return {"epoch": number, "knn_top1": score, "time/first_step_at": 1.0, **times}
+
+
+def test_idle_slots_are_lent_and_given_back(tmp_path: Path) -> None:
+    """Once a trial has shown its speed on one slot, it gets what nobody waits for, and gives it back."""
+    core = core_of(tmp_path / "journal", trials=2, **ELASTIC)
     started(core, "0000", width=1)
-    core.hear(WidthWanted("0000", 4))
-    assert epoch(core, "0000", 1, 0.5) == Resize("0000", 2, 4)
-    assert epoch(core, "0000", 2, 0.5) == Continue("0000")
-    core.hear(WidthWanted("0000", 4))  # as wide as it is
-    assert epoch(core, "0000", 3, 0.5) == Continue("0000")
-    core.hear(WidthWanted("0000", 1))
-    core.hear(SegmentLost("0000", "its node went"))
-    started(core, "0000", segment=3, width=1)
+    assert core.hear(SlotsSeen(0.0, {"a": 4}, {"0000": {"a": 1}})) is None, "its speed is not known"
+    core.hear(EpochEnded("0000", timed(1, 1, 10.0)))
+    assert core.hear(SlotsSeen(1.0, {"a": 1}, {"0000": {"a": 1}})) is None
+    assert core.hear(SlotsSeen(2.0, {"a": 3}, {"0000": {"a": 1}})) == Allot({"0000": 2}), "one is for the next trial"
+    assert core.hear(SlotsSeen(3.0, {"a": 3}, {"0000": {"a": 2}})) is None
+    started(core, "0001", width=1)
+    assert core.hear(SlotsSeen(4.0, {"a": 2}, {"0000": {"a": 2}})) == Allot({"0000": 1})
+    assert core.widths == {"0000": 1, "0001": 1}
+    noted = [content for _, key, content in records(core.study) if content["event"] == "resize"]
+    assert noted == [
+        {"event": "resize", "segment": 2, "width": 2, "slots": 3},
+        {"event": "resize", "segment": 3, "width": 1, "slots": 2},
+    ]
+    again = core_of(tmp_path / "journal", trials=2, **ELASTIC)
+    start = started(again, "0000", segment=4, width=1)
+    assert start.width == 1, "a trial begins on one slot after a restart, too"
+
+
+def test_a_width_that_does_not_pay_is_tried_once_in_a_search(tmp_path: Path) -> None:
+    core = core_of(tmp_path / "journal", trials=1, **ELASTIC)
+    started(core, "0000")
+    core.hear(EpochEnded("0000", timed(1, 1, 10.0)))
+    seen = SlotsSeen(0.0, {"a": 4}, {"0000": {"a": 4}})
+    assert core.useful_slots == 4
+    assert core.hear(seen) == Allot({"0000": 4})
+    core.hear(EpochEnded("0000", timed(2, 4, 12.0)))
+    assert core.hear(seen) == Allot({"0000": 2}), "1.2 times as fast on four: the next smaller width is tried"
+    core.hear(EpochEnded("0000", timed(3, 2, 15.0)))
+    assert core.hear(seen) is None, "1.5 times as fast on two"
+    assert core.useful_slots == 2
+    again = core_of(tmp_path / "journal", trials=1, **ELASTIC)
+    started(again, "0000", segment=4, width=1)
+    assert again.hear(seen) == Allot({"0000": 2}), "what was measured is in the journal"
+
+
+def test_joint_trials_keep_to_the_smallest_width_and_the_journal_says_why() -> None:
+    trial = {"train": {**ELASTIC["trial"]["train"], "exact": False}}
+    core = core_of(None, trials=1, **{**ELASTIC, "trial": trial})
+    started(core, "0000")
+    core.hear(EpochEnded("0000", timed(1, 1, 10.0)))
+    assert core.hear(SlotsSeen(0.0, {"a": 4}, {"0000": {"a": 1}})) is None and core.useful_slots == 1
+    (start, *_) = [content for _, _, content in records(core.study)]
+    assert start == {"event": "start", "segment": 1, "width": 1, "fixed": "joint: a worker runs its shards in one pass"}
+
+
+def test_how_many_slots_a_search_can_use() -> None:
+    core = core_of(None, trials=3, **{**ELASTIC, "resources": {"workers": "1-4", "max_slots": 5}})
+    assert core.useful_slots == 3, "a slot for each trial"
+    started(core, "0000")
+    assert core.useful_slots == 5, "two trials, and four slots for the first one; but at most five"
+    core.hear(EndWanted())
+    assert core.useful_slots == 4, "what runs"
+    fixed = core_of(None, trials=3, resources={"concurrent_trials": 2})
+    assert fixed.useful_slots == 2
+
+
+def test_a_trial_is_stopped_at_once(tmp_path: Path) -> None:
+    """With its last score; without any it has failed. A stopped trial that does not run is ended by the core."""
+    core = core_of(tmp_path / "journal", stopping="none")
+    for key in ("0000", "0001", "0002"):
+        started(core, key)
+    epoch(core, "0000", 1, 0.5)
+    core.hear(PauseWanted("0002"))
+    assert epoch(core, "0002", 1, 0.75) == Pause("0002")
+    assert core.hear(StopWanted("0000")) == StopNow(("0000",)) == core.hear(StopWanted("0000"))
+    assert core.hear(StopWanted("0001")) == StopNow(("0001",))
+    assert core.hear(StopWanted("0002")) is None and core.hear(StopWanted("0007")) is None
+    assert epoch(core, "0000", 2, 0.9) == Stop("0000"), "an epoch that was on its way"
+    core.hear(TrialEnded("0000", {"epoch": 2, "knn_top1": 0.9}, None, {}))
+    shutil.copy(tmp_path / "journal", tmp_path / "killed")
+    core.hear(TrialEnded("0001", {}, None, {}))
+    states = [(trial.state, trial.values, trial.user_attrs.get("error")) for trial in core.study.trials()]
+    stopped = "stopped by the user before its first epoch"
+    assert states == [
+        (TrialState.PRUNED, [0.9], None),
+        (TrialState.FAIL, None, stopped),
+        (TrialState.PRUNED, [0.75], None),
+    ]
+    killed = core_of(tmp_path / "killed", stopping="none")
+    started(killed, "0003")
+    assert killed.study.trial("0001").user_attrs["error"] == stopped, "a crash came between the stop and the end"
+
+
+def test_a_search_is_ended_at_once(tmp_path: Path) -> None:
+    core = core_of(tmp_path / "journal", stopping="none")
+    for key in ("0000", "0001", "0002"):
+        started(core, key)
+    core.hear(SegmentLost("0002", "its actor died"))
+    assert core.hear(EndWanted()) == StopNow(("0000", "0001"))
+    for key in ("0000", "0001"):
+        core.hear(TrialEnded(key, {}, None, {}))
+    assert core.hear(WORK) == Finish() and core.unfinished == [] and not core.halted, "three stops are no fault"
+    started(core_of(tmp_path / "journal", stopping="none"), "0003")
+
+
+def test_a_trial_that_waits_is_paused_at_once(tmp_path: Path) -> None:
+    core = core_of(tmp_path / "journal", stopping="none", trials=2)
+    started(core, "0000")
+    core.hear(SegmentLost("0000", "its actor died"))
+    core.hear(PauseWanted("0000"))
+    for again in (core, core_of(tmp_path / "journal", stopping="none", trials=2)):
+        assert again.running == [] and again.unfinished == ["0000"]
+    started(again, "0001")
+    assert again.hear(WORK) == Wait()
+    again.hear(TrialEnded("0001", {"epoch": EPOCHS, "knn_top1": 0.5}, None, {}))
+    started(again, "0000", segment=2)
 
 
 def test_a_lost_segment_goes_first() -> None:
@@ -422,10 +538,9 @@ def test_wishes_are_kept_over_a_crash(tmp_path: Path) -> None:
     for key in ("0000", "0001"):
         started(core, key)
     core.hear(PauseWanted("0000"))
-    core.hear(WidthWanted("0001", 2))
     again = core_of(tmp_path / "journal", stopping="none")
     started(again, "0000", segment=2)
-    started(again, "0001", segment=2, width=2)
+    started(again, "0001", segment=2)
     assert epoch(again, "0000", 1, 0.5) == Pause("0000")
 
 
@@ -434,7 +549,7 @@ def test_wishes_for_a_trial_that_has_ended_change_nothing(tmp_path: Path) -> Non
     started(core, "0000")
     core.hear(TrialEnded("0000", {}, "it broke", {}))
     before = (tmp_path / "journal").read_bytes()
-    for event in (PauseWanted("0000"), WidthWanted("0000", 2), PromotionWanted("0000")):
+    for event in (PauseWanted("0000"), StopWanted("0000"), PromotionWanted("0000")):
         assert core.hear(event) is None
     assert (tmp_path / "journal").read_bytes() == before
 

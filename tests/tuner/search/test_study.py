@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 from trainables.config.errors import UserError
 from tuner.plan import space as spaces
 from tuner.plan import spec as specs
+from tuner.plan.resources import Resources
 from tuner.search.core import Core
 from tuner.search.events import Continue, EpochEnded, Stop, TrialEnded, WorkWanted
 from tuner.search.study import Study, key_of
@@ -154,7 +155,7 @@ def test_a_space_of_the_user(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text("def suggest(trial):\n    return {'optim.lr': trial.suggest_float('lr', 0.01, 0.1, log=True)}\n")
     space = spaces.load(f"{file}:suggest")
-    spaces.rehearse(space, search().trial, 1)
+    spaces.rehearse(space, search().trial, Resources())
     study = Study(tmp_path / "journal", search(), space)
     run_to_the_end(study)
     rates = [t.user_attrs["values"]["optim.lr"] for t in study.trials()]
@@ -200,7 +201,7 @@ def test_a_space_at_fault_is_found_in_rehearsal(tmp_path: Path, body: str, words
     file = tmp_path / "mine.py"
     file.write_text(f"def suggest(trial):\n    {body}\n")
     with pytest.raises(UserError) as error:
-        spaces.rehearse(spaces.load(str(file)), search().trial, 2)
+        spaces.rehearse(spaces.load(str(file)), search().trial, Resources(workers=2))
     for word in words:
         assert word in str(error.value)
 
@@ -266,6 +267,6 @@ def test_a_space_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cod
     monkeypatch.setattr(spaces, "PATIENCE", 0.5)
     (tmp_path / "mine.py").write_text(code)
     with pytest.raises(UserError) as error:
-        spaces.rehearse(spaces.load(str(tmp_path / "mine.py")), search().trial, 1)
+        spaces.rehearse(spaces.load(str(tmp_path / "mine.py")), search().trial, Resources())
     for word in words:
         assert word in str(error.value)

@@ -1,7 +1,6 @@
 """Simulations: virtual time, slots, refusals, replays of runs, and pools."""
 
 import random
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,10 @@ from tuner.search.events import (
     EpochEnded,
     Pause,
     PauseWanted,
-    Resize,
     SegmentLost,
     Start,
     Stop,
     TrialEnded,
-    WidthWanted,
     WorkWanted,
 )
 from tuner.search.study import Study
@@ -87,7 +84,7 @@ def test_a_run_on_three_slots_is_repeated_by_its_sequence_numbers(tmp_path: Path
     assert heard(other) != heard(study), "on one slot the order is another"
 
 
-def test_pauses_losses_resizes_and_restarts_are_repeated() -> None:
+def test_pauses_losses_and_restarts_are_repeated() -> None:
     study = Study(None, search(), TEACHER)
     core = Core(study, Halves(search()))
     decisions: list[str] = []
@@ -102,13 +99,12 @@ def test_pauses_losses_resizes_and_restarts_are_repeated() -> None:
     start = core.hear(WorkWanted(3, 3))
     assert isinstance(start, Start) and start.segment == 2
     promoted = start.proposal.key
-    core.hear(WidthWanted(promoted, 2))
     tell(promoted, 2)
     core.hear(SegmentLost(promoted, "its node went"))
     core.hear(WorkWanted(3, 3))
     core.hear(PauseWanted(promoted))
     tell(promoted, 3)
-    assert decisions == ["Pause", "Pause", "Pause", "Resize", "Pause"]
+    assert decisions == ["Pause", "Pause", "Pause", "Continue", "Pause"]
     curves = Table(
         Point(t.user_attrs["values"], {e: Recorded(metrics(t.user_attrs["values"], e), 1.0) for e in (1, 2, 3)})
         for t in study.trials()
@@ -258,20 +254,6 @@ def test_a_stopper_that_pauses_in_virtual_time() -> None:
     assert {trial.state.name for trial in study.trials()} == {"COMPLETE"}
     told = [h.event.metrics["epoch"] for h in result.log if isinstance(h.event, EpochEnded)]
     assert len(told) == 3 * EPOCHS, "a segment tells new epochs only"
-
-
-def test_a_resize_keeps_its_slot() -> None:
-    core = Core(Study(None, search(trials=1, stopping="none"), TEACHER))
-
-    class Wider(Surface):
-        def _find(self, values: Mapping[str, Any], epoch: int) -> Recorded:
-            if epoch == 2:
-                core.hear(WidthWanted("0000", 2))
-            return super()._find(values, epoch)
-
-    result = simulate(core, Wider(metrics))
-    assert [type(h.decision) for h in result.log if isinstance(h.event, EpochEnded)].count(Resize) == 1
-    assert core.study.trial("0000").state.name == "COMPLETE" and result.busy == [6.0]
 
 
 def test_a_pool_gives_each_recorded_trial_once() -> None:
