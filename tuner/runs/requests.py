@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 NAME = re.compile(r"\d{6}-[0-9a-f]{8}")
 REQUEST, ANSWER = ".request", ".answer"
 LOOK = 0.2  # seconds between two looks for an answer
-PATIENCE = 30.0  # seconds that a sender waits for an answer: the driver may be starting Ray
+PATIENCE = 60.0  # seconds that a sender waits for an answer: the driver may be starting Ray
 
 Action = Literal["pause", "promote", "stop", "set"]
 """What is asked for. Without the key of a trial, "pause" and "stop" are meant for the whole run."""
@@ -118,11 +118,11 @@ class Requests:
     # the driver
 
     def clear(self) -> None:
-        """Removes all requests: they were meant for a driver that has ended."""
-        for name in self._names(REQUEST):
-            self._path(name, REQUEST).unlink(missing_ok=True)
+        """Refuses all requests that are there, for they were meant for a driver that has ended; removes old answers."""
         for name in self._names(ANSWER):
             self._path(name, ANSWER).unlink(missing_ok=True)
+        for request in self.poll():
+            self.answer(request, "the driver that it was meant for has ended; try again")
 
     def poll(self) -> list[Request]:
         """The requests that were not answered, in the order in which they were sent. A damaged one is removed."""

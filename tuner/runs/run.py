@@ -281,6 +281,7 @@ class Run:
             UserError: another process holds it.
         """
         self._lock.take()
+        self.requests.clear()
 
     def note(self, waits: str) -> None:
         """Notes for readers what a search that this process runs waits for; nothing where it does not wait."""

@@ -1,6 +1,6 @@
 """What a run holds on its disc, and what is deleted where it may hold no more.
 
-What is decided here is a pure function of sizes and of the trials' states. `tuner.runs.keeper` carries it out.
+What is decided here is a pure function of sizes and of the trials' states. `tuner.runs.storage_watch` carries it out.
 """
 
 import math

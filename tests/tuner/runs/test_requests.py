@@ -75,6 +75,8 @@ def test_what_is_no_request_is_removed(tmp_path: Path, content: str) -> None:
 def test_a_new_driver_hears_no_old_requests(tmp_path: Path) -> None:
     asked = Requests(tmp_path / "requests")
     asked.answer(asked.send("stop"))
-    asked.send("pause")
+    late = asked.send("pause")
     asked.clear()
+    assert asked.poll() == []
+    assert "has ended; try again" in asked.wait(late, lambda: True)
     assert not list(asked.folder.iterdir())

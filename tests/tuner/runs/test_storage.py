@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from trainables.config.errors import UserError
 from tuner.plan.spec import parse
 from tuner.plan.storage import as_size, bytes_of
-from tuner.runs import keeper as keepers
-from tuner.runs.keeper import Keeper, KnownTrial
+from tuner.runs import storage_watch as watches
 from tuner.runs.run import BASELINE, Run
 from tuner.runs.storage import LEAST_FREE, Checkpoints, Holding, deletions, free_space_warning
+from tuner.runs.storage_watch import KnownTrial, StorageWatch
 
 MB = 10**6
 
@@ -137,69 +137,69 @@ def write(run: Run, key: str, *steps: int, size: int = MB) -> None:
 
 
 def left(run: Run, key: str) -> list[str]:
-    return sorted(path.name.lstrip("step-0").partition(".")[0] for path in run.trial_folder(key).glob("step-*"))
+    return sorted(path.name.lstrip("step-0").partition(".")[0] for path in run.trial_folder(key).glob("step-*.safetensors"))
 
 
 def known(ended: bool = True, kept: bool = False, score: float = 0.0) -> KnownTrial:
     return KnownTrial(3, ended, kept, (True, score))
 
 
-def test_the_keeper_keeps_the_limit(run: Run) -> None:
+def test_the_limit_is_kept(run: Run) -> None:
     for key in ("0000", "0001", "0002"):
         write(run, key, 5, 10)
     write(run, "0003", 5)
     trials = {"0000": known(kept=True), "0001": known(score=0.2), "0002": known(score=0.1), "0003": known(ended=False)}
-    keeper = Keeper(run)
-    keeper.look("20 MB", trials, ["0003"], more=True)
+    watch = StorageWatch(run)
+    watch.look("20 MB", trials, ["0003"], more=True)
     assert left(run, "0001") == left(run, "0002") == ["10", "5"], "there is room for all"
-    assert not keeper.full
-    assert not keeper.refuses(["0003"])
-    keeper.look("10.1 MB", trials, ["0003"], more=True)  # 7 now, 2 more of 0003, 3 of another trial
+    assert not watch.full
+    assert not watch.refuses(["0003"])
+    watch.look("10.1 MB", trials, ["0003"], more=True)  # 7 now, 2 more of 0003, 3 of another trial
     assert (left(run, "0002"), left(run, "0001")) == (["10"], ["10"])
-    assert not keeper.refuses(["0003"])
-    keeper.look("8.1 MB", trials, ["0003"], more=False)
+    assert not watch.refuses(["0003"])
+    watch.look("8.1 MB", trials, ["0003"], more=False)
     assert (left(run, "0002"), left(run, "0001")) == (["10"], ["10"]), "nothing else is to come"
-    keeper.look("8.1 MB", trials, ["0003"], more=True)
+    watch.look("8.1 MB", trials, ["0003"], more=True)
     assert (left(run, "0002"), left(run, "0001")) == ([], [])
     assert left(run, "0000") == ["10", "5"]
     assert left(run, "0003") == ["5"]
     assert run.why_deleted("0001") == "deleted for storage.limit = 8.1 MB"
     assert not run.why_deleted("0000")
     assert (run.trial_folder("0001") / "rank-0.log").exists()
-    assert not keeper.full
-    assert not keeper.refuses(["0003"])
-    why = keeper.refuses(["0003", "0004"])
+    assert not watch.full
+    assert not watch.refuses(["0003"])
+    why = watch.refuses(["0003", "0004"])
     assert "storage.limit = 8.1 MB: the run holds 3" in why
     assert "'storage.limit=16.2 MB'" in why
     assert "\n" not in why
-    keeper.look("2 MB", trials, ["0003"], more=True)
-    assert "the run holds 3" in keeper.full
-    keeper.look(None, trials, ["0003"], more=True)
-    assert not keeper.full
-    assert not keeper.refuses(["0003", "0004"])
+    watch.look("2 MB", trials, ["0003"], more=True)
+    assert "the run holds 3" in watch.full
+    watch.look(None, trials, ["0003"], more=True)
+    assert not watch.full
+    assert not watch.refuses(["0003", "0004"])
 
 
 def test_the_untrained_encoder_tells_the_size_of_a_first_checkpoint(run: Run) -> None:
     write(run, BASELINE, 0)
-    keeper = Keeper(run)
-    keeper.look("4 MB", {}, [], more=True)
-    assert not keeper.refuses([]), "how many files a trial has is not known yet"
-    keeper.look("4 MB", {"0000": known(ended=False)}, ["0000"], more=True)
-    assert keeper.refuses(["0000"])
-    assert not keeper.full
+    watch = StorageWatch(run)
+    watch.look("4 MB", {}, [], more=True)
+    assert not watch.refuses([]), "how many files a trial has is not known yet"
+    watch.look("4 MB", {"0000": known(ended=False)}, ["0000"], more=True)
+    assert watch.refuses(["0000"])
+    assert not watch.full
 
 
 def test_a_checkpoint_that_is_pinned_is_kept(run: Run) -> None:
     write(run, "0000", 5, 10)
     (run.trial_folder("0000") / "step-0000000005.safetensors.pin-0007").touch()
-    Keeper(run).look("1 MB", {"0000": known()}, [], more=False)
+    StorageWatch(run).look("1 MB", {"0000": known()}, [], more=False)
     assert left(run, "0000") == ["5"]
 
 
-def test_the_keeper_warns_of_a_disc_with_little_room(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    keeper = Keeper(run)
-    keeper.look(None, {}, [], more=True)
-    assert not keeper.warning
-    monkeypatch.setattr(keepers.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 5 * MB}))
-    keeper.look(None, {}, [], more=True)
-    assert "5 MB left" in keeper.warning
+def test_a_watch_warns_of_a_disc_with_little_room(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = StorageWatch(run)
+    watch.look(None, {}, [], more=True)
+    assert not watch.warning
+    monkeypatch.setattr(watches.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 5 * MB}))
+    watch.look(None, {}, [], more=True)
+    assert "5 MB left" in watch.warning

@@ -20,7 +20,7 @@ PIN = ".pin-"  # follows the name of a checkpoint that something needs, such as 
 
 @dataclass(frozen=True)
 class KnownTrial:
-    """What the keeper has to know of a trial that was asked.
+    """What has to be known of a trial that was asked.
 
     Attributes:
         most: how many files of it there may be at once, a half-written one included.
@@ -35,14 +35,15 @@ class KnownTrial:
     rank: tuple[bool, float]
 
 
-class Keeper:
+class StorageWatch:
     """Looks at what a run holds, and deletes checkpoints of ended trials where it holds too much.
 
     Args:
         run: which this process holds.
 
     Attributes:
-        full: why no trial may go on now: the run holds more than it may. Empty where trials may go on.
+        full: why nothing may be trained now: the run holds more than it may, and nothing more may be deleted. Empty
+            where trials may go on.
         warning: a line on a disc with little room; empty where it has enough.
     """
 
@@ -61,17 +62,19 @@ class Keeper:
             running: keys of those that are being trained.
             more: whether another trial may be started.
         """
-        self._limit, self._holding = limit, measured(self.run, trials)
+        if limit is None:  # only the trials that are being trained are looked at: a run may have many files
+            trials = {key: trials[key] for key in running if key in trials}
+        holding = measured(self.run, trials, whole=limit is not None)
         if limit is not None:
-            excess = self._excess(limit, running, 1 if more else 0)
-            if deleted := deletions(excess, self._holding.trials):
+            excess = holding.total + holding.growth(running, 1 if more else 0) - bytes_of(limit)
+            if deleted := deletions(excess, holding.trials):
                 self._delete(deleted, limit)
-                self._holding = measured(self.run, trials)
-            self.full = self._why(limit, 0) if self._holding.total > bytes_of(limit) else ""
-        else:
-            self.full = ""
+                holding = measured(self.run, trials)
+        self._limit, self._holding = limit, holding
+        full = limit is not None and holding.total + (holding.growth(running, 0) if self.full else 0) > bytes_of(limit)
+        self.full = self._why(running, 0) if full else ""
         free = shutil.disk_usage(self.run.path).free
-        self.warning = free_space_warning(free, running, self._holding, self.run.path)
+        self.warning = free_space_warning(free, running, holding, self.run.path)
 
     def refuses(self, running: Collection[str]) -> str:
         """Why no other trial may be started now, by the last look; empty where one may.
@@ -80,18 +83,19 @@ class Keeper:
             running: keys of the trials that are being trained.
         """
         limit = self._limit
-        if limit is None or self._excess(limit, running, 1) <= 0:
+        if limit is None or self._holding.total + self._holding.growth(running, 1) <= bytes_of(limit):
             return ""
-        return self._why(limit, self._holding.growth((), 1))
+        return self._why(running, 1)
 
-    def _excess(self, limit: str, running: Collection[str], more: int) -> int:
-        return self._holding.total + self._holding.growth(running, more) - bytes_of(limit)
-
-    def _why(self, limit: str, needed: int) -> str:
+    def _why(self, running: Collection[str], more: int) -> str:
+        """Why trials may not be trained, or started, and what a user can do about it."""
+        limit = self._limit
+        assert limit is not None
         holds = f"storage.limit = {limit}: the run holds {as_size(self._holding.total)}"
-        needs = f", another trial takes {as_size(needed)}" if needed else ""
+        needs = f"its trials may still write {as_size(self._holding.growth(running, more))}"
         raised = command("tuner", "set", self.run.path, f"storage.limit={as_size(2 * bytes_of(limit))}")
-        return f"{holds}{needs}, and nothing more may be deleted; make room in {self.run.path}, or raise it: {raised}"
+        rule = "nothing more may be deleted"
+        return f"{holds}, {needs}, and {rule}; make room in {self.run.path}, or raise it: {raised}"
 
     def _delete(self, files: Sequence[Path], limit: str) -> None:
         """Deletes checkpoints; a trial that loses its last one keeps a note of the reason."""
@@ -106,15 +110,17 @@ class Keeper:
         log.info("storage.limit = %s: deleted %s", limit, ", ".join(map(str, files)))
 
 
-def measured(run: Run, trials: Mapping[str, KnownTrial]) -> Holding:
+def measured(run: Run, trials: Mapping[str, KnownTrial], whole: bool = True) -> Holding:
     """What a run holds now.
 
     Args:
         run: the run.
-        trials: all that were asked, by key.
+        trials: by key.
+        whole: whether all files of the run are measured, or only those in the folders of `trials`.
     """
     total, files = 0, dict[str, list[tuple[Path, int]]]()
-    for folder, _, names in os.walk(run.path):
+    tops = [run.path] if whole else [run.trial_folder(key) for key in trials]
+    for folder, _, names in (entry for top in tops for entry in os.walk(top)):
         pinned = {name.partition(PIN)[0] for name in names if PIN in name}
         for name in names:
             path = Path(folder, name)
