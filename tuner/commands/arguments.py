@@ -6,6 +6,7 @@ from pathlib import Path
 
 from trainables.config.settings import whole_number
 
+CHANGEABLE = ("resources.max_slots", "storage.limit")  # keys that may change while a search runs
 ADDRESS = "'local' (default), 'auto' (default inside of a Ray job) or host:port of a Ray head"
 
 
@@ -48,6 +49,26 @@ def _export(command: argparse.ArgumentParser) -> None:
     command.add_argument("--top", type=whole_number, default=1, help="how many")
     text = "file of the best; the next get -2, -3, ..."
     command.add_argument("-o", "--output", type=Path, default=Path("best.yaml"), help=text)
+
+
+TRIAL = "only this trial, such as 3 or 0003"
+
+
+def _pause(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", type=Path, help="run directory of a search, or of a full run, that runs now")
+    command.add_argument("--trial", metavar="KEY", help=f"{TRIAL}; its slots serve others until it goes on")
+    command.add_argument("--off", action="store_true", help="has the trial go on")
+
+
+def _stop(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", type=Path, help="run directory of a search that runs now")
+    command.add_argument("--trial", metavar="KEY", help=TRIAL)
+
+
+def _set(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", type=Path, help="run directory of a search that runs now")
+    text = f"what is to change: {', '.join(CHANGEABLE)}; such as {CHANGEABLE[0]}=4, and =null takes a limit away"
+    command.add_argument("settings", nargs="+", metavar="KEY=VALUE", help=text)
 
 
 def _train(command: argparse.ArgumentParser) -> None:
@@ -100,6 +121,9 @@ def _keys(command: argparse.ArgumentParser) -> None:
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "launch": ("start a search", _launch),
     "resume": ("continue an interrupted search or full run", _resume),
+    "pause": ("have a search make checkpoints and stop for now, or one of its trials", _pause),
+    "stop": ("end a search with what it has come to, or one of its trials", _stop),
+    "set": ("change a search while it runs", _set),
     "status": ("show what a search has come to", _status),
     "export": ("write the best configurations of a search", _export),
     "train": ("train one configuration, as a full run", _train),

@@ -3,7 +3,7 @@
 What defines the trials must not have changed since the launch.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from trainables.config import formats
@@ -85,6 +85,35 @@ def continued(content: Mapping[str, object], settings: Iterable[str]) -> SearchS
     if (wanted := getattr(after, key)) < (had := getattr(before, key)):
         raise UserError(f"{key} = {wanted}: the search was launched with {had}, and can only get more")
     return after
+
+
+def changes_while_running(
+    content: Mapping[str, object], settings: Iterable[str], changeable: Sequence[str]
+) -> dict[str, object]:
+    """Values that a search can take over while it runs, by key.
+
+    Args:
+        content: nested values of its spec.
+        settings: of the command line, such as "resources.max_slots=4".
+        changeable: keys that may change.
+
+    Raises:
+        UserError: another key is to be changed, or a value breaks the rule of its key.
+    """
+    values = read_settings(settings)
+    if odd := [key for key in values if key not in changeable]:
+        raise UserError(f"{odd[0]}: cannot change while a search runs; can be changed: {', '.join(changeable)}")
+    changed(parse(content), values)
+    return values
+
+
+def changed(spec: SearchSpec, values: Mapping[str, object]) -> SearchSpec:
+    """The spec with other values of dotted keys.
+
+    Raises:
+        UserError: a value breaks the rule of its key.
+    """
+    return parse(with_values(spec.plain(), values, SearchSpec))
 
 
 def require_same(launched: Mapping[str, object], spec: SearchSpec) -> None:

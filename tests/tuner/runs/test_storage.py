@@ -137,7 +137,8 @@ def write(run: Run, key: str, *steps: int, size: int = MB) -> None:
 
 
 def left(run: Run, key: str) -> list[str]:
-    return sorted(path.name.lstrip("step-0").partition(".")[0] for path in run.trial_folder(key).glob("step-*.safetensors"))
+    files = run.trial_folder(key).glob("step-*.safetensors")
+    return sorted(path.name.lstrip("step-0").partition(".")[0] for path in files)
 
 
 def known(ended: bool = True, kept: bool = False, score: float = 0.0) -> KnownTrial:
