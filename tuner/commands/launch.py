@@ -4,7 +4,7 @@ import argparse
 
 from trainables.config import equivalence
 from tuner.commands import checks, searching
-from tuner.plan import jobs, points, reading, space
+from tuner.plan import jobs, points, reading, space, spec
 from tuner.runs import run as runs
 
 
@@ -16,6 +16,8 @@ def run(arguments: argparse.Namespace) -> int:
     checks.require_all(search, proposing)
     if rule := equivalence.own_line(search.trial):
         print(rule)
+    if note := spec.width_note(search):
+        print(note)
     for labels in points.alike(search):
         print(f"one trial under several labels: {', '.join(map(repr, labels))}")
     path = arguments.run or runs.unused(runs.RUNS, search.name)

@@ -40,6 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
         alone = reading.settled(spec.parse(content))
     except UserError as error:
         raise UserError(str(error).removeprefix("trial.")) from None  # as `--set` spells it here
+    if note := spec.width_note(alone):
+        print(note)
     checks.require_all(alone)
     path = arguments.run or runs.unused(runs.RUNS, f"train-{arguments.config.stem}")
     made = runs.Run.create(path, "train", alone.plain(), config.seed)

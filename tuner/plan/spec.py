@@ -180,10 +180,8 @@ def width_note(spec: SearchSpec) -> str:
     widest = resources.widths(shards)[-1]
     if widest == resources.largest:
         return ""
-    if widest * 2 > shards or resources.largest >= shards:
-        why = f"a batch has {shards} shards"
-    else:
-        why = f"widths are multiples of {resources.smallest}"
+    multiples = resources.largest // resources.smallest * resources.smallest == widest
+    why = f"widths are multiples of {resources.smallest}" if multiples else f"a batch has {shards} shards"
     return f"resources.workers = {resources.workers}: trials get at most {widest} workers, for {why}"
 
 
