@@ -24,7 +24,7 @@ from tuner.plan.spec import SPACES, check_workers
 
 REHEARSALS = 40
 PATIENCE = 10.0  # seconds for a space to be imported, and for each of its proposals
-OWNED = ("seed", "train.epochs", "data.", "evaluation.")  # keys and, with a dot, sections
+OWNED = ("seed", "train.epochs", "train.checkpoint_minutes", "data.", "evaluation.")  # keys and, with a dot, sections
 
 
 @dataclass(frozen=True)
