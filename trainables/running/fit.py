@@ -3,8 +3,9 @@
 import contextlib
 import logging
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -93,7 +94,7 @@ def _fit(
     going = _replay(history, report, workers)
     feed = Feed(config, train, labelled, learner.passes(), workers.device, learner.dtype)
     clock = _Clock()
-    with Saver(learner, folder, segment) as saver:
+    with _noted(learner), Saver(learner, folder, segment) as saver:
         if config.train.epochs == 0 and not history:
             history.append({"epoch": 0.0, "step": 0.0, **score(learner, bank, validation)})
             saver.save(history)
@@ -141,6 +142,17 @@ def _train_epoch(
             if saver.between_steps(history) == "leave":
                 return "leave"
     return "on"
+
+
+@contextlib.contextmanager
+def _noted(learner: Learner) -> Iterator[None]:
+    """Notes in the trial's log between which steps this worker trained it, and when."""
+    group = learner.group
+    log.info("steps from %d on: worker %d of %d, process %d", learner.step_index, group.rank, group.size, os.getpid())
+    try:
+        yield
+    finally:
+        log.info("steps until %d", learner.step_index)
 
 
 class _Clock:

@@ -173,6 +173,25 @@ def test_metrics_of_an_epoch(tiny, tmp_path: Path):
     assert 0 <= metrics["knn_top1"] <= 1 and metrics["validation_images"] == 32
 
 
+def test_the_log_says_between_which_steps_a_worker_trained(
+    tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    """Also where it broke off; what `benchmarks.elastic` measures rests on these lines."""
+    config = tiny({"train.epochs": 2})
+    with caplog.at_level("INFO"):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            kill_at(6, patch)
+            train.fit(config, tmp_path, go_on)
+        train.fit(config, tmp_path, go_on)
+    place = f"worker 0 of 1, process {os.getpid()}"
+    assert [line for line in caplog.messages if line.startswith("steps ")] == [
+        f"steps from 0 on: {place}",
+        "steps until 6",
+        f"steps from 4 on: {place}",
+        "steps until 8",
+    ]
+
+
 def test_a_no_stops_the_trial_now_and_after_a_resume(tiny, tmp_path: Path):
     config, told = tiny({"train.epochs": 4}), []
 
