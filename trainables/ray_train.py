@@ -7,6 +7,7 @@ those of `Board`.
 
 import contextlib
 import datetime
+import faulthandler
 import gc
 import logging
 import os
@@ -29,11 +30,26 @@ from trainables.config import trial as c
 from trainables.data import progress, pulse
 from trainables.networks.group import Group, backend_for
 from trainables.running import fit as running
-from trainables.running.messages import Assignment, Blame, EpochReport, Going, Metrics, NoWork, Outcome, Position
+from trainables.running.messages import (
+    Assignment,
+    Blame,
+    EpochReport,
+    Going,
+    Metrics,
+    NoWork,
+    Outcome,
+    Position,
+    Wanted,
+)
+from trainables.running.segment import Segment
 from trainables.running.surroundings import fault, require_room
 
 POLL = 0.01  # seconds between two looks of a waiting rank at the store
-STORE_TIMEOUT = datetime.timedelta(minutes=30)  # for all workers to come, and for an answer of rank 0
+STORE_TIMEOUT = datetime.timedelta(minutes=30)  # for all workers of a slot to come, and for an answer of rank 0
+MEET_WAIT = datetime.timedelta(seconds=20)  # for all workers of a generation to come
+SUM_WAIT = datetime.timedelta(minutes=10)  # for all workers to join a sum
+ASK_AGAIN = 1.0  # seconds until a worker that was asked to leave looks whether it was asked for more
+GONE_WAIT = 6.0  # seconds for a worker to notice that its generation has ended
 LEAVE = "leave"  # what the ranks read from the store when the slots close
 LEAVE_WAIT = datetime.timedelta(seconds=5)  # for the other ranks to have read it
 BEAT = 2.0  # seconds between two looks at whether this worker gets on
@@ -63,9 +79,11 @@ class Board(Protocol):
     @property
     def next(self) -> Method[Assignment | NoWork]: ...
     @property
+    def wanted(self) -> Method[Wanted]: ...
+    @property
     def beat(self) -> Method[None]: ...
     @property
-    def post(self) -> Method[bool]: ...
+    def post(self) -> Method[Going]: ...
     @property
     def acknowledge(self) -> Method[None]: ...
     @property
@@ -79,7 +97,7 @@ class GroupBroken(RuntimeError):
 def slot_loop(board: Board, slot: int, threads: int, fit: Fit | None) -> None:
     """The train function of a worker group: takes work from the switchboard until it closes.
 
-    Each trial gets a process group of its own.
+    Each generation of a trial gets a process group of its own, over the workers of one slot or of several.
 
     Args:
         board: handle of the switchboard.
@@ -92,9 +110,10 @@ def slot_loop(board: Board, slot: int, threads: int, fit: Fit | None) -> None:
     torch.set_num_threads(threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    store = _store(rank, workers)
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(*address, workers, is_master=rank == 0, timeout=STORE_TIMEOUT)
     store.set(f"node{rank}", ray.get_runtime_context().get_node_id())
-    incarnation = _attach(board, slot, store, workers) if rank == 0 else 0
+    incarnation = _attach(board, slot, store, workers, address) if rank == 0 else 0
     turn = 0
     while True:
         turn += 1
@@ -107,24 +126,10 @@ def slot_loop(board: Board, slot: int, threads: int, fit: Fit | None) -> None:
             _leave(store, rank, workers)
             return
         assignment = Assignment.from_json(told)
-        if dist.is_initialized():
-            dist.destroy_process_group()
-        dist.init_process_group(
-            backend_for(device),
-            store=dist.PrefixStore(f"trial{turn}", store),
-            rank=rank,
-            world_size=workers,
-            timeout=datetime.timedelta(minutes=10),
-        )
-        outcome = _run(board, assignment, run_trial, Group(rank, workers, device))
+        group = Group(assignment.place * workers + rank, assignment.members * workers, device)
+        outcome = _run(board, assignment, run_trial, group, store if assignment.place == 0 else None)
         if rank == 0:
-            ray.get(board.acknowledge.remote(slot, assignment.incarnation, assignment.sequence, outcome))
-
-
-def _store(rank: int, workers: int) -> dist.Store:
-    """Opens the store of rank 0, at the address that all workers were told; returns when all are there."""
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return dist.TCPStore(address, port, workers, is_master=rank == 0, timeout=STORE_TIMEOUT)
+            ray.get(board.acknowledge.remote(slot, assignment.incarnation, assignment.generation, outcome))
 
 
 def _next(board: Board, slot: int, incarnation: int) -> str:
@@ -146,34 +151,66 @@ def _leave(store: dist.Store, rank: int, workers: int) -> None:
         store.wait([f"left{other}" for other in range(1, workers)], LEAVE_WAIT)
 
 
-def _attach(board: Board, slot: int, store: dist.Store, workers: int) -> int:
+def _attach(board: Board, slot: int, store: dist.Store, workers: int, address: tuple[str, int]) -> int:
     """Tells the switchboard that the workers are up, and on which nodes; returns their incarnation."""
     placement = get_current_placement_group()
     nodes = [store.get(f"node{rank}").decode() for rank in range(workers)]
-    return ray.get(board.attach.remote(slot, placement and placement.id.hex(), nodes))
+    return ray.get(board.attach.remote(slot, placement and placement.id.hex(), nodes, address))
 
 
-def _run(board: Board, assignment: Assignment, run_trial: Fit, group: Group) -> Outcome:
-    """One trial, to its end or its fault. Either every rank returns the same outcome, or none does.
+def _meet(assignment: Assignment, group: Group, store: dist.Store | None) -> None:
+    """Forms the process group of a generation, under the store of its first slot.
+
+    Args:
+        assignment: of this slot.
+        group: this worker's place in the generation.
+        store: of this slot, where it leads.
 
     Raises:
-        GroupBroken: some ranks are gone, so that they cannot agree.
+        DistError: a worker does not come.
     """
-    work, slot, incarnation = assignment.work, assignment.slot, assignment.incarnation
+    if store is None:
+        store = dist.TCPStore(*assignment.store, is_master=False, timeout=MEET_WAIT)
+    meeting = dist.PrefixStore(f"generation{assignment.generation}", store)
+    meeting.set(f"here{group.rank}", "")
+    meeting.wait([f"here{rank}" for rank in range(group.size)], MEET_WAIT)
+    dist.init_process_group(
+        backend_for(group.device), store=meeting, rank=group.rank, world_size=group.size, timeout=SUM_WAIT
+    )
+
+
+def _run(board: Board, assignment: Assignment, run_trial: Fit, group: Group, store: dist.Store | None) -> Outcome:
+    """A trial, to its end, its fault, or to the step at which it is left. Every rank of a slot returns the same
+    outcome, or none does.
+
+    Raises:
+        GroupBroken: the ranks of the slot cannot agree, for some are gone.
+    """
+    work, slot, incarnation, generation = (
+        assignment.work,
+        assignment.slot,
+        assignment.incarnation,
+        assignment.generation,
+    )
     verdict: ObjectRef[Outcome | None] | None = None
+    segment = Segment(assignment.owner)
 
     def report(metrics: Metrics) -> Going:
         told = EpochReport(work.key, slot, metrics)
-        return "on" if ray.get(board.post.remote(slot, incarnation, assignment.sequence, told)) else "stop"
+        return ray.get(board.post.remote(slot, incarnation, generation, told))
 
     folder = Path(work.folder)
-    with contextlib.ExitStack() as log, _pulse_told(board, slot, incarnation):
+    path = folder / f"rank-{group.rank}.log"
+    with contextlib.ExitStack() as context:
+        context.enter_context(_asked(board, assignment, segment, path))
+        context.enter_context(_pulse_told(board, slot, incarnation))
         try:
+            _meet(assignment, group, store)
             _require_room(folder, group)
-            log.enter_context(_logged(folder / f"rank-{group.rank}.log"))
+            context.enter_context(_logged(path))
             place = f"slot {slot}, worker {group.rank} of {group.size}, process {os.getpid()}"
-            logging.info("attempt %d on %s", assignment.attempt, place)
-            run_trial(c.parse(work.config), folder, report, group)
+            logging.info("attempt %d, generation %d on %s", assignment.attempt, generation, place)
+            run_trial(c.parse(work.config), folder, report, group, segment)
             if group.size > 1:
                 dist.barrier()
         except Exception as error:
@@ -181,14 +218,15 @@ def _run(board: Board, assignment: Assignment, run_trial: Fit, group: Group) -> 
             surroundings = fault(error, folder)
             text = f"{surroundings or f'{type(error).__name__}: {error}'} (worker {group.rank})"
             blame = "surroundings" if surroundings else blame_of(error)
-            verdict = board.fault.remote(slot, incarnation, group.rank, group.size, blame, text)
+            verdict = board.fault.remote(slot, incarnation, generation, group.rank, group.size, blame, text)
             error.__traceback__ = None
     gc.collect()  # a process group closes its sockets, by which the others notice, only when nothing refers to it
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
     if group.device.type == "cuda":
         torch.cuda.empty_cache()
     if verdict is None:
-        return "end", None
+        return ("left", None) if segment.left else ("end", None)
     outcome = ray.get(verdict)
     if outcome is None:
         raise GroupBroken("not all workers are there to agree on what happened; the group is restarted")
@@ -218,6 +256,52 @@ def blame_of(error: Exception) -> Blame:
         return "link"
     text = str(error).lower()
     return "link" if type(error) in UNTYPED and any(mark in text for mark in BROKEN_MARKS) else "trial"
+
+
+@contextlib.contextmanager
+def _asked(board: Board, assignment: Assignment, segment: Segment, log: Path) -> Iterator[None]:
+    """Does what the switchboard asks of this worker while it trains.
+
+    If its generation has ended and the worker does not notice, such as in a sum that never comes, its process ends, and
+    Ray Train restarts it.
+    """
+    over, slot = threading.Event(), assignment.slot
+
+    def listen() -> None:
+        dumped = False
+        while not over.is_set():
+            try:
+                asked: Wanted = ray.get(
+                    board.wanted.remote(slot, assignment.incarnation, assignment.generation, dumped)
+                )
+            except ray.exceptions.RayError:  # the switchboard is gone, and the driver with it
+                return
+            if over.is_set():
+                return
+            if asked == "stacks":
+                dumped = True
+                _dump_stacks(log)
+            elif asked == "leave":
+                segment.leave()
+                over.wait(ASK_AGAIN)
+            elif asked == "gone" and not over.wait(GONE_WAIT):
+                _dump_stacks(log)
+                os._exit(1)
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()  # the thread ends with the answer to its last call, which nobody waits for
+
+
+def _dump_stacks(log: Path) -> None:
+    """Writes what each thread of this process is doing to a trial's log."""
+    with log.open("a") as file:
+        file.write("stacks of a worker that makes no progress:\n")
+        file.flush()
+        faulthandler.dump_traceback(file)
 
 
 @contextlib.contextmanager

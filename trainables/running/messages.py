@@ -20,16 +20,21 @@ Blame = Literal["trial", "link", "surroundings"]
 nothing about the trial. "surroundings": the machine, its disc or its network; the trial cannot go on now, but may
 later."""
 
-Outcome = tuple[Literal["end", "error", "postponed"], str | None]
-"""How the workers ended their work on a trial. ("end", None): it trained to its end. ("error", text): it failed by its
-own fault. ("postponed", text): it cannot go on now; it returns to the queue, and this start does not count as an
-attempt."""
+Outcome = tuple[Literal["end", "left", "error", "postponed"], str | None]
+"""How the workers ended their work on a trial. ("end", None): it trained to its end, or was stopped. ("left", why): it
+goes on in another generation. ("error", text): it failed by its own fault. ("postponed", text): it cannot go on now; it
+returns to the queue, and this start does not count as an attempt."""
 
 Position = tuple[str, int, int | None]
 """Where a trial is: what is being done, how many steps of it are done, and of how many; None if that is unknown."""
 
 NoWork = Literal["ask again", "leave"]
 """Answers to a slot for which there is no work: it asks again, or its workers return and give back their resources."""
+
+Wanted = Literal["ask again", "leave", "stacks", "gone"]
+"""What a worker is asked while it trains. "leave": to make a checkpoint at the next step, and to leave the trial.
+"stacks": to write its stacks to the trial's log, for it seems stuck. "gone": its generation has lost a member, or was
+ended; it has to notice that by itself soon, or to end its process."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +54,29 @@ class Work:
 
 @dataclass(frozen=True)
 class Assignment:
-    """Work that a slot has taken.
+    """Work that a slot has got, alone or together with other slots.
 
     Attributes:
         work: what to train.
-        sequence: number of the claim that the work belongs to.
+        generation: number of this grouping of slots. The switchboard ignores messages of earlier ones.
+        owner: token of the generation; who took the trial's folder last may write it.
         attempt: how many starts the trial has had since its last new epoch, this one included.
         slot: index of the slot.
-        incarnation: number of the life of the slot's worker group; the switchboard ignores messages of earlier lives.
+        incarnation: number of the life of the slot's worker group. The switchboard ignores messages of earlier lives.
+        place: of the slot among those of the generation, from 0; the first one leads.
+        members: number of these slots.
+        store: host and port of the lead's store, through which the workers of the generation meet.
     """
 
     work: Work
-    sequence: int
+    generation: int
+    owner: str
     attempt: int
     slot: int
     incarnation: int
+    place: int
+    members: int
+    store: tuple[str, int]
 
     def to_json(self) -> str:
         """For the store through which rank 0 tells the other ranks."""
@@ -73,7 +86,8 @@ class Assignment:
     def from_json(cls, text: str | bytes) -> "Assignment":
         """The assignment in what `to_json` returned."""
         values = json.loads(text)
-        return cls(**{**values, "work": Work(**values["work"])})
+        host, port = values["store"]
+        return cls(**{**values, "work": Work(**values["work"]), "store": (host, port)})
 
 
 @dataclass(frozen=True)

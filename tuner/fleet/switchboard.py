@@ -1,43 +1,45 @@
-"""The switchboard decides which worker group trains which trial. It is plain asyncio; Ray runs it as one light actor.
+"""The switchboard decides which slots train which trial. It is plain asyncio; Ray runs it as one light actor.
 
 A trial's `Claim` begins with `acquire` and ends with `release`. A `Life` of a slot's worker group begins with `attach`
-and ends when the group goes down or is fenced; the next life has the next incarnation. Claims wait in a queue. The
-workers of a group that is up take the first one, so a claim is never bound to a group without workers. When a life
-ends, its claim returns to the head of the queue.
+and ends when the group goes down or is fenced; the next life has the next incarnation. Claims wait in a queue. Slots
+whose workers ask for work take the first claim, one slot or several together: a `Generation`. When its slots are to
+change, its workers leave the trial with a checkpoint, and the next generation goes on from there; no worker is started
+or stopped. When a life ends in the middle, its claim returns to the head of the queue, and the lives that are left take
+it again at once.
 """
 
 import asyncio
 import contextlib
+import functools
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from trainables.running.messages import Assignment, Blame, EpochReport, NoWork, Outcome, Position, Work
-from tuner.fleet.claims import Claim, Ended, Group, Life, Message, State, verdict
+from trainables.running.messages import Assignment, Blame, EpochReport, Going, NoWork, Outcome, Position, Wanted, Work
+from tuner.fleet.claims import Claim, Ended, Generation, Group, Life, Message, State, verdict
+from tuner.fleet.roster import POSTPONE_WAIT, Roster
 
 FAULT_WAIT = 8.0  # seconds for all ranks to report after one of them failed
+LINK_WAIT = 2.0  # the same for the slots of a generation, where nothing but the link between them is at fault
+HANG_WAIT = 4.0  # seconds for workers to notice that their generation has lost a member
 NEXT_WAIT = 20.0  # seconds that a group waits for work before it asks again
-POSTPONE_WAIT = 10.0  # seconds until a postponed trial is tried again
-NEWS_WAIT = 30.0  # seconds in which news of a lost node may still excuse the last death of a trial's workers
+STACKS_WAIT = 3.0  # seconds for workers without progress to write their stacks
 
 
 class Switchboard:
-    """An asynchronous actor. Tune calls acquire, take and release; workers attach, next, beat, post, acknowledge and
-    fault; the driver watch, down, give_up, state and close.
+    """An asynchronous actor. Tune calls acquire, take and release; workers attach, next, wanted, beat, post,
+    acknowledge and fault; the driver expect, resize, retire, watch, down, give_up, halt, state and close.
 
     Args:
-        slots: their number.
+        slots: their number at the beginning.
         attempts: how often a trial may be started without a new epoch.
         patience: seconds without progress after which workers count as stuck.
     """
 
     def __init__(self, slots: int, attempts: int, patience: float = math.inf):
-        self.groups = [Group() for _ in range(slots)]
-        self.claims: dict[int, Claim] = {}
-        self.attempts, self.patience = attempts, patience
-        self.over: set[str] = set()
+        self.roster, self.patience = Roster(slots, attempts), patience
+        self.over: set[str] = set()  # trials, by Tune's id
         self.closed = False
-        self.sequence = 0
         self.changed = asyncio.Condition()
 
     # Tune's side
@@ -50,13 +52,9 @@ class Switchboard:
         """
         if trial_id in self.over:
             return None
-        for claim in self.claims.values():
-            if claim.trial_id == trial_id:
-                return claim.sequence
-        self.sequence += 1
-        self.claims[self.sequence] = Claim(trial_id, self.sequence, work)
+        claim = self.roster.claim(trial_id, work)
         await self._announce()
-        return self.sequence
+        return claim.sequence
 
     async def take(self, sequence: int, position: int) -> Message:
         """Waits for message `position` of a claim, and lets the workers go on to it.
@@ -64,54 +62,88 @@ class Switchboard:
         Returns:
             ("report", EpochReport), ("end", None), ("error", text), or ("lost", text) if no slot is left.
         """
-        claim = self.claims.get(sequence)
+        claim = self.roster.claims.get(sequence)
         if claim is None:
             return "lost", "the trial is over"
         claim.requested = max(claim.requested, position + 1)
         await self._announce()
         await self._until(
-            lambda: len(claim.reports) > position or claim.outcome is not None or claim.over or self._hopeless
+            lambda: (
+                len(claim.reports) > position or claim.outcome is not None or claim.over or bool(self.roster.hopeless)
+            )
         )
         if not claim.over and len(claim.reports) > position:
             return "report", claim.reports[position]
         if claim.over:
             return "lost", "the trial is over"
-        return claim.outcome or ("lost", self.groups[0].broken)
+        return claim.outcome or ("lost", self.roster.hopeless)
 
     async def release(self, trial_id: str) -> None:
-        """Ends a trial's claim for good. Workers that still train it stop at the end of their epoch."""
+        """Ends a trial's claim for good. Workers that still train it stop at their next step."""
         self.over.add(trial_id)
-        for claim in [claim for claim in self.claims.values() if claim.trial_id == trial_id]:
+        for claim in [claim for claim in self.roster.claims.values() if claim.trial_id == trial_id]:
             claim.over = True
-            del self.claims[claim.sequence]
+            _leave(claim, "the trial is over")
+            del self.roster.claims[claim.sequence]
+            self.roster.widths.pop(claim.work.key, None)
         await self._announce()
 
     # the driver's side
 
-    async def watch(self, dead_nodes: Iterable[str]) -> list[Ended]:
+    async def expect(self, slot: int) -> None:
+        """There is another slot, whose workers will attach."""
+        self.roster.groups.setdefault(slot, Group())
+
+    async def resize(self, slots: Mapping[str, int]) -> None:
+        """Trials are to hold another number of slots from their next step on, by the key of the trial."""
+        self.roster.widths |= slots
+        for claim in self.roster.claims.values():
+            claim.slots = self.roster.widths.get(claim.work.key, claim.slots)
+        await self._announce()
+
+    async def retire(self, slots: Collection[int], why: str) -> None:
+        """Ends slots in order: trials leave them at their next step, then their workers go home."""
+        for slot in slots:
+            group = self.roster.groups.setdefault(slot, Group())
+            group.retired = why
+            if group.life is not None:
+                group.life.retire(why)
+        await self._announce()
+
+    async def watch(self, dead_nodes: Iterable[str], draining_nodes: Iterable[str] = ()) -> list[Ended]:
         """Ends the lives of groups whose node is dead, or that have made no progress for too long; returns those lives.
 
-        A dead node excuses every life with a worker on it, even one that ended before the news came.
+        So does it with those that do not notice that their generation has lost a member. A dead node excuses every
+        generation with a worker on it, even one that ended before the news came. The slots on a node that is about to
+        go, which Ray calls draining, are retired. Workers without progress are first asked for their stacks.
         """
-        dead, ended, now = set(dead_nodes), [], time.monotonic()
-        for claim in self.claims.values():
-            news = [life for life in claim.tries if dead & life.nodes and life.excuse is None]
-            for past in news:
-                past.excuse = "its node is lost"
-            if news:
+        dead, draining, ended, now = set(dead_nodes), set(draining_nodes), [], time.monotonic()
+        for claim in self.roster.claims.values():
+            past = [g for g in claim.tries if g.excuse is None and any(dead & {*life.nodes} for life in g.lives)]
+            for generation in past:
+                generation.excuse = "its node is lost"
+            if past:
                 claim.not_before = 0.0
-        for slot, group in enumerate(self.groups):
+        for slot, group in self.roster.groups.items():
             life = group.life
             if life is None:
                 continue
-            if lost := dead & life.nodes:
+            run = life.generation
+            if going := draining & {*life.nodes}:
+                life.retire(f"node {min(going)} is about to go")
+            if lost := dead & {*life.nodes}:
                 life.excuse = why = f"node {min(lost)} is lost"
             elif now - life.progress > self.patience:
+                life.stacks_at = min(life.stacks_at, now)
+                if now - life.stacks_at < STACKS_WAIT:
+                    continue
                 why = f"no progress for {self.patience:g} seconds"
+            elif run is not None and now - run.broken_at > HANG_WAIT:
+                why = run.broken
             else:
                 continue
             ended.append(Ended(slot, life.placement, why))
-            self._end_life(group, why)
+            self.roster.end_life(group, why)
         await self._announce()
         return ended
 
@@ -126,188 +158,224 @@ class Switchboard:
         Returns:
             The id of its placement group, and whether its workers were up since the last call.
         """
-        group = self.groups[slot]
+        group = self.roster.groups[slot]
         if group.life is not None:
             group.life.excuse = why if excused else None
-            self._end_life(group, why)
+            self.roster.end_life(group, why)
             await self._announce()
         came_up, group.lives_before = group.lives > group.lives_before, group.lives
         return group.placement, came_up
 
     async def give_up(self, slot: int, why: str) -> None:
         """Marks a slot whose worker group cannot be launched."""
-        self.groups[slot].broken = why
-        self._end_life(self.groups[slot], why)
+        self.roster.groups[slot].broken = why
+        self.roster.end_life(self.roster.groups[slot], why)
         await self._announce()
 
+    async def forget(self, slot: int) -> None:
+        """A slot that was retired has ended."""
+        if (group := self.roster.groups.pop(slot, None)) is not None:
+            self.roster.end_life(group, "its slot has ended")
+        await self._announce()
+
+    async def halt(self) -> None:
+        """Has all trials make a checkpoint at their next step, and start no more; returns when all are left."""
+        self.roster.closed = True
+        for claim in self.roster.claims.values():
+            _leave(claim, "the search is interrupted")
+        await self._announce()
+        await self._until(lambda: all(claim.generation is None for claim in self.roster.claims.values()))
+
     async def close(self) -> None:
-        """Sends the worker groups home, each at the end of the epoch that it is in."""
-        self.closed = True
-        for claim in self.claims.values():
+        """Sends the worker groups home, each at its next step."""
+        self.closed = self.roster.closed = True
+        for claim in self.roster.claims.values():
             claim.over = True
+            _leave(claim, "the search is over")
         await self._announce()
 
     async def state(self) -> State:
         """A summary for the driver."""
-        queue, up = self._queue(), tuple(slot for slot, group in enumerate(self.groups) if group.life is not None)
-        postponed = next(
-            (claim.postponed for claim in self.claims.values() if claim.postponed and claim.outcome is None), ""
-        )
-        lives = [group.life for group in self.groups if group.life is not None]
-        claims = [life.claim for life in lives if life.claim is not None]
-        positions = {claim.work.key: claim.position for claim in claims if claim.position is not None}
-        return State(up, len(claims), len(queue), queue[0].why if queue else "", postponed, positions)
+        return self.roster.state()
 
     # the workers' side
 
-    async def attach(self, slot: int, placement: str | None = None, nodes: Iterable[str] = ()) -> int:
-        """Begins a life of a worker group; returns its incarnation. The claim of the last life returns to the queue."""
-        group = self.groups[slot]
-        self._end_life(group, "its workers died")
-        group.lives, group.placement = group.lives + 1, placement
-        group.life = Life(group.lives, placement, frozenset(nodes))
+    async def attach(
+        self,
+        slot: int,
+        placement: str | None = None,
+        nodes: Sequence[str] = (),
+        store: tuple[str, int] = ("", 0),
+    ) -> int:
+        """The workers of a slot are up.
+
+        Args:
+            slot: its index.
+            placement: id of the placement group that holds their resources.
+            nodes: ids of the nodes that they run on, in the order of their ranks.
+            store: host and port of the first worker's store.
+
+        Returns:
+            Their incarnation.
+        """
+        group = self.roster.groups.setdefault(slot, Group())
+        self.roster.end_life(group, "its workers were restarted")
+        group.lives += 1
+        group.placement = placement
+        group.life = Life(slot, group.lives, placement, tuple(nodes), store, retiring=group.retired)
         await self._announce()
         return group.lives
 
     async def next(self, slot: int, incarnation: int) -> Assignment | NoWork:
-        """The first claim in the queue, for rank 0 of a slot; "ask again" after NEXT_WAIT seconds without one.
+        """The work of a slot, for its first worker; "ask again" after NEXT_WAIT seconds without any.
 
-        "leave" if the slots close, or if this life has ended: its workers return, and give their CPUs back.
+        "leave" if the slots close, if this one retires, or if this life has ended: its workers return, and give their
+        resources back.
         """
         end = time.monotonic() + NEXT_WAIT
         while True:
-            life = self._life(slot, incarnation)
-            if self.closed or life is None:
+            life = self.roster.life(slot, incarnation)
+            if self.closed or life is None or (life.retiring and life.generation is None):
                 return "leave"
-            if (claim := self._due()) is not None:
-                if claim.attempts >= self.attempts:
-                    said = f"; the last to speak said: {claim.said}" if claim.said else ""
-                    claim.outcome = ("error", f"its workers died {self.attempts} times without a new epoch{said}")
-                    await self._announce()
-                    continue
-                claim.slot, claim.begun, claim.why, claim.position = slot, True, "", None
-                claim.tries.append(life)
-                claim.taken = life.progress = time.monotonic()
-                life.claim, life.faults = claim, {}
-                return Assignment(claim.work, claim.sequence, claim.attempts, slot, incarnation)
+            if life.generation is None:
+                life.asks = True
+                await self._announce()
+            if life.generation is not None and not life.told:
+                life.told = True
+                life.moved()
+                return self._assignment(life, life.generation)
             now = time.monotonic()
             if now >= end:
+                life.asks = False
                 return "ask again"
-            look = min([end, *(claim.not_before for claim in self._queue())])
-            await self._until(
-                lambda: self.closed or self._life(slot, incarnation) is None or self._due() is not None,
-                max(0.01, look - now),
-            )
+            look = min([end, *(claim.due_at for claim in self.roster.queue() if claim.due_at > now)])
+            await self._until(functools.partial(self._is_called, life), max(0.01, look - now))
+
+    async def wanted(self, slot: int, incarnation: int, generation: int, stacks: bool = False) -> Wanted:
+        """What a worker is asked in the middle of a trial; returns when there is something, or after NEXT_WAIT seconds.
+
+        Args:
+            slot: its slot.
+            incarnation: of the slot.
+            generation: that it trains in.
+            stacks: whether it has already written its stacks.
+        """
+
+        def answer() -> Wanted:
+            run, life = self.roster.training(slot, incarnation, generation), self.roster.life(slot, incarnation)
+            if run is None or life is None or run.broken:
+                return "gone"
+            if life.stacks_at < math.inf and not stacks:
+                return "stacks"
+            return "leave" if run.leaving else "ask again"
+
+        await self._until(lambda: answer() != "ask again", NEXT_WAIT)
+        return answer()
 
     async def beat(self, slot: int, incarnation: int, position: Position | None = None) -> None:
         """The workers have made progress, and are at a position of their trial."""
-        life = self._life(slot, incarnation)
+        life = self.roster.life(slot, incarnation)
         if life is not None and life.progress < math.inf:
-            life.progress = time.monotonic()
-            if (claim := life.claim) is not None:
-                claim.position = position
-                if time.monotonic() - claim.taken > POSTPONE_WAIT:  # the start of a try proves nothing
+            life.moved()
+            if life.generation is not None:
+                claim = life.generation.claim
+                claim.position = position or claim.position
+                if time.monotonic() - life.generation.taken > POSTPONE_WAIT:  # the start of a try proves nothing
                     claim.postponed = ""
 
-    async def post(self, slot: int, incarnation: int, sequence: int, report: EpochReport) -> bool:
-        """Takes an epoch's report; returns when the next epoch is requested (True) or the trial is over (False).
+    async def post(self, slot: int, incarnation: int, generation: int, report: EpochReport) -> Going:
+        """Takes an epoch's report from rank 0; returns when the next epoch is requested, or the generation ends.
 
         So a trial that is stopped wastes no step. Epochs that the trial heard before a restart pass at once.
         """
-        claim, life = self._claim(slot, incarnation, sequence), self._life(slot, incarnation)
-        if claim is None or life is None:
-            return False
-        life.progress = time.monotonic()
+        run = self.roster.training(slot, incarnation, generation)
+        if run is None or not run.is_current:
+            return "stop"
+        claim = run.claim
         if claim.reports and report.epoch <= claim.reports[-1].epoch:
-            return True
+            _moved(run)
+            return "on"
         claim.reports.append(report)
         claim.postponed = ""
-        claim.tries = [life]  # the trial makes progress: only deaths in the same epoch count against it
-        life.progress = math.inf
+        claim.tries = [run]  # the trial makes progress: only deaths in the same epoch count against it
+        for life in run.present:
+            life.progress = math.inf
         await self._announce()
-        await self._until(
-            lambda: claim.requested > len(claim.reports) or self._claim(slot, incarnation, sequence) is not claim
-        )
-        if self._life(slot, incarnation) is life:
-            life.progress = time.monotonic()  # also for a trial that is over: its workers have to acknowledge that
-        return self._claim(slot, incarnation, sequence) is claim
+        await self._until(lambda: claim.requested > len(claim.reports) or bool(run.leaving) or not run.is_current)
+        _moved(run)  # also of a trial that is over: its workers have to acknowledge that
+        if not run.is_current:
+            return "stop"
+        return "leave" if run.leaving else "on"
 
-    async def acknowledge(self, slot: int, incarnation: int, sequence: int, outcome: Outcome) -> None:
-        """The workers are done with a trial, for good or for now."""
-        life = self._life(slot, incarnation)
-        if life is None or life.claim is None or life.claim.sequence != sequence:
+    async def acknowledge(self, slot: int, incarnation: int, generation: int, outcome: Outcome) -> None:
+        """The workers of a slot are done with a generation."""
+        life, run = self.roster.life(slot, incarnation), self.roster.training(slot, incarnation, generation)
+        if life is None or run is None:
             return
-        claim, life.claim, life.progress = life.claim, None, math.inf
-        _settle(claim, life, outcome)
+        life.generation, life.progress = None, math.inf
+        run.present.discard(life)
+        if run.claim.generation is run and (outcome[0] != "left" or not run.present):
+            self.roster.settle(run, outcome)
         await self._announce()
 
     async def fault(
-        self, slot: int, incarnation: int, rank: int, workers: int, blame: Blame, text: str
+        self, slot: int, incarnation: int, generation: int, rank: int, workers: int, blame: Blame, text: str
     ) -> Outcome | None:
-        """Takes a rank's error; returns the outcome for all ranks. None: the group is broken and has to be restarted.
+        """Takes a rank's error; returns the outcome for all ranks. None: its worker group has to be restarted.
 
-        There is an outcome if all ranks report and one of them knows the cause. If some do not report, because they are
-        dead or hang in a sum that the failed rank never joins, the group is broken; a known cause counts all the same.
+        There is an outcome if all ranks report and one of them knows the cause. Slots of which some ranks do not
+        report, because they are dead or hang in a sum that the failed rank never joins, are restarted. The other slots
+        of the generation leave it then, and go on without them; a known cause counts all the same.
+
+        Args:
+            slot: of the rank.
+            incarnation: of the slot.
+            generation: number of the generation.
+            rank: in the generation.
+            workers: of the generation.
+            blame: whose fault it is.
+            text: of the error.
         """
-        life = self._life(slot, incarnation)
-        if life is None:
+        life, run = self.roster.life(slot, incarnation), self.roster.training(slot, incarnation, generation)
+        if life is None or run is None:
             return None
-        faults = life.faults
-        faults[rank] = (blame, text)
-        life.progress = time.monotonic()  # the rank waits for the other ranks now
-        if life.claim is not None:
-            life.claim.said = text
+        run.faults[rank] = (blame, text)
+        life.moved()  # the rank waits for the other ranks now
+        run.claim.said = text
         await self._announce()
-        await self._until(lambda: len(faults) >= workers or self._life(slot, incarnation) is None, FAULT_WAIT)
-        if self._life(slot, incarnation) is None:
-            return None
-        outcome = verdict(faults)
-        if len(faults) >= workers and outcome is not None:
-            return outcome
-        if life.claim is not None and outcome is not None:
-            _settle(life.claim, life, outcome)
-            life.claim = None
-        self._end_life(self.groups[slot], text)
-        await self._announce()
-        return None
+        one_slot = len(run.lives) == 1
+        await self._until(
+            lambda: run.settled or life.gone or len(run.reported(workers)) == len(run.present),
+            FAULT_WAIT if one_slot or verdict(run.faults) else LINK_WAIT,
+        )
+        if not run.settled and not life.gone:
+            self.roster.settle_faults(run, workers)
+            await self._announce()
+        return None if life.gone else run.outcome
 
     # within
 
-    @property
-    def _hopeless(self) -> bool:
-        return all(group.broken is not None for group in self.groups)
+    def _is_called(self, life: Life) -> bool:
+        """Whether there is an answer for a life that asks for work."""
+        has_work = life.generation is not None and not life.told
+        return self.closed or life.gone or bool(life.retiring) or has_work
 
-    def _life(self, slot: int, incarnation: int) -> Life | None:
-        """The present life of a slot, if it has that incarnation: no other may take or post."""
-        life = self.groups[slot].life
-        return life if life is not None and life.incarnation == incarnation else None
-
-    def _claim(self, slot: int, incarnation: int, sequence: int) -> Claim | None:
-        """The claim that a slot trains, if it is that incarnation and that claim, and the trial is not over."""
-        life = self._life(slot, incarnation)
-        claim = life.claim if life is not None else None
-        return claim if claim is not None and claim.sequence == sequence and not claim.over else None
-
-    def _queue(self) -> list[Claim]:
-        """Claims that wait: those that have begun before those that have not, the oldest first."""
-        return sorted(
-            (claim for claim in self.claims.values() if claim.waits),
-            key=lambda claim: (not claim.begun, claim.sequence),
+    def _assignment(self, life: Life, run: Generation) -> Assignment:
+        return Assignment(
+            work=run.claim.work,
+            generation=run.number,
+            owner=f"{self.roster.session}-{run.number}",
+            attempt=run.claim.attempts,
+            slot=life.slot,
+            incarnation=life.incarnation,
+            place=run.lives.index(life),
+            members=len(run.lives),
+            store=run.lives[0].store,
         )
 
-    def _due(self) -> Claim | None:
-        """The first claim that may be started now."""
-        return next((claim for claim in self._queue() if claim.not_before <= time.monotonic()), None)
-
-    def _end_life(self, group: Group, why: str) -> None:
-        """Fences the life of a group, and puts its claim back to the queue."""
-        life, group.life = group.life, None
-        claim = life.claim if life is not None else None
-        if claim is not None and claim.outcome is None:
-            claim.slot, claim.why = None, why
-            claim.not_before = time.monotonic() + (NEWS_WAIT if claim.attempts >= self.attempts else 0)
-
     async def _announce(self) -> None:
+        """Arranges anew, and wakes all who wait."""
+        self.roster.arrange()
         async with self.changed:
             self.changed.notify_all()
 
@@ -317,12 +385,12 @@ class Switchboard:
                 await asyncio.wait_for(self.changed.wait_for(condition), timeout)
 
 
-def _settle(claim: Claim, life: Life, outcome: Outcome) -> None:
-    """The workers of a life are done with a claim."""
-    claim.slot = None
-    if outcome[0] != "postponed":
-        claim.outcome = outcome
-        return
-    claim.why = claim.postponed = outcome[1] or ""
-    claim.not_before = time.monotonic() + POSTPONE_WAIT
-    claim.tries.remove(life)
+def _leave(claim: Claim, why: str) -> None:
+    """Asks a claim's workers to leave it at the next step."""
+    if claim.generation is not None:
+        claim.generation.leaving = claim.generation.leaving or why
+
+
+def _moved(run: Generation) -> None:
+    for life in run.present:
+        life.moved()

@@ -240,3 +240,8 @@ def trials_at_once(room: int, up: int) -> int:
 def local_cpus() -> int:
     """CPUs that this process may use, and so a local Ray."""
     return len(os.sched_getaffinity(0))
+
+
+def choose(free, kept, count):
+    rest = sorted((s for s in free if s not in kept), key=lambda s: (free[s] not in {free[k] for k in kept}, free[s], s))
+    return [*kept, *rest][:count]

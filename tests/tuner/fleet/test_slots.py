@@ -16,8 +16,12 @@ WORK = Work("0000", {}, "-")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FAULT_WAIT", "NEWS_WAIT", "POSTPONE_WAIT"):
-        monkeypatch.setattr(f"tuner.fleet.switchboard.{name}", 0.1)
+    monkeypatch.setattr("tuner.fleet.switchboard.FAULT_WAIT", 0.1)
+    monkeypatch.setattr("tuner.fleet.switchboard.LINK_WAIT", 0.1)
+    monkeypatch.setattr("tuner.fleet.switchboard.STACKS_WAIT", 0.0)
+    monkeypatch.setattr("tuner.fleet.switchboard.POSTPONE_WAIT", 0.1)
+    monkeypatch.setattr("tuner.fleet.roster.NEWS_WAIT", 0.1)
+    monkeypatch.setattr("tuner.fleet.roster.POSTPONE_WAIT", 0.1)
     monkeypatch.setattr("tuner.fleet.switchboard.NEXT_WAIT", 0.5)
 
 
@@ -41,9 +45,20 @@ async def taken(board: Switchboard, slot: int, life: int) -> Assignment:
     return answer
 
 
-def sequence_in(answer: Assignment | NoWork) -> int:
+def sequence_in(board: Switchboard, answer: Assignment | NoWork) -> int:
+    """The number of the claim that work is of."""
     assert isinstance(answer, Assignment)
-    return answer.sequence
+    return next(
+        claim.sequence
+        for claim in board.roster.claims.values()
+        if claim.generation is not None and claim.generation.number == answer.generation
+    )
+
+
+def gen(board: Switchboard, claim: int | None) -> int:
+    """The number of the generation that trains a claim; 0 where none does."""
+    runs = [group.life.generation for group in board.roster.groups.values() if group.life and group.life.generation]
+    return next((run.number for run in runs if run.claim.sequence == claim), 0)
 
 
 async def begun(board: Switchboard, trial: str = "a", slot: int = 0, node: str = "n") -> tuple[int, int, Assignment]:
@@ -57,20 +72,20 @@ async def begun(board: Switchboard, trial: str = "a", slot: int = 0, node: str =
 def test_a_trial_from_first_to_last_metric() -> None:
     async def scene(board: Switchboard) -> None:
         claim, life, work = await begun(board)
-        assert (work.work.key, work.sequence, work.attempt) == ("0000", claim, 1)
-        posting = asyncio.create_task(board.post(0, life, claim, epoch(1)))
+        assert (work.work.key, sequence_in(board, work), work.attempt) == ("0000", claim, 1)
+        posting = asyncio.create_task(board.post(0, life, gen(board, claim), epoch(1)))
         assert await board.take(claim, 0) == ("report", epoch(1))
         await asyncio.sleep(0.05)
         assert not posting.done(), "the workers wait until the next epoch is wanted"
         taking = asyncio.create_task(board.take(claim, 1))
-        assert await posting
-        last = asyncio.create_task(board.post(0, life, claim, epoch(2)))
+        assert await posting == "on"
+        last = asyncio.create_task(board.post(0, life, gen(board, claim), epoch(2)))
         assert await taking == ("report", epoch(2))
         await board.release("a")
-        assert not await last
-        await board.acknowledge(0, life, claim, ("end", None))
+        assert await last == "stop"
+        await board.acknowledge(0, life, gen(board, claim), ("end", None))
         second = await board.acquire("b", WORK)
-        assert (await taken(board, 0, life)).sequence == second
+        assert sequence_in(board, await taken(board, 0, life)) == second
 
     play(scene)
 
@@ -102,9 +117,9 @@ def test_a_stopped_trial_keeps_its_slot_until_the_workers_are_done() -> None:
     async def scene(board: Switchboard) -> None:
         claim, life, _ = await begun(board)
         await board.release("a")
-        assert not await board.post(0, life, claim, epoch(1)), "a stopped trial's metrics go nowhere"
-        await board.acknowledge(0, life, claim, ("end", None))
-        assert await board.acquire("b", WORK) == (await taken(board, 0, life)).sequence
+        assert "stop" == await board.post(0, life, gen(board, claim), epoch(1)), "a stopped trial's metrics go nowhere"
+        await board.acknowledge(0, life, gen(board, claim), ("end", None))
+        assert await board.acquire("b", WORK) == sequence_in(board, await taken(board, 0, life))
 
     play(scene)
 
@@ -116,9 +131,9 @@ def test_work_is_only_for_a_slot_whose_workers_are_up() -> None:
         claim = await board.acquire("a", WORK)
         second = await board.acquire("b", WORK)
         life = await board.attach(1)
-        assert (await taken(board, 1, life)).sequence == claim
-        await board.acknowledge(1, life, claim, ("end", None))
-        assert (await taken(board, 1, life)).sequence == second
+        assert sequence_in(board, await taken(board, 1, life)) == claim
+        await board.acknowledge(1, life, gen(board, claim), ("end", None))
+        assert sequence_in(board, await taken(board, 1, life)) == second
         assert (await board.state()).up == (1,)
 
     play(scene, slots=2)
@@ -129,8 +144,8 @@ def test_the_oldest_claim_is_first() -> None:
         claims = [await board.acquire(trial, WORK) for trial in "abc"]
         life = await board.attach(0)
         for claim in claims:
-            assert (await taken(board, 0, life)).sequence == claim
-            await board.acknowledge(0, life, claim, ("end", None))
+            assert sequence_in(board, await taken(board, 0, life)) == claim
+            await board.acknowledge(0, life, gen(board, claim), ("end", None))
 
     play(scene)
 
@@ -140,14 +155,15 @@ def test_a_trial_that_lost_its_slot_is_first_in_the_queue() -> None:
         claim, life, _ = await begun(board, "a", slot=0, node="x")
         older, other, _ = await begun(board, "b", slot=1, node="y")
         await board.acquire("c", WORK)
-        posting = asyncio.create_task(board.post(1, other, older, epoch(1, slot=1)))
+        posting = asyncio.create_task(board.post(1, other, gen(board, older), epoch(1, slot=1)))
         await board.take(older, 0)
         assert await board.watch(["y"]) == [Ended(1, "group 1", "node y is lost")]
-        assert not await posting
-        assert await board.state() == State(up=(0,), busy=1, waiting=2, why="node y is lost")
-        await board.acknowledge(0, life, claim, ("end", None))
+        assert await posting == "stop"
+        state = await board.state()
+        assert (state.up, state.busy, state.waiting, state.why) == ((0,), 1, 2, "node y is lost")
+        await board.acknowledge(0, life, gen(board, claim), ("end", None))
         work = await taken(board, 0, life)
-        assert (work.sequence, work.attempt) == (older, 1), "before the one that has not begun"
+        assert (sequence_in(board, work), work.attempt) == (older, 1), "before the one that has not begun"
 
     play(scene, slots=2)
 
@@ -159,14 +175,16 @@ def test_a_trial_moves_to_a_free_slot_at_once() -> None:
         await asyncio.sleep(0.05)
         assert not free.done()
         await board.watch(["x"])
-        assert sequence_in(await free) == claim
-        posting = asyncio.create_task(board.post(1, 1, claim, epoch(1, slot=1)))
+        assert sequence_in(board, await free) == claim
+        posting = asyncio.create_task(board.post(1, 1, gen(board, claim), epoch(1, slot=1)))
         assert await board.take(claim, 0) == ("report", epoch(1, slot=1))
-        assert not await board.post(0, life, claim, epoch(2)), "a survivor of the lost node may not post"
+        assert "stop" == await board.post(0, life, gen(board, claim), epoch(2)), (
+            "a survivor of the lost node may not post"
+        )
         assert await board.next(0, life) == "leave", "nor take"
-        await board.acknowledge(0, life, claim, ("end", None))
+        await board.acknowledge(0, life, gen(board, claim), ("end", None))
         await board.take(claim, 0)
-        assert board.claims[claim].outcome is None, "nor end the trial"
+        assert board.roster.claims[claim].outcome is None, "nor end the trial"
         posting.cancel()
 
     play(scene, slots=2)
@@ -191,7 +209,7 @@ def test_a_slot_comes_back_with_its_node() -> None:
         await board.watch(["x"])
         life = await board.attach(0, None, ["y"])
         work = await taken(board, 0, life)
-        assert (life, work.sequence, work.attempt) == (2, claim, 1)
+        assert (life, sequence_in(board, work), work.attempt) == (2, claim, 1)
         assert await board.watch(["x"]) == []
 
     play(scene)
@@ -199,7 +217,7 @@ def test_a_slot_comes_back_with_its_node() -> None:
 
 def test_a_lost_node_is_no_attempt_of_the_trial_even_if_the_news_comes_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker's death is seen before Ray reports the node; the trial has one attempt, and there is no other slot."""
-    monkeypatch.setattr("tuner.fleet.switchboard.NEWS_WAIT", 60)
+    monkeypatch.setattr("tuner.fleet.roster.NEWS_WAIT", 60)
     monkeypatch.setattr("tuner.fleet.switchboard.NEXT_WAIT", 60)
 
     async def scene(board: Switchboard) -> None:
@@ -208,7 +226,7 @@ def test_a_lost_node_is_no_attempt_of_the_trial_even_if_the_news_comes_late(monk
         waiting = asyncio.create_task(board.next(0, life))
         await asyncio.sleep(0.02)
         await board.watch(["x"])
-        assert sequence_in(await waiting) == claim
+        assert sequence_in(board, await waiting) == claim
 
     play(scene, attempts=1)
 
@@ -218,7 +236,7 @@ def test_a_dead_controller_is_no_attempt_of_the_trial() -> None:
         claim, _, _ = await begun(board)
         assert await board.down(0, "its controller ended", excused=True) == ("group 0", True)
         assert await board.down(0, "its controller ended", excused=True) == ("group 0", False), "not up since then"
-        assert (await taken(board, 0, await board.attach(0))).sequence == claim
+        assert sequence_in(board, await taken(board, 0, await board.attach(0))) == claim
         await board.down(0, "its workers died too often", excused=False)
         life = await board.attach(0)
         assert await board.next(0, life) == "ask again"
@@ -236,9 +254,9 @@ def test_workers_without_progress_are_taken_out_of_use() -> None:
             assert await board.watch([]) == []
         await asyncio.sleep(0.3)
         assert await board.watch([]) == [Ended(0, "group 0", "no progress for 0.2 seconds")]
-        assert not await board.post(0, life, claim, epoch(1))
+        assert "stop" == await board.post(0, life, gen(board, claim), epoch(1))
         work = await taken(board, 0, await board.attach(0))
-        assert (work.sequence, work.attempt) == (claim, 2), "it counts as an attempt"
+        assert (sequence_in(board, work), work.attempt) == (claim, 2), "it counts as an attempt"
 
     play(scene, patience=0.2)
 
@@ -248,10 +266,10 @@ def test_workers_that_hang_after_the_last_epoch_are_taken_out_of_use() -> None:
 
     async def scene(board: Switchboard) -> None:
         claim, life, _ = await begun(board)
-        posting = asyncio.create_task(board.post(0, life, claim, epoch(1)))
+        posting = asyncio.create_task(board.post(0, life, gen(board, claim), epoch(1)))
         await board.take(claim, 0)
         await board.release("a")
-        assert not await posting
+        assert await posting == "stop"
         assert await board.watch([]) == []
         await asyncio.sleep(0.3)
         assert await board.watch([]) == [Ended(0, "group 0", "no progress for 0.2 seconds")]
@@ -262,7 +280,7 @@ def test_workers_that_hang_after_the_last_epoch_are_taken_out_of_use() -> None:
 def test_a_trial_that_gets_on_no_longer_waits_for_a_disc() -> None:
     async def scene(board: Switchboard) -> None:
         claim, life, _ = await begun(board)
-        await board.acknowledge(0, life, claim, ("postponed", "/run: no space left"))
+        await board.acknowledge(0, life, gen(board, claim), ("postponed", "/run: no space left"))
         assert (await board.state()).postponed == "/run: no space left"
         assert await taken(board, 0, life)
         await board.beat(0, life)
@@ -293,15 +311,15 @@ def test_where_a_trial_is_is_known_while_workers_are_on_it() -> None:
 def test_workers_that_wait_for_their_trial_or_for_work_are_not_stuck() -> None:
     async def scene(board: Switchboard) -> None:
         claim, life, _ = await begun(board)
-        posting = asyncio.create_task(board.post(0, life, claim, epoch(1)))
+        posting = asyncio.create_task(board.post(0, life, gen(board, claim), epoch(1)))
         await board.take(claim, 0)
         await asyncio.sleep(0.2)
         await board.beat(0, life)
         assert await board.watch([]) == []
         wanting = asyncio.create_task(board.take(claim, 1))
-        assert await posting
+        assert await posting == "on"
         assert await board.watch([]) == [], "the time that it waited is not its own"
-        await board.acknowledge(0, life, claim, ("end", None))
+        await board.acknowledge(0, life, gen(board, claim), ("end", None))
         assert (await wanting)[0] == "end"
         await asyncio.sleep(0.2)
         assert await board.watch([]) == []
@@ -313,19 +331,19 @@ def test_a_postponed_trial_is_tried_again_later_and_not_counted() -> None:
     async def scene(board: Switchboard) -> None:
         claim, life, _ = await begun(board)
         for _ in range(3):
-            verdict = await board.fault(0, life, 0, 1, "surroundings", "OSError: no space")
+            verdict = await board.fault(0, life, gen(board, 1), 0, 1, "surroundings", "OSError: no space")
             assert verdict == ("postponed", "OSError: no space")
-            await board.acknowledge(0, life, claim, verdict)
+            await board.acknowledge(0, life, gen(board, claim), verdict)
             assert (await board.state()).why == "OSError: no space"
             assert (await board.state()).postponed == "OSError: no space"
             begun_at = asyncio.get_running_loop().time()
             work = await taken(board, 0, life)
-            assert (work.sequence, work.attempt) == (claim, 1)
+            assert (sequence_in(board, work), work.attempt) == (claim, 1)
             assert asyncio.get_running_loop().time() - begun_at > 0.08
             assert (await board.state()).postponed == "OSError: no space", "until it gets on"
-        assert not board.claims[claim].outcome
+        assert not board.roster.claims[claim].outcome
         wanting = asyncio.create_task(board.take(claim, 0))
-        posting = asyncio.create_task(board.post(0, life, claim, epoch(1)))
+        posting = asyncio.create_task(board.post(0, life, gen(board, claim), epoch(1)))
         assert (await wanting)[0] == "report"
         assert (await board.state()).postponed == ""
         posting.cancel()
@@ -337,8 +355,8 @@ def test_another_trial_goes_on_while_one_is_postponed() -> None:
     async def scene(board: Switchboard) -> None:
         claim, life, _ = await begun(board)
         second = await board.acquire("b", WORK)
-        await board.acknowledge(0, life, claim, ("postponed", "OSError: no space"))
-        assert (await taken(board, 0, life)).sequence == second
+        await board.acknowledge(0, life, gen(board, claim), ("postponed", "OSError: no space"))
+        assert sequence_in(board, await taken(board, 0, life)) == second
 
     play(scene)
 
@@ -348,11 +366,11 @@ def test_the_dead_take_and_post_nothing() -> None:
         claim, old, _ = await begun(board)
         new = await board.attach(0)
         assert await board.next(0, old) == "leave", "it goes home"
-        assert not await board.post(0, old, claim, epoch(1))
-        await board.acknowledge(0, old, claim, ("end", None))
+        assert "stop" == await board.post(0, old, gen(board, claim), epoch(1))
+        await board.acknowledge(0, old, gen(board, claim), ("end", None))
         await board.beat(0, old)
         again = await taken(board, 0, new)
-        assert (again.sequence, again.attempt) == (claim, 2)
+        assert (sequence_in(board, again), again.attempt) == (claim, 2)
 
     play(scene)
 
@@ -360,13 +378,13 @@ def test_the_dead_take_and_post_nothing() -> None:
 def test_epochs_told_again_after_a_death_pass_at_once_and_once() -> None:
     async def scene(board: Switchboard) -> None:
         claim, life, _ = await begun(board)
-        first = asyncio.create_task(board.post(0, life, claim, epoch(1)))
+        first = asyncio.create_task(board.post(0, life, gen(board, claim), epoch(1)))
         await board.take(claim, 0)
         life = await board.attach(0)
-        assert not await first
+        assert await first == "stop"
         await board.next(0, life)
-        assert await board.post(0, life, claim, epoch(1))
-        second = asyncio.create_task(board.post(0, life, claim, epoch(2)))
+        assert await board.post(0, life, gen(board, claim), epoch(1)) == "on"
+        second = asyncio.create_task(board.post(0, life, gen(board, claim), epoch(2)))
         assert await board.take(claim, 1) == ("report", epoch(2))
         assert await board.take(claim, 0) == ("report", epoch(1)), "a talker that came back hears it from the start"
         second.cancel()
@@ -383,7 +401,7 @@ def test_a_trial_whose_workers_die_again_and_again_fails() -> None:
         kind, text = await board.take(claim, 0)
         assert (kind, text) == ("error", "its workers died 2 times without a new epoch")
         await board.release("a")
-        assert await board.acquire("b", WORK) == (await taken(board, 0, life)).sequence
+        assert await board.acquire("b", WORK) == sequence_in(board, await taken(board, 0, life))
 
     play(scene)
 
@@ -401,7 +419,9 @@ def test_verdict_on_a_fault(faults: list, verdict: tuple[str, str] | None) -> No
     async def scene(board: Switchboard) -> None:
         _, life, _ = await begun(board)
         assert (
-            await asyncio.gather(*(board.fault(0, life, rank, 2, blame, text) for rank, blame, text in faults))
+            await asyncio.gather(
+                *(board.fault(0, life, gen(board, 1), rank, 2, blame, text) for rank, blame, text in faults)
+            )
             == [verdict] * 2
         )
 
@@ -411,9 +431,12 @@ def test_verdict_on_a_fault(faults: list, verdict: tuple[str, str] | None) -> No
 def test_a_rank_that_is_gone_breaks_the_group() -> None:
     async def scene(board: Switchboard) -> None:
         claim, life, _ = await begun(board)
-        assert await board.fault(0, life, 0, 2, "link", "closed by peer") is None
-        assert await board.state() == State(up=(), busy=0, waiting=1, why="closed by peer")
-        assert await board.fault(0, life, 1, 2, "trial", "of the dead") is None, "what the dead say is not heard"
+        assert await board.fault(0, life, gen(board, 1), 0, 2, "link", "closed by peer") is None
+        state = await board.state()
+        assert state == State(slots=(), busy=0, waiting=1, why="closed by peer")
+        assert await board.fault(0, life, gen(board, 1), 1, 2, "trial", "of the dead") is None, (
+            "what the dead say is not heard"
+        )
         assert (await taken(board, 0, await board.attach(0))).attempt == 2, "the trial is no wiser"
         life = await board.attach(0)
         assert await board.next(0, life) == "ask again"
@@ -427,11 +450,11 @@ def test_a_trial_that_breaks_its_group_fails_once() -> None:
 
     async def scene(board: Switchboard) -> None:
         claim, life, _ = await begun(board)
-        assert await board.fault(0, life, 1, 2, "trial", "ValueError: x") is None
+        assert await board.fault(0, life, gen(board, 1), 1, 2, "trial", "ValueError: x") is None
         assert await board.take(claim, 0) == ("error", "ValueError: x")
         await board.release("a")
         life = await board.attach(0)
-        assert await board.acquire("b", WORK) == (await taken(board, 0, life)).sequence
+        assert await board.acquire("b", WORK) == sequence_in(board, await taken(board, 0, life))
 
     play(scene)
 
@@ -442,7 +465,7 @@ def test_a_trial_that_waits_leaves_the_switchboard_to_the_others() -> None:
         claim = await board.acquire("c", WORK)
         waiting = asyncio.create_task(board.take(claim, 0))
         idle = asyncio.create_task(board.next(1, await board.attach(1)))
-        assert sequence_in(await idle) == claim
+        assert sequence_in(board, await idle) == claim
         woken = 0
         announce = board._until
 
@@ -465,7 +488,7 @@ def test_a_trial_that_no_worker_has_taken_leaves_the_queue_at_once() -> None:
         await board.acquire("a", WORK)
         await board.release("a")
         second = await board.acquire("b", WORK)
-        assert (await taken(board, 0, await board.attach(0))).sequence == second
+        assert sequence_in(board, await taken(board, 0, await board.attach(0))) == second
 
     play(scene)
 
@@ -477,7 +500,7 @@ def test_only_deaths_in_one_epoch_count() -> None:
             life = await board.attach(0)
             work = await taken(board, 0, life)
             assert work.attempt == min(number, 2)
-            posting = asyncio.create_task(board.post(0, life, work.sequence, epoch(number)))
+            posting = asyncio.create_task(board.post(0, life, gen(board, claim), epoch(number)))
             assert await board.take(claim, number - 1) == ("report", epoch(number))
             posting.cancel()
 

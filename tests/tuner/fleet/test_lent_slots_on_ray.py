@@ -1,0 +1,99 @@
+"""A trial whose slots are lent, taken back and killed ends with the bits of the same trial trained alone: real Ray."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+
+from tests.tuner.conftest import SMALL
+from trainables.config import trial as c
+from trainables.running import checkpoint
+from trainables.running.fit import fit
+from trainables.running.messages import Metrics, Work
+from tuner.fleet.cluster import cluster
+from tuner.fleet.slots import Conversation, Slots
+from tuner.plan.resources import Resources
+from tuner.runs.run import Run
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+TRIAL = {
+    **SMALL["trial"],
+    "train": {**SMALL["trial"]["train"], "epochs": 30, "batch_size": 64, "shard_size": 16},
+}
+PLACE = re.compile(r"generation (\d+) on slot (\d+), worker 0 of (\d+), process (\d+)")
+
+
+@pytest.fixture(scope="module")
+def slots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Slots, Run]]:
+    run = Run.create(tmp_path_factory.mktemp("run") / "run", "search", {}, 0)
+    with cluster("local", run), Slots(2, Resources(workers=1), run.ray_folder, local=True) as made:
+        while len(made.state().up) < 2:
+            time.sleep(0.2)
+        yield made, run
+
+
+def places(folder: Path) -> list[tuple[int, int, int]]:
+    """The generations of a trial's first worker: the slot, the number of workers, and the process of each."""
+    path = folder / "rank-0.log"
+    text = path.read_text() if path.exists() else ""
+    return [(int(slot), int(workers), int(process)) for _, slot, workers, process in PLACE.findall(text)]
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.02)
+
+
+def timeless(metrics: Metrics) -> dict[str, Any]:
+    return {name: value for name, value in metrics.items() if not name.startswith("time/")}
+
+
+def test_a_trial_is_widened_narrowed_and_loses_its_lead(slots: tuple[Slots, Run], tmp_path: Path) -> None:
+    made, run = slots
+    config, folder = c.parse(TRIAL), run.trial_folder("wide")
+    board, heard = made.board, list[Metrics]()
+    talk = Conversation(board, "wide", Work("wide", config.plain(), str(folder)))
+
+    def hear(epochs: int) -> None:
+        for _ in range(epochs):
+            report = talk.take()
+            assert report is not None
+            heard.append(report.metrics)
+
+    hear(2)
+    assert [workers for _, workers, _ in places(folder)] == [1]
+    ray.get(board.resize.remote({"wide": 2}))
+    eventually(lambda: len(places(folder)) == 2)
+    hear(2)
+    ray.get(board.resize.remote({"wide": 1}))
+    eventually(lambda: len(places(folder)) == 3)
+    hear(1)
+    ray.get(board.resize.remote({"wide": 2}))
+    eventually(lambda: len(places(folder)) == 4)
+    hear(1)
+    assert [workers for _, workers, _ in places(folder)] == [1, 2, 1, 2]
+    lead = places(folder)[-1]
+    os.kill(lead[2], signal.SIGKILL)
+    hear(2)
+    survivor = places(folder)[4]
+    assert (survivor[0] != lead[0], survivor[1]) == (True, 1), "the survivor goes on alone"
+    eventually(lambda: len(places(folder)) == 6)
+    hear(config.train.epochs - len(heard))
+    talk.release()
+    assert places(folder)[5][1] == 2, "and is widened again when the slot is back"
+    torch.set_num_threads(1)  # as a worker of one CPU has it: sums of more threads round otherwise
+    alone = fit(config, tmp_path, lambda metrics: "on")
+    assert [*map(timeless, heard)] == [*map(timeless, alone)]
+    one, other = checkpoint.newest(folder), checkpoint.newest(tmp_path)
+    assert one is not None
+    assert other is not None
+    assert all(one.tensors[name].equal(tensor) for name, tensor in other.tensors.items())

@@ -1,0 +1,185 @@
+"""Who trains what: the slots, the claims, and how slots are given to claims.
+
+It is synchronous; `Switchboard` speaks for it.
+"""
+
+import time
+import uuid
+from collections.abc import Sequence
+
+from trainables.running.messages import Outcome, Work
+from tuner.fleet.claims import Claim, Generation, Group, Life, SlotState, State, verdict
+from tuner.search.allocation import choose
+
+KEEP_WAIT = 1.0  # seconds for the slots of a generation to ask for work after its end
+POSTPONE_WAIT = 10.0  # seconds until a postponed trial is tried again
+NEWS_WAIT = 30.0  # seconds in which news of a lost node may still excuse the last death of a trial's workers
+
+
+class Roster:
+    """The slots and the claims.
+
+    Args:
+        slots: their number at the beginning.
+        attempts: how often a trial may be started without a new epoch.
+    """
+
+    def __init__(self, slots: int, attempts: int):
+        self.groups = {slot: Group() for slot in range(slots)}
+        self.claims: dict[int, Claim] = {}
+        self.attempts = attempts
+        self.session = uuid.uuid4().hex[:12]
+        self.widths: dict[str, int] = {}  # slots that trials are to hold, by key
+        self.closed = False  # nothing is given any more
+        self._sequence = self._generations = 0
+
+    def claim(self, trial_id: str, work: Work) -> Claim:
+        """A trial's claim, a new one where it has none."""
+        for claim in self.claims.values():
+            if claim.trial_id == trial_id:
+                return claim
+        self._sequence += 1
+        claim = self.claims[self._sequence] = Claim(trial_id, self._sequence, work, self.widths.get(work.key, 1))
+        return claim
+
+    @property
+    def hopeless(self) -> str | None:
+        """Why no slot is left; None while there is one, or may come one."""
+        reasons = [group.broken for group in self.groups.values()]
+        return reasons[0] if reasons and all(reasons) else None
+
+    def life(self, slot: int, incarnation: int) -> Life | None:
+        """The present life of a slot, if it has that incarnation: no other may take or post."""
+        group = self.groups.get(slot)
+        life = group.life if group is not None else None
+        return life if life is not None and life.incarnation == incarnation else None
+
+    def training(self, slot: int, incarnation: int, generation: int) -> Generation | None:
+        """The generation that a slot trains in, if it is that one and that incarnation."""
+        life = self.life(slot, incarnation)
+        run = life.generation if life is not None else None
+        return run if run is not None and run.number == generation else None
+
+    def queue(self) -> list[Claim]:
+        """Claims that wait: those that have begun before those that have not, the oldest first."""
+        return sorted(
+            (claim for claim in self.claims.values() if claim.waits),
+            key=lambda claim: (not claim.begun, claim.sequence),
+        )
+
+    def arrange(self) -> None:
+        """Gives free slots to claims, and has trials left that are to hold another number of slots.
+
+        Every claim that is due gets a slot before any gets a second one.
+        """
+        if self.closed:
+            return
+        now = time.monotonic()
+        free = [group.life for group in self.groups.values() if group.life is not None and group.life.is_free]
+        due = [claim for claim in self.queue() if claim.due_at <= now and not self._exhausted(claim)]
+        counts = [1] * min(len(free), len(due))
+        for place, claim in enumerate(due[: len(counts)]):
+            counts[place] += min(len(free) - sum(counts), claim.slots - 1)
+        for claim, count in zip(due, counts, strict=False):
+            lives = {life.slot: life for life in free}
+            kept = [life.slot for life in claim.keeps if lives.get(life.slot) is life]
+            chosen = choose({slot: life.node for slot, life in lives.items()}, kept, count)
+            self._issue(claim, [lives[slot] for slot in chosen])
+            free = [life for life in free if life.slot not in chosen]
+        spare = len(free) if len(due) <= len(counts) else 0
+        for claim in self.claims.values():
+            if (run := claim.generation) is None or run.leaving or run.broken:
+                continue
+            lacking = claim.slots - len(run.lives)
+            if lacking < 0:
+                run.leaving = "another trial needs its slots"
+            elif lacking > 0 and spare > 0:
+                run.leaving, spare = "a slot is free for it", spare - lacking
+
+    def _exhausted(self, claim: Claim) -> bool:
+        """Ends a claim whose workers have died too often."""
+        if claim.attempts < self.attempts:
+            return False
+        said = f"; the last to speak said: {claim.said}" if claim.said else ""
+        claim.outcome = ("error", f"its workers died {self.attempts} times without a new epoch{said}")
+        return True
+
+    def _issue(self, claim: Claim, lives: Sequence[Life]) -> None:
+        """Makes the next generation of a claim."""
+        self._generations += 1
+        run = claim.generation = Generation(self._generations, claim, tuple(lives), set(lives))
+        claim.begun, claim.why, claim.position, claim.keeps = True, "", None, ()
+        claim.tries.append(run)
+        for life in lives:
+            life.generation, life.told, life.asks = run, False, False
+            life.moved()
+
+    def settle(self, run: Generation, outcome: Outcome) -> None:
+        """A claim's present generation has ended: the trial is over, or it waits for the next one."""
+        claim = run.claim
+        claim.generation, now = None, time.monotonic()
+        claim.keeps = tuple(life for life in run.lives if not life.gone and not life.retiring)
+        claim.keeps_until, claim.left_after = now + KEEP_WAIT, -1
+        if outcome[0] in ("end", "error"):
+            claim.outcome = outcome
+        elif outcome[0] == "postponed":
+            claim.why = claim.postponed = outcome[1] or ""
+            claim.not_before = now + POSTPONE_WAIT
+            claim.tries.remove(run)
+        elif run.broken:
+            claim.why = run.broken
+            claim.not_before = now + (NEWS_WAIT if claim.attempts >= self.attempts else 0)
+        else:  # left in order
+            claim.why, claim.left_after = run.leaving, len(claim.reports)
+            claim.tries.remove(run)
+
+    def settle_faults(self, run: Generation, workers: int) -> None:
+        """Decides how the errors of its ranks end a generation."""
+        run.settled = True
+        outcome, reported = verdict(run.faults), run.reported(workers)
+        silent = [life for life in run.present if life not in reported]
+        if outcome is None and reported and (silent or run.broken):
+            run.broke("a slot does not answer")
+            outcome = "left", run.broken
+        run.outcome = outcome
+        if outcome is not None and run.claim.generation is run:
+            self.settle(run, outcome)
+        for life in silent if outcome is not None else [*run.present]:
+            self.end_life(self.groups[life.slot], next(reversed(run.faults.values()))[1])
+
+    def end_life(self, group: Group, why: str) -> None:
+        """Fences the life of a group. Its claim goes back to the queue once no other slot trains it."""
+        life, group.life = group.life, None
+        if life is None:
+            return
+        life.gone, run, life.generation = True, life.generation, None
+        if run is None:
+            return
+        run.present.discard(life)
+        run.excuse = run.excuse or life.excuse
+        run.broke(why)
+        if run.claim.generation is not run:
+            return
+        if not run.present:
+            self.settle(run, ("left", why))
+
+    def state(self) -> State:
+        """A summary."""
+        queue = self.queue()
+        postponed = next(
+            (claim.postponed for claim in self.claims.values() if claim.postponed and claim.outcome is None), ""
+        )
+        lives = [group.life for group in self.groups.values() if group.life is not None]
+        slots = tuple(
+            SlotState(
+                life.slot,
+                life.node,
+                life.nodes,
+                life.generation.claim.work.key if life.generation is not None else None,
+                bool(life.retiring),
+            )
+            for life in lives
+        )
+        trained = {life.generation.claim.sequence: life.generation.claim for life in lives if life.generation}
+        positions = {claim.work.key: claim.position for claim in trained.values() if claim.position is not None}
+        return State(slots, len(trained), len(queue), queue[0].why if queue else "", postponed, positions)
