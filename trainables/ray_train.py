@@ -30,6 +30,7 @@ from trainables.config import trial as c
 from trainables.data import progress, pulse
 from trainables.networks.group import Group, backend_for
 from trainables.running import fit as running
+from trainables.running.checkpoint_files import Disowned
 from trainables.running.messages import (
     Assignment,
     Blame,
@@ -53,7 +54,7 @@ GONE_WAIT = 6.0  # seconds for a worker to notice that its generation has ended
 LEAVE = "leave"  # what the ranks read from the store when the slots close
 LEAVE_WAIT = datetime.timedelta(seconds=5)  # for the other ranks to have read it
 BEAT = 2.0  # seconds between two looks at whether this worker gets on
-BROKEN_LINK = (ConnectionError, dist.DistError)  # what the system and PyTorch raise if a peer is gone
+BROKEN_LINK = (ConnectionError, dist.DistError, Disowned)  # a peer is gone, or this worker is taken for gone
 UNTYPED = (RuntimeError, torch.AcceleratorError)  # errors whose type does not tell
 BROKEN_MARKS = ("gloo/", "connection closed by peer", "connection reset by peer", "nccl error", "cuda error")
 """Marks, in lower case, of a broken link in a RuntimeError of gloo (which names its source file), NCCL or CUDA."""

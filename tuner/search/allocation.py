@@ -242,6 +242,18 @@ def local_cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def choose(free, kept, count):
-    rest = sorted((s for s in free if s not in kept), key=lambda s: (free[s] not in {free[k] for k in kept}, free[s], s))
-    return [*kept, *rest][:count]
+def choose(free: Mapping[int, str], kept: Sequence[int], count: int) -> list[int]:
+    """The slots that a trial takes: those that it had, then others, on as few nodes as possible.
+
+    Args:
+        free: the node of each slot that is free.
+        kept: those of them that the trial had, in order.
+        count: how many it takes.
+    """
+    chosen = [*kept][:count]
+    while len(chosen) < count:
+        rest = [slot for slot in free if slot not in chosen]
+        used = {free[slot] for slot in chosen}
+        room = Counter(free[slot] for slot in rest)
+        chosen.append(min(rest, key=lambda slot: (free[slot] not in used, -room[free[slot]], free[slot], slot)))
+    return chosen

@@ -4,7 +4,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from tuner.runs.run import Run
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 TRIAL = {
     **SMALL["trial"],
-    "train": {**SMALL["trial"]["train"], "epochs": 30, "batch_size": 64, "shard_size": 16},
+    "train": {**SMALL["trial"]["train"], "epochs": 60, "batch_size": 64, "shard_size": 16},
 }
 PLACE = re.compile(r"generation (\d+) on slot (\d+), worker 0 of (\d+), process (\d+)")
 
@@ -46,13 +46,6 @@ def places(folder: Path) -> list[tuple[int, int, int]]:
     return [(int(slot), int(workers), int(process)) for _, slot, workers, process in PLACE.findall(text)]
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.02)
-
-
 def timeless(metrics: Metrics) -> dict[str, Any]:
     return {name: value for name, value in metrics.items() if not name.startswith("time/")}
 
@@ -69,27 +62,23 @@ def test_a_trial_is_widened_narrowed_and_loses_its_lead(slots: tuple[Slots, Run]
             assert report is not None
             heard.append(report.metrics)
 
-    hear(2)
-    assert [workers for _, workers, _ in places(folder)] == [1]
-    ray.get(board.resize.remote({"wide": 2}))
-    eventually(lambda: len(places(folder)) == 2)
-    hear(2)
-    ray.get(board.resize.remote({"wide": 1}))
-    eventually(lambda: len(places(folder)) == 3)
+    def hear_until(generations: int) -> None:
+        while len(places(folder)) < generations:
+            hear(1)
+
     hear(1)
-    ray.get(board.resize.remote({"wide": 2}))
-    eventually(lambda: len(places(folder)) == 4)
-    hear(1)
+    for generations, slots_wanted in ((2, 2), (3, 1), (4, 2)):
+        ray.get(board.resize.remote({"wide": slots_wanted}))
+        hear_until(generations)
     assert [workers for _, workers, _ in places(folder)] == [1, 2, 1, 2]
     lead = places(folder)[-1]
     os.kill(lead[2], signal.SIGKILL)
-    hear(2)
-    survivor = places(folder)[4]
+    hear_until(6)
+    survivor, widened = places(folder)[4:]
     assert (survivor[0] != lead[0], survivor[1]) == (True, 1), "the survivor goes on alone"
-    eventually(lambda: len(places(folder)) == 6)
+    assert widened[1] == 2, "and is widened again when the slot is back"
     hear(config.train.epochs - len(heard))
     talk.release()
-    assert places(folder)[5][1] == 2, "and is widened again when the slot is back"
     torch.set_num_threads(1)  # as a worker of one CPU has it: sums of more threads round otherwise
     alone = fit(config, tmp_path, lambda metrics: "on")
     assert [*map(timeless, heard)] == [*map(timeless, alone)]

@@ -117,7 +117,7 @@ def test_a_stopped_trial_keeps_its_slot_until_the_workers_are_done() -> None:
     async def scene(board: Switchboard) -> None:
         claim, life, _ = await begun(board)
         await board.release("a")
-        assert "stop" == await board.post(0, life, gen(board, claim), epoch(1)), "a stopped trial's metrics go nowhere"
+        assert await board.post(0, life, gen(board, claim), epoch(1)) == "stop", "a stopped trial's metrics go nowhere"
         await board.acknowledge(0, life, gen(board, claim), ("end", None))
         assert await board.acquire("b", WORK) == sequence_in(board, await taken(board, 0, life))
 
@@ -178,7 +178,7 @@ def test_a_trial_moves_to_a_free_slot_at_once() -> None:
         assert sequence_in(board, await free) == claim
         posting = asyncio.create_task(board.post(1, 1, gen(board, claim), epoch(1, slot=1)))
         assert await board.take(claim, 0) == ("report", epoch(1, slot=1))
-        assert "stop" == await board.post(0, life, gen(board, claim), epoch(2)), (
+        assert await board.post(0, life, gen(board, claim), epoch(2)) == "stop", (
             "a survivor of the lost node may not post"
         )
         assert await board.next(0, life) == "leave", "nor take"
@@ -254,7 +254,7 @@ def test_workers_without_progress_are_taken_out_of_use() -> None:
             assert await board.watch([]) == []
         await asyncio.sleep(0.3)
         assert await board.watch([]) == [Ended(0, "group 0", "no progress for 0.2 seconds")]
-        assert "stop" == await board.post(0, life, gen(board, claim), epoch(1))
+        assert await board.post(0, life, gen(board, claim), epoch(1)) == "stop"
         work = await taken(board, 0, await board.attach(0))
         assert (sequence_in(board, work), work.attempt) == (claim, 2), "it counts as an attempt"
 
@@ -366,7 +366,7 @@ def test_the_dead_take_and_post_nothing() -> None:
         claim, old, _ = await begun(board)
         new = await board.attach(0)
         assert await board.next(0, old) == "leave", "it goes home"
-        assert "stop" == await board.post(0, old, gen(board, claim), epoch(1))
+        assert await board.post(0, old, gen(board, claim), epoch(1)) == "stop"
         await board.acknowledge(0, old, gen(board, claim), ("end", None))
         await board.beat(0, old)
         again = await taken(board, 0, new)

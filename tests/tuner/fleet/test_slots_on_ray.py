@@ -26,7 +26,7 @@ pytestmark = pytest.mark.ray
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
 
 
-def eventful_fit(config: c.TrialConfig, folder: Path, report: Callable, group: Any) -> None:
+def eventful_fit(config: c.TrialConfig, folder: Path, report: Callable, group: Any, segment: Any) -> None:
     """Stands for `fit`: counts epochs in a file, sums over the workers, and has the accident that the seed names."""
     accident, progress = config.seed, folder / "epoch"
     (folder / "raylet").write_text(str(os.getppid()))
