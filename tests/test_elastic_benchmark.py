@@ -31,9 +31,9 @@ RuntimeError: Connection closed by peer
 """
 
 
-def test_stretches_are_read_from_the_log_of_a_rank():
+def test_stretches_are_read_from_the_log_of_a_rank() -> None:
     killed = 1000.0 + 1.8e9  # long after it began: the process was last seen then
-    processes = {11: Process(FIRST, 0, killed), 12: Process(SECOND, 0, 0)}
+    processes = {11: Process(FIRST, killed), 12: Process(SECOND, 0)}
     first, second = measure.stretches(LOG.splitlines(), A, processes)
     assert (first.node, first.width, first.step, first.ends) == (FIRST, 1, 0, killed)
     assert (second.node, second.width, second.step) == (SECOND, 2, 40)
@@ -56,13 +56,13 @@ STRETCHES = (
 ROUND = Round("lent", 100, 310, 0, 0.5, HAPPENED, STRETCHES, 2, 2)
 
 
-def test_lives_of_nodes_begin_with_the_search_at_the_earliest():
+def test_lives_of_nodes_begin_with_the_search_at_the_earliest() -> None:
     found = measure.lives(HAPPENED, 100, 310)
     assert found == [Life(FIRST, 100, 220), Life(SECOND, 160, 310), Life(FIRST, 280, 310)]
     assert measure.lives(HAPPENED, 100, 200) == [Life(FIRST, 100, 200), Life(SECOND, 160, 200)]
 
 
-def test_utilisation_is_the_share_of_the_nodes_seconds_that_went_into_steps():
+def test_utilisation_is_the_share_of_the_nodes_seconds_that_went_into_steps() -> None:
     alive = measure.lives(HAPPENED, 100, 310)
     assert [measure.busy(life, STRETCHES) for life in alive] == [100, 119, 9]
     assert measure.utilisation(alive, STRETCHES) == pytest.approx(228 / (120 + 150 + 30))
@@ -70,7 +70,7 @@ def test_utilisation_is_the_share_of_the_nodes_seconds_that_went_into_steps():
     assert measure.utilisation(alive, ()) == 0
 
 
-def test_seconds_from_a_change_to_its_use():
+def test_seconds_from_a_change_to_its_use() -> None:
     assert measure.until_used(HAPPENED[1], STRETCHES) == 10
     assert measure.until_used(HAPPENED[3], STRETCHES) == 11
     assert measure.until_used(HAPPENED[3], STRETCHES[:4]) is None
@@ -78,14 +78,14 @@ def test_seconds_from_a_change_to_its_use():
     assert measure.until_resumed(HAPPENED[2], STRETCHES[:2]) is None
 
 
-def test_metrics_are_compared_in_every_bit_but_for_times():
+def test_metrics_are_compared_in_every_bit_but_for_times() -> None:
     history = [{"epoch": 1.0, "loss": 0.1, "time/measured_at": 5.0}]
     assert same(history, [{**history[0], "time/measured_at": 6.0, "time/workers": 2.0}])
     assert not same(history, [{**history[0], "loss": 0.1 + 2**-55}])
     assert not same([], []) and not same(history, history * 2)
 
 
-def test_the_table_has_medians_and_all_values():
+def test_the_table_has_medians_and_all_values() -> None:
     assert cell([1.0, 4.0, 2.0], "{:.1f}") == "2.0 (1.0, 4.0, 2.0)"
     assert cell([None, 4.0, None], "{:.1f}") == "never (never, 4.0, never)"
     assert cell([None], "{:.1f}") == "never" and cell([3.0], "{:.1f}") == "3.0"
@@ -102,17 +102,17 @@ def test_the_table_has_medians_and_all_values():
     ]
 
 
-def test_a_search_that_did_not_end_has_no_time(tmp_path: Path):
+def test_a_search_that_did_not_end_has_no_time(tmp_path: Path) -> None:
     ended = Round(**{**vars(ROUND), "status": None})
     assert table([ended], TRIALS).splitlines()[-1].endswith("| 76% | never | never | 2 of 2 |")
 
 
-def test_a_round_is_read_as_it_was_written(tmp_path: Path):
+def test_a_round_is_read_as_it_was_written(tmp_path: Path) -> None:
     ROUND.write(tmp_path / "lent-0.json")
     assert Round.read(tmp_path / "lent-0.json") == ROUND
 
 
-def test_the_picture_shows_who_trained_what_where(tmp_path: Path):
+def test_the_picture_shows_who_trained_what_where(tmp_path: Path) -> None:
     timeline = Timeline([ROUND, Round(**{**vars(ROUND), "contender": "fixed", "status": None})])
     draw(timeline.rounds, tmp_path / "elastic.png")
     image = Image.open(tmp_path / "elastic.png").convert("RGB")
@@ -129,7 +129,7 @@ def test_the_picture_shows_who_trained_what_where(tmp_path: Path):
     assert colours(SECOND, 151, 189) == {timeline.colour(A)} != {timeline.colour(B)}
 
 
-def test_contenders_train_the_same_trials():
+def test_contenders_train_the_same_trials() -> None:
     spec = TRIALS.search(LentSlots.resources)
     for (label, config), point in zip(TRIALS.configs.items(), spec["points"].values(), strict=True):
         assert c.changed(spec["trial"], point).plain() == config, label

@@ -131,7 +131,7 @@ def until_resumed(event: Event, done: Sequence[Stretch]) -> float | None:
 
     None if it trained none, or if the trial made no step any more.
     """
-    hit = {stretch.trial for stretch in _on(event.node, done) if stretch.begins <= event.at <= stretch.ends + 1}
+    hit = {stretch.trial for stretch in _on(event.node, done) if stretch.begins <= event.at <= stretch.ends}
     later = [stretch.begins - event.at for stretch in done if stretch.trial in hit and stretch.begins > event.at]
     return min(later, default=None)
 

@@ -5,6 +5,7 @@ import os
 import signal
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -40,7 +41,6 @@ class Process:
     """A worker process as it was seen from outside, by the clock of the machine."""
 
     node: str
-    first_seen: float
     last_seen: float
 
 
@@ -64,16 +64,21 @@ class Nodes:
         return str(self.cluster.address)
 
     def apply(self, event: Event) -> None:
-        """Makes an event happen now; returns when it has."""
+        """Makes an event happen now; returns when it has.
+
+        A join is dated when the cluster knows the node, a loss just before the kill.
+        """
         if event.what == "join":
             node: Any = self.cluster.add_node(num_cpus=1)
             self.raylets[event.node] = node.all_processes["raylet"][0].process.pid
+            at = time.time()
         else:
-            self.look()
+            at = time.time()
+            self.look()  # after `at`, so that the last sight of what trained is not before it
             for process in [raylet := self.raylets.pop(event.node), *_descendants(raylet, _parents())]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
-        self.happened.append(Event(time.time(), event.what, event.node))
+        self.happened.append(Event(at, event.what, event.node))
 
     def look(self) -> None:
         """Notes which processes live on which node."""
@@ -81,13 +86,13 @@ class Nodes:
         names = {raylet: node for node, raylet in self.raylets.items()}
         for process, parent in parents.items():
             if parent in names:
-                self.processes.setdefault(process, Process(names[parent], now, now))
+                self.processes.setdefault(process, Process(names[parent], now))
         for process in self.processes.keys() & parents.keys():
             self.processes[process].last_seen = now
 
 
 @contextlib.contextmanager
-def nodes(variables: dict[str, str]) -> Any:
+def nodes(variables: dict[str, str]) -> Iterator[Nodes]:
     """A cluster with its first node, in a temporary folder of its own.
 
     Args:
