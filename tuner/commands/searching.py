@@ -6,10 +6,9 @@ from rich.console import Console
 
 from tuner.plan import points, space
 from tuner.plan.spec import SearchSpec, parse
-from tuner.runs.run import Run
+from tuner.runs.run import EXPORTED, Run
 from tuner.search.study import Study
 
-EXPORTED = 3  # how many of the best configurations a search writes at its end
 
 
 def opened(run: Run, spec: SearchSpec) -> Study:

@@ -37,6 +37,7 @@ from tuner.runs.requests import Requests
 RUNS = Path("runs")  # where runs are made by default
 SPACE_COPY = "space.py"
 BASELINE = "untrained"  # key of the untrained encoder, which is scored before a trial is asked
+EXPORTED = 3  # how many of the best configurations a search writes at its end
 FULL = "full"  # key of the only trial of a full run
 OWN = {"spec.yaml", "manifest.json", "journal.log", "journal.log.lock", "lock", "untrained.json", SPACE_COPY}
 OWN |= {"trials", "tensorboard", "best", "logs", "ray", "requests", "fleet.json"}

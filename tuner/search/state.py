@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from trainables.config import trial as c
+from tuner.plan.resources import Resources
 from tuner.search.speeds import Speeds
 from tuner.search.stoppers.base import Stopper, conclude, judge, make
 from tuner.search.study import Proposal, Study, key_of
@@ -72,7 +73,7 @@ class State:
     """
 
     def __init__(self, study: Study, stopper: Stopper | None = None):
-        self.study, self.resources = study, study.spec.resources
+        self.study = study
         self.stopper = make(study.spec) if stopper is None else stopper
         self.sign = 1.0 if study.spec.objective.mode == "max" else -1.0
         self.trials: dict[str, LiveTrial] = {}
@@ -80,6 +81,11 @@ class State:
         self.sequence = 0
         self.speeds = Speeds(self.resources.smallest)
         self._replay()
+
+    @property
+    def resources(self) -> Resources:
+        """What a trial gets; what it may change while the search runs is that of now."""
+        return self.study.spec.resources
 
     @property
     def running(self) -> list[str]:

@@ -98,6 +98,15 @@ class Study:
             rule = "has changed since the launch, and trials of both spaces cannot be compared; put it back"
             raise UserError(f"{file}: {rule}")
 
+    def take_over(self, spec: SearchSpec) -> None:
+        """Goes on with another spec, which differs in what may change while the search runs.
+
+        Raises:
+            UserError: a key that makes a trial what it is has changed.
+        """
+        require_same(self.spec.plain(), spec)
+        self.spec = spec
+
     def trials(self) -> list[FrozenTrial]:
         """All trials, in the order in which they were asked."""
         return self._store.trials()

@@ -1,0 +1,92 @@
+"""Keeps a search within `storage.limit` while it runs, and warns of a disc with little room."""
+
+import threading
+from collections.abc import Callable, Collection
+
+from optuna.trial import TrialState
+
+from tuner.fleet.wishes import Search
+from tuner.runs.run import EXPORTED, Run
+from tuner.runs.storage_watch import KnownTrial, StorageWatch
+from tuner.search.study import Study, key_of
+
+LOOK = 5.0  # seconds between two looks at what the run holds
+UNPINNED = 2  # files of a trial beside `keep_checkpoints`: one by time, and one that is being written
+
+
+class Housekeeping:
+    """Decides by what a run holds whether trials may be started or trained.
+
+    Args:
+        run: which this process holds.
+        close: called with the reason when no trial may be trained any more, and with "" when that is over.
+        warn: called with a line when the disc has little room, or no more trials are started; with "" when that is over.
+    """
+
+    def __init__(self, run: Run, close: Callable[[str], None], warn: Callable[[str], None]):
+        self._storage, self._close, self._warn = StorageWatch(run), close, warn
+        self._closed, self._held_back, self._warned = "", "", ""
+        self._turn = threading.Lock()  # `look` and `admits` are called by different threads
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Lines that a user should know now."""
+        return tuple(filter(None, (self._storage.warning, self._held_back)))
+
+    def look(self, search: Search) -> None:
+        """Takes a look at the run, and deletes what its limit asks for."""
+        with search.turn():
+            study, running = search.study, search.running
+            limit = study.spec.storage.limit
+            known = known_trials(study, None if limit is not None else running)
+            more = study.unasked > 0 or len(search.unfinished) > len(running)
+        with self._turn:
+            self._storage.look(limit, known, running, more)
+            self._set_closed(self._storage.full)
+            if not self._storage.refuses(running):
+                self._held_back = ""
+            self._tell()
+
+    def admits(self, running: Collection[str]) -> bool:
+        """Whether another trial may be started. Where none runs one may, but is not trained: Tune needs one to wait.
+
+        Args:
+            running: keys of the trials that run.
+        """
+        with self._turn:
+            why = self._storage.refuses(running)
+            if why and not running:
+                self._set_closed(why)
+                return True
+            self._held_back = f"no more trials start: {why}" if why else ""
+            self._tell()
+            return not why
+
+    def _set_closed(self, why: str) -> None:
+        if bool(why) != bool(self._closed):  # the sizes in its text may change at any look
+            self._closed = self._storage.full = why
+            self._close(why)
+
+    def _tell(self) -> None:
+        """Says the first warning, when it is another one than before."""
+        if (line := next(iter(self.warnings), "")) != self._warned:
+            self._warned = line
+            self._warn(line)
+
+
+def known_trials(study: Study, keys: Collection[str] | None = None) -> dict[str, KnownTrial]:
+    """What is known of trials, for what may be deleted of them: the best ones, and what has not ended, need theirs.
+
+    Args:
+        study: of the run.
+        keys: of the trials; None: of all.
+    """
+    spec, best = study.spec, {key_of(trial) for trial in study.best(EXPORTED)}
+    sign = 1.0 if spec.objective.mode == "max" else -1.0
+    known = {}
+    for trial in study.trials() if keys is None else map(study.trial, keys):
+        key, score = key_of(trial), sign * trial.values[0] if trial.values else float("-inf")
+        keep = trial.user_attrs["values"].get("train.keep_checkpoints", spec.trial.train.keep_checkpoints)
+        rank = trial.state == TrialState.COMPLETE, score
+        known[key] = KnownTrial(keep + UNPINNED, trial.state.is_finished(), key in best, rank)
+    return known
