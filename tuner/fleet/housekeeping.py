@@ -20,12 +20,13 @@ class Housekeeping:
     Args:
         run: which this process holds.
         close: called with the reason when no trial may be trained any more, and with "" when that is over.
-        warn: called with a line when the disc has little room, or no more trials are started; with "" when that is over.
+        warn: called with a line when the disc has little room or no more trials are started, and with "" when that is over.
     """
 
     def __init__(self, run: Run, close: Callable[[str], None], warn: Callable[[str], None]):
         self._storage, self._close, self._warn = StorageWatch(run), close, warn
         self._closed, self._held_back, self._warned = "", "", ""
+        self._limit: str | None = None
         self._turn = threading.Lock()  # `look` and `admits` are called by different threads
 
     @property
@@ -43,8 +44,9 @@ class Housekeeping:
         with self._turn:
             self._storage.look(limit, known, running, more)
             self._set_closed(self._storage.full)
-            if not self._storage.refuses(running):
+            if not more or limit != self._limit or not self._storage.refuses(running):
                 self._held_back = ""
+            self._limit = limit
             self._tell()
 
     def admits(self, running: Collection[str]) -> bool:

@@ -95,13 +95,14 @@ class Wishes:
     def _set(self, search: Search, values: Mapping[str, object]) -> str:
         """Has the search go on with other values, which a resume will find as well."""
         with search.turn():
+            before = search.study.spec
             try:
-                spec = changed(search.study.spec, values)
-                self.run.write_spec(spec.plain())
-                search.study.take_over(spec)
+                search.study.take_over(changed(before, values))
+                self.run.write_spec(search.study.spec.plain())
             except UserError as error:
                 return str(error)
             except OSError as error:
+                search.study.take_over(before)
                 return f"{error.filename}: cannot be written ({error.strerror}), so nothing was changed"
         return ""
 

@@ -1,0 +1,150 @@
+"""A search waits for room below `storage.limit`, and goes on when there is some. No Ray."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tuner.fleet.housekeeping import Housekeeping, known_trials
+from tuner.plan import space, spec
+from tuner.plan.reading import changed
+from tuner.runs.run import EXPORTED, Run
+from tuner.runs.storage_watch import KnownTrial
+from tuner.search import events
+from tuner.search.study import Study
+
+MB = 10**6
+SPEC = spec.parse({"trials": 6, "storage": {"limit": "4.1 MB"}, "trial": {"train": {"epochs": 2}}})
+METRIC = SPEC.objective.metric
+
+
+class Search:
+    """A search whose study is real, and in which a test says what runs."""
+
+    def __init__(self, run: Run):
+        self.study, self.running = Study(run.journal, SPEC, space.load("teacher")), list[str]()
+
+    @property
+    def unfinished(self) -> list[str]:
+        return [proposal.key for proposal in self.study.interrupted()]
+
+    def wish(self, event: events.Event) -> None:
+        raise AssertionError("nothing is wished")
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        yield
+
+    def begin(self) -> str:
+        proposal = self.study.ask()
+        assert proposal is not None
+        self.running.append(proposal.key)
+        return proposal.key
+
+    def end(self, key: str, score: float, epoch: float = 2.0) -> None:
+        self.running.remove(key)
+        self.study.tell(key, {"epoch": epoch, METRIC: score}, None, {})
+
+
+class Told:
+    """What a housekeeper has said."""
+
+    def __init__(self) -> None:
+        self.closed, self.warned = list[str](), list[str]()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run.create(tmp_path / "run", "search", SPEC.plain(), 0)
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+    monkeypatch.setattr("tuner.runs.storage.LEAST_FREE", 0)  # whatever room the disc of the tests has
+    return Told()
+
+
+def house(run: Run, told: Told) -> Housekeeping:
+    return Housekeeping(run, told.closed.append, told.warned.append)
+
+
+def write(run: Run, key: str, step: int = 10) -> None:
+    folder = run.trial_folder(key)
+    folder.mkdir(exist_ok=True)
+    (folder / f"step-{step:010d}.safetensors").write_bytes(b"x" * MB)
+
+
+def checkpoints(run: Run) -> list[str]:
+    return sorted(path.parent.name for path in run.path.rglob("step-*"))
+
+
+def test_no_more_trials_start_while_those_that_run_take_the_room(run: Run, told: Told) -> None:
+    search, keeping = Search(run), house(run, told)
+    first = search.begin()
+    write(run, first)
+    keeping.look(search)  # it may come to have four files
+    assert not keeping.admits(search.running)
+    assert told.closed == []
+    assert told.warned[-1].startswith("no more trials start: storage.limit = 4.1 MB: the run holds 1")
+    assert keeping.warnings == (told.warned[-1],)
+    search.end(first, 0.5)
+    keeping.look(search)
+    assert checkpoints(run) == [first], "it is the best"
+    assert keeping.admits([]), "nothing runs, so one starts and waits"
+    assert "storage.limit = 4.1 MB: the run holds 1" in told.closed[-1]
+    waiting = search.begin()
+    keeping.look(search)
+    assert len(told.closed) == 1, "it is said once"
+    search.study.take_over(changed(search.study.spec, {"storage.limit": "20 MB"}))
+    keeping.look(search)
+    assert told.closed[1:] == [""]
+    assert keeping.warnings == ()
+    assert told.warned[-1] == ""
+    assert keeping.admits([waiting])
+
+
+def test_a_run_that_holds_too_much_is_closed_until_there_is_room(run: Run, told: Told) -> None:
+    search, keeping = Search(run), house(run, told)
+    first = search.begin()
+    for step in (10, 20, 30):
+        write(run, first, step)
+    keeping.look(search)
+    assert told.closed == []
+    (run.path / "logs" / "large").write_bytes(b"x" * 2 * MB)
+    keeping.look(search)
+    assert len(told.closed) == 1
+    assert "the run holds 5" in told.closed[0]
+    assert len(checkpoints(run)) == 3, "a trial that has not ended loses nothing"
+    (run.path / "logs" / "large").unlink()
+    keeping.look(search)
+    assert told.closed[1:] == [""]
+
+
+def test_the_worst_trials_make_room_for_the_next(run: Run, told: Told) -> None:
+    search, keeping = Search(run), house(run, told)
+    search.study.take_over(changed(search.study.spec, {"storage.limit": "8.5 MB"}))
+    scores = [0.1, 0.9, 0.3, 0.8, 0.2]
+    for score in scores:
+        key = search.begin()
+        write(run, key)
+        search.end(key, score)
+    keeping.look(search)
+    assert EXPORTED == 3
+    assert checkpoints(run) == ["0001", "0002", "0003", "0004"], "four files of another trial have room now"
+    assert keeping.admits([])
+    assert told.closed == []
+
+
+def test_what_is_known_of_trials(run: Run) -> None:
+    search = Search(run)
+    for score in (0.1, 0.2, 0.3, 0.4):
+        search.end(search.begin(), score)
+    search.end(search.begin(), 0.9, epoch=1.0)
+    running = search.begin()
+    known = known_trials(search.study)
+    assert [key for key, trial in known.items() if trial.kept] == ["0001", "0002", "0003"]
+    assert known["0000"] == KnownTrial(4, True, False, (True, 0.1))
+    assert known["0004"].rank == (False, 0.9), "it was stopped before its last epoch"
+    assert not known[running].ended
+    assert list(known_trials(search.study, [running])) == [running]
