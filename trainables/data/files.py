@@ -1,6 +1,7 @@
 """Files of a data set: checks, fingerprints, and images decoded from bytes."""
 
 import io
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,12 @@ def existing_root(root: Path | None) -> Path:
     if empty:
         raise UserError(f"data.root = '{root}': the folder is empty")
     return root
+
+
+def cache_folder() -> Path:
+    """Returns the folder of decoded images: $TEACHER_TUNER_CACHE, or teacher-tuner in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "teacher-tuner"
+    return Path(os.environ.get("TEACHER_TUNER_CACHE") or default)
 
 
 @contextmanager

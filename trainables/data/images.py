@@ -237,12 +237,6 @@ def cycled(count: int, places: range, *key: int | str) -> tuple[Tensor, Tensor]:
     return chosen, rounds
 
 
-def cache_folder() -> Path:
-    """Returns the folder of decoded images: $TEACHER_TUNER_CACHE, or teacher-tuner in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "teacher-tuner"
-    return Path(os.environ.get("TEACHER_TUNER_CACHE") or default)
-
-
 def _stored(data: Data, split: str) -> Images:
     """Returns all images of a stored split: "train", "test", "unlabelled" or "both"."""
     with files.naming_root(data.root):
@@ -272,7 +266,7 @@ def _opened(data: Data, split: str) -> Images:
             np.concatenate([images for images, _ in chunks]), np.concatenate([labels for _, labels in chunks]), names
         )
     key = hashlib.sha256(json.dumps([LAYOUT, data.name, split, data.image_size, source]).encode()).hexdigest()[:20]
-    folder = cache_folder() / key
+    folder = files.cache_folder() / key
     with _locked(folder.with_suffix(".lock")) as moved:
         if not folder.is_dir():
             _decode_to(folder, reader.read(split), moved)

@@ -114,6 +114,14 @@ def _simulate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="everything, for programs")
 
 
+def _doctor(command: argparse.ArgumentParser) -> None:
+    command.add_argument("search", nargs="?", type=Path, metavar="spec", help="a search in YAML that is to run")
+    _settable(command, "resources.workers=4")
+    command.add_argument("--run", type=Path, help="run directory that is to be made (default: runs/<name>)")
+    command.add_argument("--address", help=ADDRESS)
+    command.add_argument("--json", action="store_true", help="everything, for programs")
+
+
 def _keys(command: argparse.ArgumentParser) -> None:
     command.add_argument("section", nargs="?", default="", help="such as trial.teacher")
 
@@ -129,6 +137,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "train": ("train one configuration, as a full run", _train),
     "evaluate": ("score a checkpoint: kNN, linear, fine-tuning, corruptions, ...", _evaluate),
     "simulate": ("show what a search would do, against recorded curves", _simulate),
+    "doctor": ("look at machine, cluster, storage and what a trial needs", _doctor),
     "keys": ("list what can be set in a search", _keys),
 }
 """Each command by its name, which is also that of its module: what it does, and its arguments."""

@@ -8,9 +8,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 from trainables.config.errors import UserError
+from tuner.commands.checkup import storage
 from tuner.plan import jobs, points, space
 from tuner.plan.space import Space
 from tuner.plan.spec import SearchSpec
@@ -29,11 +31,11 @@ class Check:
     Attributes:
         name: of what is checked.
         require: raises UserError if the check fails. Its second argument is the space of a new search; it is None for
-            a resume and a full run, whose trials have been proposed before.
+            a resume and a full run, whose trials have been proposed before. Its third is where the run is, or will be.
     """
 
     name: str
-    require: Callable[[SearchSpec, Space | None], None]
+    require: Callable[[SearchSpec, Space | None, Path], None]
 
 
 def require_strategy(spec: SearchSpec) -> None:
@@ -46,43 +48,52 @@ def require_strategy(spec: SearchSpec) -> None:
     samplers.make(spec, 0)
 
 
-def _strategy_loads(spec: SearchSpec, proposing: Space | None) -> None:
+def _strategy_loads(spec: SearchSpec, proposing: Space | None, run: Path) -> None:
     require_strategy(spec)
 
 
-def _space_proposes(spec: SearchSpec, proposing: Space | None) -> None:
+def _space_proposes(spec: SearchSpec, proposing: Space | None, run: Path) -> None:
     if proposing is not None and not spec.table:  # `points.load` has validated each point of a table
         space.rehearse(proposing, spec.trial, spec.resources)
 
 
-def _points_fit_data(spec: SearchSpec, proposing: Space | None) -> None:
+def _points_fit_data(spec: SearchSpec, proposing: Space | None, run: Path) -> None:
     points.check_data(spec)
 
 
-def _address_answers(spec: SearchSpec, proposing: Space | None) -> None:
+def _address_answers(spec: SearchSpec, proposing: Space | None, run: Path) -> None:
     require_cluster(spec)
 
 
+def _storage_holds(spec: SearchSpec, proposing: Space | None, run: Path) -> None:
+    storage.require_usable(run)
+
+
+STORAGE = Check("the storage can hold a run", _storage_holds)
+CLUSTER = Check("the cluster answers and has room for a trial", _address_answers)
 CHECKS = (
     Check("the stopper and the sampler can be made", _strategy_loads),
     Check("the space proposes valid trials", _space_proposes),
     Check("the data are enough for each point of the table", _points_fit_data),
-    Check("the cluster answers and has room for a trial", _address_answers),
+    STORAGE,
+    CLUSTER,
 )
+"""The quick checks, which `tuner doctor` makes too."""
 
 
-def require_all(spec: SearchSpec, proposing: Space | None = None) -> None:
+def require_all(spec: SearchSpec, run: Path, proposing: Space | None = None) -> None:
     """Makes all checks. Reading the spec has already checked the spec itself and the data of its trials.
 
     Args:
         spec: of the search, or of a full run.
+        run: where the run is, or will be.
         proposing: the space of a new search.
 
     Raises:
         UserError: by the first check that fails.
     """
     for check in CHECKS:
-        check.require(spec, proposing)
+        check.require(spec, proposing, run)
 
 
 def require_cluster(spec: SearchSpec) -> None:

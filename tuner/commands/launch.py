@@ -13,14 +13,14 @@ def run(arguments: argparse.Namespace) -> int:
     jobs.require_kept(arguments.run, "--run")
     search = reading.read(arguments.search, settings(arguments))
     proposing = points.load(search) if search.table else space.load(search.space)
-    checks.require_all(search, proposing)
+    path = arguments.run or runs.unused(runs.RUNS, search.name)
+    checks.require_all(search, path, proposing)
     if rule := equivalence.own_line(search.trial):
         print(rule)
     if note := spec.width_note(search):
         print(note)
     for labels in points.alike(search):
         print(f"one trial under several labels: {', '.join(map(repr, labels))}")
-    path = arguments.run or runs.unused(runs.RUNS, search.name)
     made = runs.Run.create(path, "search", search.plain(), search.seed)
     if made.replaces:
         print(f"{made.path}: replaced; nothing had been asked in it")

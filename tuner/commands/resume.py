@@ -19,7 +19,7 @@ def run(arguments: argparse.Namespace) -> int:
     except UserError as error:
         again = "nothing was asked in this run yet, so it can be launched again with other settings, which replaces it"
         raise UserError(f"{error}{f'; {again}' if begun.untouched and not begun.held() else ''}") from None
-    checks.require_all(search)
+    checks.require_all(search, begun.path)
     begun.hold()
     with runs.beginning(begun, launched=False):
         study = searching.opened(begun, search) if begun.kind == "search" else None

@@ -40,10 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
         alone = reading.settled(spec.parse(content))
     except UserError as error:
         raise UserError(str(error).removeprefix("trial.")) from None  # as `--set` spells it here
+    path = arguments.run or runs.unused(runs.RUNS, f"train-{arguments.config.stem}")
+    checks.require_all(alone, path)
     if note := spec.width_note(alone):
         print(note)
-    checks.require_all(alone)
-    path = arguments.run or runs.unused(runs.RUNS, f"train-{arguments.config.stem}")
     made = runs.Run.create(path, "train", alone.plain(), config.seed)
     if made.replaces:
         print(f"{made.path}: replaced; nothing had been trained in it")

@@ -45,7 +45,7 @@ def test_its_facts_agree_with_how_it_is_read(name):
     kind = facts(name)
     assert issubclass(kind, EncodedSet) == kind.FILES
     if issubclass(kind, DecodedSet):
-        assert kind.CLASSES > 1
+        assert kind.CLASSES > 1 and len(kind.SHAPE) == 3 and kind.SHAPE[2] in (1, 3)
     if issubclass(kind, TorchvisionSet):
         assert kind.NEEDS_ROOT and kind.LEAST and kind.TRAIN_IMAGES > 0
     assert (100_000 if name == "stl10" else 0) == kind.UNLABELLED
@@ -71,6 +71,7 @@ def test_reading_yields_chunks_that_agree_with_everything_else(stored, name):
         assert len(images) == len(answers) > 0
     if isinstance(reader, DecodedSet):
         assert reader.check() == len(labels) and len(np.unique(labels)) == reader.CLASSES
+        assert chunks[0][0].shape[1:] == reader.SHAPE
     if isinstance(reader, EncodedSet):
         assert np.array_equal(reader.encoded("train").labels, labels)
         assert reader.source("train") == reader.source("train")

@@ -35,7 +35,7 @@ def test_commands_share_one_list_of_checks(
     given = files(tmp_path)[command]
     went: list[str] = []
 
-    def refuse(search: spec.SearchSpec, proposing: space.Space | None) -> None:
+    def refuse(search: spec.SearchSpec, proposing: space.Space | None, run: Path) -> None:
         raise UserError(f"not with {went}")
 
     listed = [checks.Check(c.name, lambda *_, name=c.name: went.append(name)) for c in checks.CHECKS]

@@ -88,9 +88,11 @@ class DecodedSet(DataSet):
 
     Attributes:
         CLASSES: how many classes it has.
+        SHAPE: height, width and channels of its images.
     """
 
     CLASSES: ClassVar[int]
+    SHAPE: ClassVar[tuple[int, int, int]]
 
     @abstractmethod
     def check(self) -> int:

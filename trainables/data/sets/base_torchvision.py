@@ -95,6 +95,7 @@ class CIFAR(TorchvisionSet):
     """
 
     TRAIN_IMAGES: ClassVar[int] = 50_000
+    SHAPE: ClassVar[tuple[int, int, int]] = (32, 32, 3)
     TORCHVISION: ClassVar[str]
 
     def parts(self, split: str) -> Iterator[Part]:

@@ -16,6 +16,7 @@ class Digits(DecodedSet):
     """The last fifth of a fixed random order is the test split."""
 
     CLASSES: ClassVar[int] = 10
+    SHAPE: ClassVar[tuple[int, int, int]] = (8, 8, 1)
     VIEWS: ClassVar[Mapping[str, Any]] = {
         "crop_scale": [0.5, 1.0],
         "turn": 10.0,

@@ -19,6 +19,7 @@ class STL10(TorchvisionSet):
     """The only data set with unlabelled images."""
 
     CLASSES: ClassVar[int] = 10
+    SHAPE: ClassVar[tuple[int, int, int]] = (96, 96, 3)
     UNLABELLED: ClassVar[int] = UNLABELLED
     VIEWS: ClassVar[Mapping[str, Any]] = {"blur": [1.0, 0.1]}
     TRAIN_IMAGES: ClassVar[int] = TRAIN

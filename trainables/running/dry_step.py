@@ -1,0 +1,172 @@
+"""A dry step: what a step of a trial costs on this machine, measured on made-up images.
+
+`python -m trainables.running.dry_step` reads a `Request` as JSON from standard input and prints a `Cost` as JSON. It is
+a process of its own, because the peak of a process's memory is that of all that it ever did.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trainables.config import trial as c
+from trainables.config.errors import UserError
+from trainables.data import files
+from trainables.data.check import training_images
+from trainables.data.feed import Feed
+from trainables.data.images import Images
+from trainables.data.sets.base import DecodedSet, EncodedSet, data_set
+from trainables.learning.learner import Learner
+from trainables.networks.group import Group, default_device
+from trainables.running.preparation import make_deterministic
+from trainables.running.resolve import resolved
+
+STEPS = 4  # at most, the first of which is not timed
+SECONDS = 20.0  # after which no other step is begun
+MADE_UP = 512  # different images, at most
+CLASSES = 10  # of data whose labels are not read
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be measured.
+
+    Attributes:
+        trial: its configuration, as nested values.
+        workers: of the trial. The step is that of the first one, who has the most shards.
+        threads: CPU threads of a worker.
+    """
+
+    trial: dict[str, object]
+    workers: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step costs one worker.
+
+    Attributes:
+        seconds: of a step, the median of those that were timed.
+        memory: the most bytes of main memory that the process had. The images of the data set are not among them.
+        gpu_memory: the most bytes of the GPU's memory that were reserved; None on a CPU.
+        checkpoint: bytes of a checkpoint, without the metric history.
+        images: bytes of the decoded training images; 0 where they are streamed.
+        shards: of the batch that this worker has.
+    """
+
+    seconds: float
+    memory: int
+    gpu_memory: int | None
+    checkpoint: int
+    images: int
+    shards: int
+
+
+class AloneOf(Group):
+    """The first worker of several that are not there. What they would send is like what it sends itself."""
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def max(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def join(self, rows: Tensor, counts: list[int]) -> Tensor:
+        return torch.cat([rows[:count] for count in counts])
+
+    def gather(self, rows: Tensor, counts: list[int]) -> Tensor:
+        return self.join(rows, counts)
+
+
+def measure(request: Request) -> Cost:
+    """Makes some steps of a trial, as `fit` would, on images of the data's shape.
+
+    Raises:
+        UserError: the data are missing or at fault.
+    """
+    config = c.parse(request.trial)
+    count, shape, classes = training_images(config), image_shape(config), _classes(config)
+    config = resolved(config, classes)
+    device = default_device()
+    torch.set_num_threads(request.threads)
+    make_deterministic(device, config.train.precision)
+    images = _made_up(count, shape, classes)
+    learner = Learner(config, shape[-1], count, AloneOf(0, request.workers, device), classes)
+    labelled = images.part(torch.arange(min(count, MADE_UP))) if config.method.LABELLED_VIEWS else None
+    feed = Feed(config, images, labelled, learner.passes(), device, learner.dtype)
+    order, seconds, end = images.order(config.seed, 0, "order"), [], time.monotonic() + SECONDS
+    for step in range(min(STEPS, learner.run.per_epoch)):
+        begun = time.monotonic()
+        learner.step(feed.batches(order, step, 0)).item()  # waits for a GPU
+        seconds.append(time.monotonic() - begun)
+        if time.monotonic() > end:
+            break
+    tensors, _ = learner.state_dict()
+    return Cost(
+        seconds=sorted(seconds[1:] or seconds)[len(seconds[1:] or seconds) // 2],
+        memory=peak_memory(),
+        gpu_memory=torch.cuda.max_memory_reserved() if device.type == "cuda" else None,
+        checkpoint=sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
+        images=0 if config.data.streamed else count * shape[0] * shape[1] * shape[2],
+        shards=len(learner.shards.mine),
+    )
+
+
+def image_shape(config: c.TrialConfig) -> tuple[int, int, int]:
+    """Height, width and channels of a trial's images; of files one is decoded, for their size may not be known."""
+    reader = data_set(config.data)
+    if isinstance(reader, DecodedSet):
+        return reader.SHAPE
+    assert isinstance(reader, EncodedSet)
+    encoded = reader.encoded("train")
+    try:
+        with files.naming_root(config.data.root):
+            stored, where = next(encoded.sample())[0]
+            height, width, channels = files.decode(stored, config.data.image_size, where).shape
+    finally:
+        encoded.close()
+    return height, width, channels
+
+
+def _classes(config: c.TrialConfig) -> int:
+    reader = data_set(config.data)
+    if isinstance(reader, DecodedSet):
+        return reader.CLASSES
+    assert isinstance(reader, EncodedSet)
+    labels = reader.encoded("train").labels
+    return max(2, int(labels.max()) + 1) if len(labels) else CLASSES
+
+
+def _made_up(count: int, shape: tuple[int, int, int], classes: int) -> Images:
+    """As many images as the trial trains on, of which only some differ."""
+    different = min(count, MADE_UP)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (different, *shape), generator=generator, dtype=torch.uint8)
+    rows = torch.arange(count)
+    return Images(pixels, rows, rows % classes, at=rows % different)
+
+
+def peak_memory() -> int:
+    """The most bytes of main memory that this process ever had."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
+def main() -> int:
+    """Answers a request; exit status 2 where the user can mend what is wrong."""
+    try:
+        print(json.dumps(dataclasses.asdict(measure(Request(**json.load(sys.stdin))))))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

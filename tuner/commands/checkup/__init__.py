@@ -1,0 +1,1 @@
+"""What `tuner doctor` looks at. Each check gives findings, within its time."""

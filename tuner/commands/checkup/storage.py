@@ -1,0 +1,155 @@
+"""The storage of runs: a launch makes the quick checks, `tuner doctor` the others too."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trainables.config.errors import UserError
+from tuner.commands.checkup.base import GB, MB, Finding, fault, ok, size, warning
+from tuner.plan.spec import SearchSpec
+
+LEAST_ROOM = 2**21  # bytes: the journal, logs and a small checkpoint
+SPEED_BYTES = 32 * MB  # that are written to measure the speed
+SLOW = 20 * MB  # bytes a second
+ELSEWHERE = "choose another folder with --run"
+
+
+def probed(path: Path) -> Path:
+    """The folder in which a run would be made: the nearest one that is there."""
+    there = path.absolute()
+    while not there.is_dir() and there != there.parent:
+        there = there.parent
+    return there
+
+
+def require_usable(path: Path) -> None:
+    """Tries in milliseconds what a run does with its folder: write, rename, lock.
+
+    Args:
+        path: of the run, which need not exist.
+
+    Raises:
+        UserError: the storage cannot hold a run.
+    """
+    folder = probed(path)
+    with _tried(folder) as probe:
+        rename(probe)
+        if not locks(probe):
+            raise UserError(f"{folder}: files there cannot be locked, so two drivers could run one search; {ELSEWHERE}")
+        if (free := room(folder)) < LEAST_ROOM:
+            raise UserError(f"{folder}: only {size(free)} are free; make room there, or {ELSEWHERE}")
+
+
+@contextmanager
+def _tried(folder: Path) -> Iterator[Path]:
+    """A folder of its own to try things in.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    try:
+        probe = Path(tempfile.mkdtemp(prefix=".teacher-tuner-probe-", dir=folder))
+        try:
+            yield probe
+        finally:
+            shutil.rmtree(probe, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot hold a run ({error.strerror}); {ELSEWHERE}") from None
+
+
+def rename(probe: Path) -> None:
+    """Replaces a file by another one, and renames a folder, as a run does.
+
+    Raises:
+        UserError: the file system does not do so.
+    """
+    first, second, folder = probe / "first", probe / "second", probe / "folder"
+    folder.mkdir()
+    first.write_text("old")
+    second.write_text("new")
+    second.replace(first)
+    folder.rename(probe / "renamed")
+    if first.read_text() != "new" or second.exists() or not (probe / "renamed").is_dir():
+        raise UserError(f"{probe.parent}: files there cannot be renamed in one step; {ELSEWHERE}")
+
+
+def locks(probe: Path) -> bool:
+    """Whether a second lock of a file is refused, as `tuner.runs.lock` needs it."""
+    with (probe / "lock").open("w") as first, (probe / "lock").open("a") as second:
+        try:
+            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        return False
+
+
+def room(folder: Path) -> int:
+    """Bytes that are free."""
+    there = os.statvfs(folder)
+    return there.f_bavail * there.f_frsize
+
+
+def files(path: Path) -> list[Finding]:
+    """Whether a run can be made, renamed and locked."""
+    require_usable(path)
+    return [ok("storage", f"{probed(path)}: can be written, renames in one step, locks")]
+
+
+def speed(path: Path) -> list[Finding]:
+    """How fast the storage writes what must survive a loss of power, as a checkpoint must."""
+    folder = probed(path)
+    count = min(SPEED_BYTES, room(folder) // 4)
+    content = os.urandom(count)
+    with _tried(folder) as probe:
+        begun = time.monotonic()
+        with (probe / "file").open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        per_second = count / max(time.monotonic() - begun, 1e-9)
+    text = f"{size(per_second)} a second, flushed to the disc"
+    if per_second < SLOW:
+        advice = "trials wait for their checkpoints; choose a faster folder with --run, or checkpoint more rarely"
+        return [warning("storage: speed", text, advice)]
+    return [ok("storage: speed", text)]
+
+
+def needed(spec: SearchSpec, checkpoint: int) -> int:
+    """Bytes that the checkpoints of a search take.
+
+    Args:
+        spec: of the search.
+        checkpoint: bytes of one.
+    """
+    kept = spec.trial.train.keep_checkpoints + 1  # and the next one, while it is written
+    return spec.trials * kept * checkpoint
+
+
+def space(path: Path, spec: SearchSpec | None = None, checkpoint: int | None = None) -> Finding:
+    """Whether the checkpoints of a search find room.
+
+    Args:
+        path: of the run.
+        spec: of the search, if there is one.
+        checkpoint: bytes of one, if that is known.
+    """
+    name, free = "storage: room", room(probed(path))
+    fewer = "make room there, set trial.train.keep_checkpoints=1, or choose another folder with --run"
+    if spec is None or checkpoint is None:
+        text = f"{size(free)} are free"
+        return ok(name, text) if free >= GB else warning(name, text, f"make room there, or {ELSEWHERE}")
+    needs, kept = needed(spec, checkpoint), spec.trial.train.keep_checkpoints + 1
+    each = f"{spec.trials} trials x {kept} checkpoints of {size(checkpoint)}"
+    text = f"{size(free)} are free, the search needs {size(needs)} ({each})"
+    if free < needs:
+        return fault(name, text, fewer)
+    return ok(name, text) if free >= 1.25 * needs else warning(name, text, fewer)
