@@ -15,7 +15,6 @@ from typing import Any, Literal
 from trainables.config.errors import UserError, one_line
 
 State = Literal["ok", "warning", "fault"]
-MB, GB = 10**6, 10**9
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def in_time(name: str, seconds: float, check: Callable[[], Sequence[Finding]]) -
         except Late as late:
             made.append(fault(name, str(late), "see whether the machine, its network or its discs hang"))
         except UserError as error:
-            made.extend(fault(name, *_divided(line)) for line in str(error).splitlines())
+            made.extend(fault(name, *divided(line)) for line in str(error).splitlines())
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             made.append(
@@ -88,7 +87,7 @@ def in_time(name: str, seconds: float, check: Callable[[], Sequence[Finding]]) -
     return made
 
 
-def _divided(line: str) -> tuple[str, str]:
+def divided(line: str) -> tuple[str, str]:
     """A line of an error as text and advice: what stands behind its last semicolon says what to do."""
     text, _, advice = line.rpartition("; ")
     return (text, advice) if text else (line, "put it right")
@@ -131,8 +130,3 @@ def ask(module: str, request: object, seconds: float, answer: str = "") -> Any:
                 return json.load(file)
         said.seek(0)
         return json.loads(said.read().strip().splitlines()[-1])
-
-
-def size(count: float) -> str:
-    """Bytes as a user reads them."""
-    return f"{count / GB:.1f} GB" if count >= GB else f"{count / MB:.0f} MB"

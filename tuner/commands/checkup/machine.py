@@ -7,9 +7,10 @@ from importlib import metadata
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from tuner.commands.checkup.base import Finding, fault, ok, size, warning
+from tuner.commands.checkup.base import Finding, fault, ok, warning
 from tuner.fleet.facts import Facts, Gpus
 from tuner.plan.resources import Resources
+from tuner.plan.storage import as_size
 
 SHOWN = ("python", "torch", "torchvision", "ray", "optuna")
 LEAST_MEMORY = 2 * 10**9  # bytes: Ray, a driver and one worker on tiny data
@@ -59,9 +60,9 @@ def cores_and_memory(facts: Facts) -> list[Finding]:
         found = [warning("cores", f"{cores}, of which this container may use {facts.quota:g} at once", advice)]
     else:
         found = [ok("cores", cores)]
-    text = f"{size(facts.memory)}, of which {size(facts.available)} are free"
+    text = f"{as_size(facts.memory)}, of which {as_size(facts.available)} are free"
     if facts.available < LEAST_MEMORY:
-        return [*found, warning("memory", text, f"end other programs; a search needs {size(LEAST_MEMORY)} or more")]
+        return [*found, warning("memory", text, f"end other programs; a search needs {as_size(LEAST_MEMORY)} or more")]
     return [*found, ok("memory", text)]
 
 

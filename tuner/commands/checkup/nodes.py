@@ -14,9 +14,10 @@ from typing import Any
 from trainables.config.data import Data
 from trainables.config.errors import UserError
 from tuner.commands.checkup import machine, storage
-from tuner.commands.checkup.base import Finding, ask, fault, ok, size, warning
+from tuner.commands.checkup.base import Finding, ask, divided, fault, ok, warning
 from tuner.fleet.facts import Facts, Questions
 from tuner.plan.resources import Resources
+from tuner.plan.storage import as_size
 from tuner.plan.strategy import MOST_TRIALS
 from tuner.runs.hints import counted
 from tuner.search.allocation import concurrent_trials
@@ -114,7 +115,7 @@ def _room(nodes: Sequence[Node], resources: Resources) -> list[Finding]:
         trials = concurrent_trials([node.resources for node in nodes], resources, MOST_TRIALS)
         made.append(ok("nodes: room", f"for {counted(trials, 'trial')} at once"))
     except UserError as error:
-        made.append(fault("nodes: room", str(error), "set fewer workers, or fewer CPUs or GPUs of a worker"))
+        made.append(fault("nodes: room", *divided(str(error))))
     for node, facts in _with_facts(nodes):
         if node.resources.get("GPU") and resources.gpus_per_worker:
             made.append(machine.gpus(facts.gpus, resources, f"nodes: GPUs of {node.name}"))
@@ -163,7 +164,7 @@ def _shared(nodes: Sequence[Node], run: Path) -> Finding:
         advice = "choose a folder that all nodes share with --run, such as one on NFS: trials move between nodes"
         return fault(name, f"{', '.join(odd)}: does not see what this machine writes to {folder}", advice)
     if odd := _unlike(nodes, lambda facts: facts.locked):
-        advice = "launch and resume a run from one machine only, or use storage whose locks hold between nodes"
+        advice = "nothing breaks: a run's lock has a beat that other machines see, but takes 30 s to be noticed"
         return warning(name, f"{', '.join(odd)}: does not see the locks of this machine in {folder}", advice)
     return ok(name, f"{folder} is seen from every node, and so are its locks")
 
@@ -191,7 +192,7 @@ def _cache(nodes: Sequence[Node]) -> Finding:
         advice = "let TEACHER_TUNER_CACHE name a folder that can be written on every node"
         return fault(name, f"{', '.join(odd)}: cannot write {', '.join(folders)}", advice)
     least = min((facts.cache_room or 0 for _, facts in _with_facts(nodes)), default=LEAST_CACHE)
-    text = f"{', '.join(folders)}: {size(least)} are free"
+    text = f"{', '.join(folders)}: {as_size(least)} are free"
     if least < LEAST_CACHE:
         return warning(name, text, "make room, or let TEACHER_TUNER_CACHE name another folder")
     return ok(name, text)

@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trainables.config.errors import UserError
-from tuner.commands.checkup.base import GB, MB, Finding, fault, ok, size, warning
+from tuner.commands.checkup.base import Finding, fault, ok, warning
 from tuner.plan.spec import SearchSpec
+from tuner.plan.storage import UNITS, as_size
+from tuner.runs.hints import counted
 
 LEAST_ROOM = 2**21  # bytes: the journal, logs and a small checkpoint
-SPEED_BYTES = 32 * MB  # that are written to measure the speed
-SLOW = 20 * MB  # bytes a second
+SPEED_BYTES = 32 * UNITS["MB"]  # that are written to measure the speed
+SLOW = 20 * UNITS["MB"]  # bytes a second
 ELSEWHERE = "choose another folder with --run"
 
 
@@ -42,7 +44,7 @@ def require_usable(path: Path) -> None:
         if not locks(probe):
             raise UserError(f"{folder}: files there cannot be locked, so two drivers could run one search; {ELSEWHERE}")
         if (free := room(folder)) < LEAST_ROOM:
-            raise UserError(f"{folder}: only {size(free)} are free; make room there, or {ELSEWHERE}")
+            raise UserError(f"{folder}: only {as_size(free)} are free; make room there, or {ELSEWHERE}")
 
 
 @contextmanager
@@ -116,22 +118,17 @@ def speed(path: Path) -> list[Finding]:
             file.flush()
             os.fsync(file.fileno())
         per_second = count / max(time.monotonic() - begun, 1e-9)
-    text = f"{size(per_second)} a second, flushed to the disc"
+    text = f"{as_size(per_second)} a second, flushed to the disc"
     if per_second < SLOW:
         advice = "trials wait for their checkpoints; choose a faster folder with --run, or checkpoint more rarely"
         return [warning("storage: speed", text, advice)]
     return [ok("storage: speed", text)]
 
 
-def needed(spec: SearchSpec, checkpoint: int) -> int:
-    """Bytes that the checkpoints of a search take.
-
-    Args:
-        spec: of the search.
-        checkpoint: bytes of one.
-    """
-    kept = spec.trial.train.keep_checkpoints + 1  # and the next one, while it is written
-    return spec.trials * kept * checkpoint
+def kept(spec: SearchSpec) -> int:
+    """How many checkpoints of a trial there are at most: of epochs, one by time, and one that is being written."""
+    train = spec.trial.train
+    return train.keep_checkpoints + 1 + (train.checkpoint_minutes is not None)
 
 
 def space(path: Path, spec: SearchSpec | None = None, checkpoint: int | None = None) -> Finding:
@@ -143,13 +140,17 @@ def space(path: Path, spec: SearchSpec | None = None, checkpoint: int | None = N
         checkpoint: bytes of one, if that is known.
     """
     name, free = "storage: room", room(probed(path))
-    fewer = "make room there, set trial.train.keep_checkpoints=1, or choose another folder with --run"
+    fewer = "make room there, set storage.limit or a smaller trial.train.keep_checkpoints, or give another --run"
     if spec is None or checkpoint is None:
-        text = f"{size(free)} are free"
-        return ok(name, text) if free >= GB else warning(name, text, f"make room there, or {ELSEWHERE}")
-    needs, kept = needed(spec, checkpoint), spec.trial.train.keep_checkpoints + 1
-    each = f"{spec.trials} trials x {kept} checkpoints of {size(checkpoint)}"
-    text = f"{size(free)} are free, the search needs {size(needs)} ({each})"
+        text = f"{as_size(free)} are free"
+        return ok(name, text) if free >= UNITS["GB"] else warning(name, text, f"make room there, or {ELSEWHERE}")
+    needs, limit = spec.trials * kept(spec) * checkpoint, spec.storage.limit_bytes
+    text = f"{as_size(free)} are free, the search needs "
+    if limit is not None and limit < needs:
+        needs, text = limit, f"{text}{as_size(limit)}, its storage.limit"
+    else:
+        each = f"{counted(spec.trials, 'trial')} x {kept(spec)} checkpoints of {as_size(checkpoint)}"
+        text += f"{as_size(needs)} ({each})"
     if free < needs:
         return fault(name, text, fewer)
     return ok(name, text) if free >= 1.25 * needs else warning(name, text, fewer)

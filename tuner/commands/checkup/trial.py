@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainables.config.errors import UserError
-from tuner.commands.checkup.base import Finding, ask, fault, ok, size, warning
+from tuner.commands.checkup.base import Finding, ask, fault, ok, warning
 from tuner.plan.spec import SearchSpec
+from tuner.plan.storage import as_size
 from tuner.search.allocation import places_on
 
 STEP = 180.0  # seconds: torch starts, and some steps
@@ -33,8 +34,10 @@ class Machine:
 
 
 def widths(spec: SearchSpec) -> list[int]:
-    """The smallest and the largest number of workers of a trial."""
-    return [spec.resources.workers]
+    """The smallest and the largest number of workers of a trial; one number where it always has as many."""
+    every = spec.resources.widths(spec.trial.train.num_shards)
+    fixed = spec.trial.joint or spec.trial.teacher.smoothing.masks == "per_worker"
+    return sorted({every[0], every[0] if fixed else every[-1]})
 
 
 def measured(spec: SearchSpec, workers: int) -> Cost:
@@ -53,12 +56,12 @@ def measured(spec: SearchSpec, workers: int) -> Cost:
 
 def finding(workers: int, cost: Cost) -> Finding:
     """What a dry step says."""
-    memory = f"{size(cost.memory)} of memory"
+    memory = f"{as_size(cost.memory)} of memory"
     if cost.gpu_memory is not None:
-        memory += f", {size(cost.gpu_memory)} of the GPU's"
+        memory += f", {as_size(cost.gpu_memory)} of the GPU's"
     shards = f"{cost.shards} shard{'' if cost.shards == 1 else 's'}"
     of = "worker alone" if workers == 1 else f"of {workers} workers"
-    text = f"one {of}: {cost.seconds:.3f} s a step of {shards}, {memory}, a checkpoint of {size(cost.checkpoint)}"
+    text = f"one {of}: {cost.seconds:.3f} s a step of {shards}, {memory}, a checkpoint of {as_size(cost.checkpoint)}"
     return ok("trial", text)
 
 
@@ -76,10 +79,10 @@ def memory(spec: SearchSpec, cost: Cost, machines: Sequence[Machine]) -> Finding
     for machine in machines:
         workers = min(limit, places_on([machine.resources], spec.resources))
         needs = workers * cost.memory
-        text = f"{machine.name}: {workers} workers at once need {size(needs)} of {size(machine.memory)}"
+        text = f"{machine.name}: {workers} workers at once need {as_size(needs)} of {as_size(machine.memory)}"
         if needs > machine.memory:
             return fault(name, text, fewer)
         tight += [text] if needs > 0.8 * machine.memory else []
     if tight:
         return warning(name, "; ".join(tight), fewer)
-    return ok(name, f"enough for all workers at once, {size(cost.memory)} each, without evaluation and images")
+    return ok(name, f"enough for all workers at once, {as_size(cost.memory)} each, without evaluation and images")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from packaging.specifiers import SpecifierSet
 
 from tests.tuner.conftest import SMALL
 from trainables.config.errors import UserError
+from trainables.running import dry_step
 from tuner.commands import checks, doctor
 from tuner.commands import main as cli
 from tuner.commands.checkup import base, machine, nodes, storage, trial
@@ -24,6 +26,7 @@ from tuner.plan import spec
 from tuner.plan.resources import Resources
 
 GB = 10**9
+SIX_SHARDS = {"batch_size": 48, "shard_size": 8, "epochs": 2}
 ONE_GPU = Resources(gpus_per_worker=1)
 
 
@@ -146,18 +149,20 @@ def disc(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_small_disc(disc: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    wanted = spec.parse(SMALL)  # 4 trials x 3 checkpoints
+    wanted = spec.parse(SMALL)  # 4 trials x 4 checkpoints
     assert storage.space(disc / "run", wanted, 100_000).state == "ok"
-    assert storage.space(disc / "run", wanted, 600_000).state == "warning"
+    assert storage.space(disc / "run", wanted, 450_000).state == "warning"
     found = storage.space(disc / "run", wanted, 10**6)
-    assert found.state == "fault" and "8 MB are free, the search needs 12 MB (4 trials x 3 checkpoints" in found.text
+    assert found.state == "fault" and "8.39 MB are free, the search needs 16 MB (4 trials x 4 checkpoints" in found.text
     assert storage.space(disc / "run").state == "warning"
+    capped = storage.space(disc / "run", spec.parse({**SMALL, "storage": {"limit": "9 MB"}}), 10**6)
+    assert capped.state == "fault" and capped.text.endswith("the search needs 9 MB, its storage.limit")
     with (disc / "ballast").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, 7 * 10**6)
     (tmp_path / "search.yaml").write_text(yaml.safe_dump(SMALL))
     assert cli.main(["launch", str(tmp_path / "search.yaml"), "--run", str(disc / "run")]) == 2
     said = capsys.readouterr()
-    assert said.err.startswith(f"error: {disc}: only 1 MB are free; make room") and [*disc.iterdir()] == [
+    assert said.err.startswith(f"error: {disc}: only 1.38 MB are free; make room") and [*disc.iterdir()] == [
         disc / "ballast"
     ]
 
@@ -230,7 +235,7 @@ COST = trial.Cost(seconds=0.1, memory=GB, gpu_memory=None, checkpoint=10**6, ima
 def test_the_memory_of_all_workers_at_once(memory: float, state: str) -> None:
     machines = [trial.Machine("n1", {"CPU": 4.0}, int(memory * GB))]
     found = trial.memory(spec.parse({**SMALL, "resources": {"workers": 2}}), COST, machines)
-    assert found.state == state and (state == "ok" or f"4 workers at once need 4.0 GB of {memory:.1f} GB" in found.text)
+    assert found.state == state and (state == "ok" or f"4 workers at once need 4 GB of {memory:g} GB" in found.text)
 
 
 def test_a_trial_that_is_too_much_for_its_machine_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,6 +245,33 @@ def test_a_trial_that_is_too_much_for_its_machine_is_a_fault(monkeypatch: pytest
     monkeypatch.setattr(trial, "ask", fail)
     found = only(in_time("trial", 10, lambda: [trial.finding(1, trial.measured(spec.parse(SMALL), 1))]), "fault")
     assert "a step fails: RuntimeError" in found.text
+
+
+def test_a_trial_is_tried_at_its_smallest_and_its_largest_width() -> None:
+    def at(workers: object, **changes: object) -> list[int]:
+        return trial.widths(spec.parse({"resources": {"workers": workers}, "trial": {"train": SIX_SHARDS, **changes}}))
+
+    assert (at(1), at("1-4"), at("2-6"), at("4-6")) == ([1], [1, 3], [2, 6], [4])
+    assert at("1-4", teacher={"norm": "sync"}) == [1]
+
+
+FIXMATCH = {"name": "fixmatch", "images_per_label": 4}
+
+
+@pytest.mark.parametrize("method", [{"name": "byol"}, {"name": "moco"}, {"name": "dino"}, FIXMATCH], ids=str)
+def test_the_first_of_several_workers_makes_real_steps_on_its_shards(method: dict[str, object]) -> None:
+    small = {**SMALL["trial"], "method": method, "train": SIX_SHARDS, "online_probe": 0.1}
+    wanted = spec.parse({**SMALL, "trial": small, "resources": {"workers": "1-3"}})
+    narrow, wide = (dry_step.measure(dry_step.Request(wanted.trial.plain(), n, 1)) for n in (1, 3))
+    assert (narrow.shards, wide.shards) == (6, 2) and narrow.checkpoint == wide.checkpoint > 10_000
+    assert min(wide.seconds, narrow.seconds) > 0 and narrow.images == 256 * 64 and wide.memory > 10**8
+
+
+def test_a_dry_step_in_its_own_process() -> None:
+    found = trial.finding(1, trial.measured(spec.parse({**SMALL, "resources": {"workers": 1}}), 1))
+    assert re.fullmatch(
+        r"one worker alone: \d\.\d+ s a step of 2 shards, \d+ MB of memory, a checkpoint of .*", found.text
+    )
 
 
 # -- time
@@ -307,7 +339,7 @@ def test_the_command_prints_a_row_for_each_check(tmp_path: Path, capsys: pytest.
     }
     for check in checks.CHECKS[:3]:
         assert any(row.endswith(f" {check.name}") for row in rows)
-    assert "the search needs 30.0 GB (10000 trials x 3 checkpoints of 1 MB)" in printed
+    assert "the search needs 40 GB (10000 trials x 4 checkpoints of 1 MB)" in printed
     assert f"{len(rows)} checks: " in printed and "nodes: versions" in names
     assert status == (2 if any(row.startswith("fault") for row in rows) else 0)
     assert not (tmp_path / "runs").exists()
