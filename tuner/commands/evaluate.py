@@ -13,7 +13,7 @@ from trainables.config.evaluation import PROTOCOLS, known, require_fit, with_rec
 from trainables.config.settings import read_settings
 from trainables.data import progress
 from trainables.data.check import check_data
-from trainables.running.checkpoint_header import config_in
+from trainables.running.checkpoint_header import PATTERN, config_in
 from tuner.commands import searching
 from tuner.plan import jobs
 from tuner.report import scores
@@ -114,6 +114,8 @@ def _checkpoints_of(path: Path) -> Path:
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint")
     if not (path / "manifest.json").is_file():
+        if path.is_dir() and not any(path.glob(PATTERN)) and (why := runs.why_deleted(path)):
+            raise UserError(f"{path}: has no checkpoint any more: {why}; its configuration is in the journal still")
         return path
     source = runs.Run(path)
     if source.kind == "train":

@@ -10,7 +10,6 @@ from tuner.runs.run import EXPORTED, Run
 from tuner.search.study import Study
 
 
-
 def opened(run: Run, spec: SearchSpec) -> Study:
     """The study of a run, to be continued.
 

@@ -20,7 +20,8 @@ class Housekeeping:
     Args:
         run: which this process holds.
         close: called with the reason when no trial may be trained any more, and with "" when that is over.
-        warn: called with a line when the disc has little room or no more trials are started, and with "" when that is over.
+        warn: called with a line when the disc has little room or no more trials are started, and with "" when that is
+            over.
     """
 
     def __init__(self, run: Run, close: Callable[[str], None], warn: Callable[[str], None]):

@@ -20,14 +20,12 @@ def lines(run: Run, study: Study, exported: Path) -> list[str]:
         study: of the run.
         exported: the file with the best configuration.
     """
-    spec = study.spec
-    if spec.table:
-        told = [scored_by(spec.trial.evaluation.network)]
-    else:
-        told = scores(view_of(run, study), _default_label(study))
+    spec, view = study.spec, view_of(run, study)
+    told = [scored_by(spec.trial.evaluation.network)] if spec.table else scores(view, _default_label(study))
     longer = ("--epochs", 4 * spec.trial.train.epochs)
     return [
         *told,
+        *used(view),
         f"best configuration: {shown(exported)}",
         "next:",
         f"  {command('tuner', 'status', run.path)}",
@@ -70,6 +68,13 @@ def compared(score: float, other: float, name: str, metric: str, mode: str, imag
     where = doubt(score, other, name, metric, mode, images) or f"{certainty.side(mode)} {name}"
     interval = certainty.of_scores_apart(score, other, metric, images) if certainty.better(score, other, mode) else None
     return f"{where}: {score - other:+.4f}" + (f" (95 % {certainty.shown(interval, '+')})" if interval else "")
+
+
+def used(run: RunView) -> list[str]:
+    """A line that says how long slots were up, and how much of that went into training; none where it is not known."""
+    if not run.slot_seconds or run.utilisation is None:
+        return []
+    return [f"slots were up for {run.slot_seconds:,.0f} s in all, {run.utilisation:.0%} of it in steps and evaluation"]
 
 
 def chosen(run: RunView) -> str:

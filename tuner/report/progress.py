@@ -80,6 +80,11 @@ class Progress:
         if not self.live:
             self._print(self.waiting or "going on")
 
+    def warns(self, line: str) -> None:
+        """Says what a user should know though the search goes on; the table shows it while it holds."""
+        if line and not self.live:
+            self._print(f"warning: {line}")
+
     def follow(self, positions: Mapping[str, Position]) -> None:
         """Hears how far the trials are that workers train, by their keys."""
         self.positions = positions

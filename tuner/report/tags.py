@@ -37,6 +37,7 @@ OTHERS = {
     "time/images_per_second": Tag(
         "train/images_per_second", "Training images in a second, all workers together, without evaluation."
     ),
+    "time/workers": Tag("train/workers", "Workers that trained the epoch's last step."),
     "momentum": Tag(
         "teacher/momentum",
         "Keep-rate in the epoch's last step: teacher <- momentum * teacher + (1 - momentum) * student.",

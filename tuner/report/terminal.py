@@ -48,6 +48,7 @@ def table_of(run: RunView, title: str = "") -> Table:
 def _captions(run: RunView) -> list[str]:
     """The lines below the table of a run."""
     facts = [f"{run.ended} of {counted(run.trials_wanted, 'trial')}"]
+    facts += [slots_up(run)] if run.slots else []
     facts += [] if run.validation_images is None else [of_images(run.validation_images)]
     facts += [] if run.untrained is None else [f"untrained {run.untrained:.4f}"]
     facts += [] if run.elapsed_s is None else [f"{clock_time(run.elapsed_s)} elapsed"]
@@ -55,7 +56,7 @@ def _captions(run: RunView) -> list[str]:
     if run.gap_median_s is not None:
         gap = f"median gap between two trials on a slot {run.gap_median_s:.2f} s"
         facts.append(f"{gap} ({counted(run.gaps, 'gap')})")
-    lines = ["   ".join(facts)]
+    lines = ["   ".join(facts), *(f"warning: {warning}" for warning in run.warnings)]
     if run.best is None or run.points:
         return lines
     if doubt := no_gain(run):
@@ -107,13 +108,23 @@ def heartbeat(run: RunView, positions: Mapping[str, Position] = MappingProxyType
         run: the view of the run.
         positions: how far the trials are that workers train, by their keys.
     """
-    running = [f"{trial.key} at epoch {trial.epoch}/{trial.epochs}" for trial in run.trials if trial.state == "running"]
+    running = [
+        f"{trial.key} at epoch {trial.epoch}/{trial.epochs}" + (f" on {trial.workers}" if trial.workers else "")
+        for trial in run.trials
+        if trial.state == "running"
+    ]
     facts = [f"{run.ended} of {counted(run.trials_wanted, 'trial')} ended"]
+    facts += [slots_up(run)] if run.slots else []
     facts += [f"running: {', '.join(running)}"] if running else []
     facts += [where(positions)] if positions else []
     facts += [] if run.best_score is None else [f"best {run.objective} {run.best_score:.4f}"]
     facts += [] if run.elapsed_s is None else [f"{clock_time(run.elapsed_s)} elapsed"]
     return "; ".join(facts + ([] if run.left_s is None else [f"{about(run.left_s)} left"]))
+
+
+def slots_up(run: RunView) -> str:
+    """How many slots are up, and on how many nodes."""
+    return f"{counted(len(run.slots), 'slot')} up on {counted(run.nodes, 'node')}"
 
 
 def where(positions: Mapping[str, Position]) -> str:

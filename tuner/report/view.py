@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from tuner.report.certainty import Interval
 from tuner.report.points import PointView
+from tuner.runs.fleet_state import FleetSlot
 from tuner.search.study import Metrics
 
 VERSION = 1
@@ -34,6 +35,7 @@ class TrialView:
         collapsed: whether its last embeddings were collapsed.
         error: why it failed.
         log: of the worker that the error names.
+        workers: that train it now; None where it is not being trained.
     """
 
     key: str
@@ -52,6 +54,7 @@ class TrialView:
     collapsed: bool
     error: str | None
     log: Path | None
+    workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,10 @@ class RunView:
         left_s: estimate of the seconds until it ends, while it runs.
         gap_median_s: median of the seconds between two trials on a slot.
         gaps: the number of these gaps.
+        slots: whose workers are up now, with the node of each and the trial that it trains.
+        warnings: what a user should know now, such as a disc that has little room.
+        slot_seconds: how long slots have been up, summed over all slots and sessions.
+        utilisation: share of that time that was spent in steps and evaluation.
     """
 
     run: Path
@@ -111,6 +118,15 @@ class RunView:
     left_s: float | None
     gap_median_s: float | None
     gaps: int
+    slots: tuple[FleetSlot, ...] = ()
+    warnings: tuple[str, ...] = ()
+    slot_seconds: float | None = None
+    utilisation: float | None = None
+
+    @property
+    def nodes(self) -> int:
+        """On how many nodes there are slots."""
+        return len({slot.node for slot in self.slots})
 
 
 def as_json(view: RunView) -> dict[str, Any]:
@@ -127,7 +143,8 @@ def as_json(view: RunView) -> dict[str, Any]:
         }
         for trial in view.trials
     ]
-    return {"version": VERSION, **vars(view), "run": str(view.run), "trials": trials, "points": points}
+    plain = {"run": str(view.run), "trials": trials, "points": points, "slots": [vars(slot) for slot in view.slots]}
+    return {"version": VERSION, **vars(view), **plain}
 
 
 class Best(NamedTuple):

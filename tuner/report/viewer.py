@@ -14,6 +14,7 @@ from tuner.report import certainty, timing
 from tuner.report.certainty import Interval
 from tuner.report.points import PointView, summary
 from tuner.report.view import RunView, TrialView, best_of
+from tuner.runs.fleet_state import FleetState
 from tuner.runs.run import Run
 from tuner.search.study import Study, key_of
 
@@ -90,13 +91,15 @@ class Viewer:
     def trial(self, key: str) -> TrialView:
         """The view of one trial."""
         with self._lock:
-            self._look(self._session(self.run.held()))
+            held = self.run.held()
+            self._look(self._session(held), _fleet_now(self.run, held))
             return self._rows[int(key)]
 
     def _view(self, over: bool, count: int | None) -> RunView:
         run, spec, now = self.run, self.study.spec, time.time()
         held = run.held() and not over
-        trials, sessions = self._look(self._session(held)), _sessions(run)
+        fleet, now_up = FleetState.read(run.fleet_file), _fleet_now(run, held)
+        trials, sessions = self._look(self._session(held), now_up), _sessions(run)
         facts, images, metric = self._facts_of(trials, sessions), self._images, spec.objective.metric
         untrained = (run.read_baseline() or {}).get(metric)
         label = label_of(spec, facts.best) if facts.best else None
@@ -111,7 +114,7 @@ class Viewer:
             trials_wanted=spec.trials,
             epochs=spec.trial.train.epochs,
             held=held,
-            waits=run.waits() or None,
+            waits=run.waits() or (f"waiting: {now_up.waiting}" if now_up.waiting else None),
             ended=len(self._ranked),
             network=spec.trial.evaluation.network,
             validation_images=images,
@@ -130,6 +133,10 @@ class Viewer:
             left_s=timing.left(facts.pace, [trials[n] for n in self._open], unasked, now) if held else None,
             gap_median_s=statistics.median(facts.gaps) if facts.gaps else None,
             gaps=len(facts.gaps),
+            slots=now_up.slots,
+            warnings=now_up.warnings,
+            slot_seconds=fleet.slot_seconds if fleet else None,
+            utilisation=fleet.utilisation if fleet else None,
         )
 
     def _forget(self) -> None:
@@ -143,7 +150,7 @@ class Viewer:
         """When the session began that runs now, as a list of at most one; None where nobody runs the search."""
         return _sessions(self.run)[-1:] if held else None
 
-    def _look(self, session: list[float] | None) -> list[FrozenTrial]:
+    def _look(self, session: list[float] | None, fleet: FleetState) -> list[FrozenTrial]:
         """Brings the rows up to date; returns all trials."""
         trials = self.study.trials()
         numbers = [*self._open, *range(len(self._rows), len(trials))]
@@ -156,7 +163,8 @@ class Viewer:
         self._open = []
         for number in numbers:
             trial = trials[number]
-            self._rows[number] = row = _row(self.run, self.study, trial, self._images, session)
+            workers = fleet.widths.get(key_of(trial))
+            self._rows[number] = row = _row(self.run, self.study, trial, self._images, session, workers)
             if trial.state.is_finished():
                 insort(self._ranked, (row.score is None, self._sign * (row.score or 0.0), number))
             else:
@@ -189,6 +197,12 @@ class Viewer:
         return sorted(sorted([*self._open, *(number for *_, number in self._ranked[:count])], key=rank)[:count])
 
 
+def _fleet_now(run: Run, held: bool) -> FleetState:
+    """The slots that are up now; an empty state where no driver runs the search, or has not said so for a while."""
+    state = FleetState.read(run.fleet_file) if held else None
+    return FleetState(0.0) if state is None or state.stale else state
+
+
 def _sessions(run: Run) -> list[float]:
     """When each session of a run began."""
     return [session["started"] for session in run.manifest.get("sessions", [])]
@@ -206,7 +220,14 @@ def _best_score(
     return facts.best.values[0], certainty.of_score(facts.best.values[0], metric, images)
 
 
-def _row(run: Run, study: Study, trial: FrozenTrial, images: int | None, session: list[float] | None) -> TrialView:
+def _row(
+    run: Run,
+    study: Study,
+    trial: FrozenTrial,
+    images: int | None,
+    session: list[float] | None,
+    workers: int | None,
+) -> TrialView:
     curve = dict(sorted(trial.intermediate_values.items()))
     score = trial.values[0] if trial.values else curve[max(curve)] if curve else None
     error, best = trial.user_attrs.get("error"), best_of(curve, study.spec.objective.mode)
@@ -227,6 +248,7 @@ def _row(run: Run, study: Study, trial: FrozenTrial, images: int | None, session
         collapsed=trial.user_attrs.get("collapsed", False),
         error=error,
         log=run.trial_log(key_of(trial), error) if error else None,
+        workers=None if trial.state.is_finished() else workers,
     )
 
 

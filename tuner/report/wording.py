@@ -10,7 +10,9 @@ UNTRAINED = "the untrained encoder"
 
 
 def state_of(trial: TrialView) -> str:
-    """A trial's state; a collapsed trial is called so, whatever its score is."""
+    """A trial's state, and on how many workers it runs; a collapsed trial is called so, whatever its score is."""
+    if trial.workers is not None and trial.state == "running":
+        return f"running on {counted(trial.workers, 'worker')}"
     return f"{trial.state}, collapsed" if trial.collapsed else trial.state
 
 

@@ -29,13 +29,13 @@ from trainables.config.errors import TrialFailure, UserError
 from trainables.config.settings import read_yaml
 from tuner.runs import manifest as manifests
 from tuner.runs.files import write_atomically
-from tuner.runs.fleet_state import FleetState
 from tuner.runs.lock import Lock
 from tuner.runs.manifest import Content, Kind
 from tuner.runs.requests import Requests
 
 RUNS = Path("runs")  # where runs are made by default
 SPACE_COPY = "space.py"
+DELETED_NOTE = "checkpoints-deleted.txt"  # in a trial's folder: why it has no checkpoints any more
 BASELINE = "untrained"  # key of the untrained encoder, which is scored before a trial is asked
 EXPORTED = 3  # how many of the best configurations a search writes at its end
 FULL = "full"  # key of the only trial of a full run
@@ -228,11 +228,6 @@ class Run:
         """Where the driver says what its slots do."""
         return self.path / "fleet.json"
 
-    def fleet(self) -> FleetState | None:
-        """The slots of the search now; None where no driver holds the run, or where it has not said so for a while."""
-        state = FleetState.read(self.fleet_file)
-        return state if state is not None and not state.stale and self.held() else None
-
     @property
     def requests(self) -> Requests:
         """What other processes ask of the driver that holds the run."""
@@ -263,17 +258,6 @@ class Run:
         """The log of the worker that an error names, or else of the first worker; the others' are beside it."""
         named = re.search(r"\(worker (\d+)\)", error)
         return self.trial_folder(key) / f"rank-{named[1] if named else 0}.log"
-
-    def deleted_note(self, key: str) -> Path:
-        """Says why a trial has no checkpoints any more, where they were deleted."""
-        return self.trial_folder(key) / "checkpoints-deleted.txt"
-
-    def why_deleted(self, key: str) -> str:
-        """Why a trial has no checkpoints any more; empty where none were deleted."""
-        try:
-            return self.deleted_note(key).read_text().strip()
-        except OSError:
-            return ""
 
     def hold(self) -> None:
         """Takes the run for this process, until it ends.
@@ -323,6 +307,20 @@ class Run:
         """Adds what the nodes of the cluster had, and when, to the manifest."""
         self.manifest.setdefault("sessions", []).append({"started": time.time(), "nodes": nodes})
         manifests.write(self.path, self.manifest)
+
+
+def note_deleted(folder: Path, why: str) -> None:
+    """Notes in a trial's folder why it has no checkpoints any more; on a full disc nothing is noted."""
+    with contextlib.suppress(OSError):
+        (folder / DELETED_NOTE).write_text(f"{why}\n")
+
+
+def why_deleted(folder: Path) -> str:
+    """Why a trial's folder has no checkpoints any more; empty where none were deleted."""
+    try:
+        return (folder / DELETED_NOTE).read_text().strip()
+    except OSError:
+        return ""
 
 
 def format_of_search(path: Path) -> int:

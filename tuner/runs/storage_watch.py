@@ -1,6 +1,5 @@
 """Keeps a run within `storage.limit`, and watches the free space of its disc."""
 
-import contextlib
 import logging
 import os
 import shutil
@@ -11,7 +10,7 @@ from pathlib import Path
 from trainables.running.checkpoint_header import PATTERN
 from tuner.plan.storage import as_size, bytes_of
 from tuner.runs.hints import command
-from tuner.runs.run import BASELINE, Run
+from tuner.runs.run import BASELINE, Run, note_deleted
 from tuner.runs.storage import Checkpoints, Holding, deletions, free_space_warning
 
 log = logging.getLogger(__name__)
@@ -101,8 +100,7 @@ class StorageWatch:
         """Deletes checkpoints; a trial that loses its last one keeps a note of the reason."""
         for file in files:
             if len(list(file.parent.glob(PATTERN))) == 1:
-                with contextlib.suppress(OSError):  # the disc may be full
-                    self.run.deleted_note(file.parent.name).write_text(f"deleted for storage.limit = {limit}\n")
+                note_deleted(file.parent, f"deleted for storage.limit = {limit}")
             try:
                 file.unlink(missing_ok=True)
             except OSError as error:

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainables.config.errors import UserError
+from tuner.commands.main import main
 from tuner.plan.spec import parse
 from tuner.plan.storage import as_size, bytes_of
 from tuner.runs import storage_watch as watches
-from tuner.runs.run import BASELINE, Run
+from tuner.runs.run import BASELINE, Run, why_deleted
 from tuner.runs.storage import LEAST_FREE, Checkpoints, Holding, deletions, free_space_warning
 from tuner.runs.storage_watch import KnownTrial, StorageWatch
 
@@ -164,8 +165,8 @@ def test_the_limit_is_kept(run: Run) -> None:
     assert (left(run, "0002"), left(run, "0001")) == ([], [])
     assert left(run, "0000") == ["10", "5"]
     assert left(run, "0003") == ["5"]
-    assert run.why_deleted("0001") == "deleted for storage.limit = 8.1 MB"
-    assert not run.why_deleted("0000")
+    assert why_deleted(run.trial_folder("0001")) == "deleted for storage.limit = 8.1 MB"
+    assert not why_deleted(run.trial_folder("0000"))
     assert (run.trial_folder("0001") / "rank-0.log").exists()
     assert not watch.full
     assert not watch.refuses(["0003"])
@@ -204,3 +205,11 @@ def test_a_watch_warns_of_a_disc_with_little_room(run: Run, monkeypatch: pytest.
     monkeypatch.setattr(watches.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 5 * MB}))
     watch.look(None, {}, [], more=True)
     assert "5 MB left" in watch.warning
+
+
+def test_a_trial_whose_checkpoints_were_deleted_is_not_evaluated(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    write(run, "0000", 5)
+    StorageWatch(run).look("1 MB", {"0000": known()}, [], more=False)
+    assert main(["evaluate", str(run.trial_folder("0000"))]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "has no checkpoint any more: deleted for storage.limit = 1 MB" in line
