@@ -82,8 +82,8 @@ class Roster:
             counts[place] += min(len(free) - sum(counts), claim.slots - 1)
         for claim, count in zip(due, counts, strict=False):
             lives = {life.slot: life for life in free}
-            kept = [life.slot for life in claim.keeps if lives.get(life.slot) is life]
-            chosen = choose({slot: life.node for slot, life in lives.items()}, kept, count)
+            kept = {life.slot: life.node for life in claim.keeps if lives.get(life.slot) is life}
+            chosen = choose({slot: life.node for slot, life in lives.items() if slot not in kept}, kept, count)
             self._issue(claim, [lives[slot] for slot in chosen])
             free = [life for life in free if life.slot not in chosen]
         spare = len(free) if len(due) <= len(counts) else 0

@@ -240,20 +240,3 @@ def trials_at_once(room: int, up: int) -> int:
 def local_cpus() -> int:
     """CPUs that this process may use, and so a local Ray."""
     return len(os.sched_getaffinity(0))
-
-
-def choose(free: Mapping[int, str], kept: Sequence[int], count: int) -> list[int]:
-    """The slots that a trial takes: those that it had, then others, on as few nodes as possible.
-
-    Args:
-        free: the node of each slot that is free.
-        kept: those of them that the trial had, in order.
-        count: how many it takes.
-    """
-    chosen = [*kept][:count]
-    while len(chosen) < count:
-        rest = [slot for slot in free if slot not in chosen]
-        used = {free[slot] for slot in chosen}
-        room = Counter(free[slot] for slot in rest)
-        chosen.append(min(rest, key=lambda slot: (free[slot] not in used, -room[free[slot]], free[slot], slot)))
-    return chosen
