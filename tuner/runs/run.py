@@ -32,6 +32,7 @@ from tuner.runs.files import write_atomically
 from tuner.runs.lock import Lock
 from tuner.runs.manifest import Content, Kind
 from tuner.runs.requests import Requests
+from tuner.runs.session_folder import SessionFolder
 
 RUNS = Path("runs")  # where runs are made by default
 SPACE_COPY = "space.py"
@@ -68,7 +69,7 @@ class Run:
         self.format = manifests.format_of(self.manifest)
         self.replaces = False
         self._lock = Lock(self.path)
-        self._ray: tempfile.TemporaryDirectory[str] | None = None
+        self._ray: SessionFolder | None = None
 
     @classmethod
     def create(cls, path: Path, kind: Kind, content: Content, seed: int) -> "Run":
@@ -219,9 +220,8 @@ class Run:
     @property
     def ray_folder(self) -> Path:
         """Where Ray Tune and Ray Train write in this session, on this node; `clear` removes it."""
-        if self._ray is None:
-            self._ray = tempfile.TemporaryDirectory(prefix="teacher-tuner-ray-", ignore_cleanup_errors=True)
-        return Path(self._ray.name)
+        self._ray = self._ray or SessionFolder()
+        return self._ray.path
 
     @property
     def fleet_file(self) -> Path:
@@ -236,7 +236,7 @@ class Run:
     def clear(self) -> None:
         """Removes what Ray wrote in this session."""
         if self._ray is not None:
-            self._ray.cleanup()
+            self._ray.clear()
             self._ray = None
 
     @property
