@@ -24,7 +24,8 @@ from tuner.search.study import Study, key_of
 from tuner.simulator import files
 from tuner.simulator.curves import Table
 from tuner.simulator.pool import PoolStudy
-from tuner.simulator.simulate import Happening, Simulation, replay, simulate
+from tuner.simulator.simulate import replay, simulate
+from tuner.simulator.world import Happening, Simulation
 
 VERSION = 1
 """Version of what `--json` prints. Keys may be added to a version, none is renamed or removed."""
@@ -192,4 +193,5 @@ def _happening_as_json(happening: Happening) -> dict[str, Any]:
         "key": proposal.key if proposal else getattr(event, "key", None),
         "epoch": int(metrics["epoch"]) if "epoch" in metrics else None,
         "decision": None if decision is None else type(decision).__name__,
+        "widths": getattr(decision, "widths", None),
     }

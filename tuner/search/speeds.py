@@ -41,9 +41,9 @@ class Speeds:
             return {}
         fields: dict[str, int | float] = {"workers": workers, "images_per_second": speed}
         number, before = self._last.get(key, (epoch - 1, 0.0))
-        before = max(before, _positive(metrics, "time/first_step_at"))  # the life of a trial may have begun later
-        if 0 < before < ended and epoch > number:
-            fields["seconds"] = (ended - before) / (epoch - number)
+        begun = metrics.get("time/first_step_at")  # the life of a trial may have begun later
+        if isinstance(begun, int | float) and max(before, begun) < ended and epoch > number:
+            fields["seconds"] = (ended - max(before, begun)) / (epoch - number)
         self._last[key] = epoch, ended
         self.take_up(key, fields)
         return fields
@@ -81,6 +81,10 @@ class Speeds:
         self._last.pop(key, None)
         if len(self._measured.get(key, ())) < 2:
             self._measured.pop(key, None)
+
+    def known(self, slots: int) -> float | None:
+        """Returns the speed-up of a number of slots; None where it was not measured."""
+        return self._speed_ups.get(slots)
 
     def speed_up(self, slots: int) -> float:
         """Returns the speed-up of a number of slots; where it is not known, at best."""

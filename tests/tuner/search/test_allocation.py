@@ -14,7 +14,6 @@ from tuner.plan.resources import Resources
 from tuner.plan.spec import parse
 from tuner.search.allocation import LITTLE, Running, allot, choose, concurrent_trials, what_fits
 
-
 unhurried = settings(deadline=None)  # other work on the machine may hold an example up
 
 

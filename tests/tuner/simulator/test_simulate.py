@@ -26,7 +26,8 @@ from tuner.search.study import Study
 from tuner.simulator import files
 from tuner.simulator.curves import Curves, Point, Recorded, Surface, Table
 from tuner.simulator.pool import PoolStudy, distance
-from tuner.simulator.simulate import Simulation, replay, simulate
+from tuner.simulator.simulate import replay, simulate
+from tuner.simulator.world import Simulation
 
 TEACHER = spaces.load("teacher")
 
