@@ -30,6 +30,7 @@ from trainables.config import trial as c
 from trainables.data import progress, pulse
 from trainables.networks.group import Group, backend_for
 from trainables.running import fit as running
+from trainables.running import scoring
 from trainables.running.checkpoint_files import Disowned
 from trainables.running.messages import (
     Assignment,
@@ -211,7 +212,10 @@ def _run(board: Board, assignment: Assignment, run_trial: Fit, group: Group, sto
             context.enter_context(_logged(path))
             place = f"slot {slot}, worker {group.rank} of {group.size}, process {os.getpid()}"
             logging.info("attempt %d, generation %d on %s", assignment.attempt, generation, place)
-            run_trial(c.parse(work.config), folder, report, group, segment)
+            if work.task == "train":
+                run_trial(c.parse(work.config), folder, report, group, segment)
+            else:
+                scoring.perform(work.config, folder, report, group, segment)
             if group.size > 1:
                 dist.barrier()
         except Exception as error:

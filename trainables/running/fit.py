@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +21,7 @@ from trainables.data.feed import Feed, labelled_images, with_known_labels
 from trainables.learning.learner import Learner
 from trainables.networks.group import Group
 from trainables.running import views_picture
-from trainables.running.messages import Going, Metrics
+from trainables.running.messages import Going, Metrics, Report
 from trainables.running.preparation import load_sets, make_deterministic
 from trainables.running.resolve import resolved
 from trainables.running.resuming import resume
@@ -30,11 +30,6 @@ from trainables.running.scoring import score
 from trainables.running.segment import Segment
 
 log = logging.getLogger(__name__)
-Report = Callable[[Metrics], Going]
-"""Receives the metrics of an epoch on rank 0 and says how the trial goes on.
-
-On a resume it receives the whole history again first.
-"""
 GOING: tuple[Going, ...] = ("on", "stop", "leave")
 
 

@@ -5,6 +5,7 @@ The metrics of a trial and the data of the transport (slot, incarnation, sequenc
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +15,12 @@ Metrics = dict[str, Any]
 Going = Literal["on", "stop", "leave"]
 """What a trial does after an epoch. "on": it trains the next one. "stop": it is over. "leave": its workers return, and
 the trial goes on later from its checkpoint, perhaps on others."""
+
+Report = Callable[[Metrics], Going]
+"""Receives the metrics of an epoch on rank 0 and says how the trial goes on.
+
+On a resume it receives the whole history again first.
+"""
 
 Blame = Literal["trial", "link", "surroundings"]
 """The cause of an error of a rank. "trial": the trial itself. "link": the connection to another rank broke, which says
@@ -39,17 +46,19 @@ ended; it has to notice that by itself soon, or to end its process."""
 
 @dataclass(frozen=True)
 class Work:
-    """What workers are asked to train.
+    """What workers are asked to do: to train a trial, or to score a checkpoint.
 
     Attributes:
-        key: of the trial; also the name of its folder.
-        config: nested plain values of its TrialConfig.
+        key: of the trial, or of the evaluation; also the name of its folder.
+        config: nested plain values of a TrialConfig; of an evaluation, the arguments of `scoring.Evaluation`.
         folder: of its checkpoints and logs, an absolute path.
+        task: what is done.
     """
 
     key: str
     config: dict[str, Any]
     folder: str
+    task: Literal["train", "evaluate"] = "train"
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,13 @@
 
 import argparse
 import json
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainables.config import trial as c
 from trainables.config.errors import UserError
-from trainables.config.evaluation import PROTOCOLS, known, require_fit, with_recipe
+from trainables.config.evaluation import known, require_fit, with_recipe
 from trainables.config.settings import read_settings
 from trainables.data import progress
 from trainables.data.check import check_data
@@ -23,7 +22,6 @@ from tuner.runs import run as runs
 from tuner.search.study import key_of
 
 if TYPE_CHECKING:  # they need torch, which is imported when all arguments have been checked
-    from trainables.evaluation.subject import Subject
     from trainables.running.checkpoint import Checkpoint
 
 Changes = Mapping[str, object]  # values by dotted key
@@ -174,60 +172,9 @@ def _check_same_data(first: "Checkpoint", second: "Checkpoint", changes: Changes
 def _scored(
     found: "Checkpoint", split: str, protocols: tuple[str, ...], changes: Changes, save: Path | None = None
 ) -> Scored:
-    """Scores a checkpoint; writes its backbone and classifier where `save` says so."""
+    """Scores a checkpoint in this process; writes its backbone and classifier where `save` says so."""
     from trainables.networks.group import Group, default_device
     from trainables.running import scoring
 
-    measured, subject, learner = scoring.evaluate(found, split, protocols, changes, Group(device=default_device()))
-    if save:
-        _save(save, subject)
-    config = subject.config
-    used = dict.fromkeys(name for protocol in protocols for name in (protocol, *PROTOCOLS[protocol].USES))
-    return Scored(
-        checkpoint=str(found.path),
-        step=learner.step_index,
-        network=config.evaluation.network,
-        split=split,
-        images=len(subject.scored),
-        classes=subject.classes,
-        protocols=list(protocols),
-        settings={name: config.evaluation.protocol(name).model_dump(mode="json") for name in used},
-        before_feature_norm=config.evaluation.before_feature_norm,
-        labels={**config.data.labels.model_dump(mode="json"), "images": len(subject.labelled)},
-        seed=config.seed,
-        scores=measured,
-        saved=str(save) if save else None,
-    )
-
-
-def _save(path: Path, subject: "Subject") -> None:
-    """Writes the backbone under torchvision's names, with the linear protocol's classifier.
-
-    The file's metadata has in JSON what a program needs that feeds it: the names of the `classes` in the order of the
-    classifier's outputs, `mean` and `std` by which images in [0, 1] are standardised, and their `size` [height, width].
-    """
-    import torch
-    from safetensors.torch import save_file
-
-    from trainables.data import augment
-    from trainables.data import images as data
-    from trainables.evaluation.protocols.linear import frozen_probe
-    from trainables.networks.encoders import plain_resnet_state
-
-    classifier = frozen_probe(subject)
-    state = plain_resnet_state(subject.parts) | {"fc.weight": classifier.weight, "fc.bias": classifier.bias}
-    mean, std = (
-        v.flatten().tolist()
-        for v in augment.constants(torch.empty(0, subject.scored.channels, 1, 1, dtype=torch.float64))
-    )
-    height, width = subject.scored.pixels.shape[1:3]
-    facts = {
-        "classes": data.class_names(subject.config.data, subject.classes),
-        "mean": mean,
-        "std": std,
-        "size": [height, width],
-    }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    mode = path.stat().st_mode  # as files are made here; safetensors replaces it by one that only its owner can read
-    save_file(tensors, path, metadata={"format": "pt", **{name: json.dumps(fact) for name, fact in facts.items()}})
-    path.chmod(stat.S_IMODE(mode))
+    asked = scoring.Evaluation(str(found.path), split, protocols, changes, str(save) if save else None)
+    return Scored(**scoring.scored(asked, Group(device=default_device()), found))
