@@ -66,7 +66,7 @@ GRID: dict[str, dict[str, Any]] = {
     "moco": {"method.name": "moco", "method.queue": 64},
     "dino": {"method.name": "dino"},
     "lars": {"optim.name": "lars", **BY_TIME},
-    "mean teacher": {"method.name": "mean_teacher"},
+    "mean teacher": {"method.name": "mean_teacher", "method.images_per_label": 2},
     "every second epoch": {"evaluation.every_epochs": 2},
 }
 
