@@ -33,7 +33,8 @@ def starts(folder: Path) -> list[tuple[int, int]]:
     log = folder / "rank-0.log"
     text = log.read_text() if log.exists() else ""
     return [
-        (int(slot), int(process)) for slot, process in re.findall(r"attempt \d+ on slot (\d+), .* process (\d+)", text)
+        (int(slot), int(process))
+        for slot, process in re.findall(r"attempt \d+, generation \d+ on slot (\d+), .* process (\d+)", text)
     ]
 
 
