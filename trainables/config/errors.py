@@ -68,6 +68,11 @@ def shown_name(name: object) -> str:
     return text if len(text) <= LONGEST_SHOWN and text.isprintable() else shown(text)
 
 
+def printable(text: str) -> str:
+    """Returns a text with its control characters escaped, so that no value of a user steers the terminal."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def one_line(error: BaseException, longest: int = 300) -> str:
     """Returns the text of another library's error, on one line and not too long."""
     text = " ".join(str(error).split())

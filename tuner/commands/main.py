@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import NoReturn
 
-from trainables.config.errors import BrokenOff, TrialFailure, UserError, nearest
+from trainables.config.errors import BrokenOff, TrialFailure, UserError, nearest, printable
 from trainables.running import surroundings
 from tuner.commands import arguments
 from tuner.runs import lock
@@ -32,8 +32,8 @@ def main(line: list[str] | None = None) -> int:
     try:
         return importlib.import_module(f"tuner.commands.{given.command}").run(given)
     except UserError as error:
-        for fault in str(error).splitlines():
-            print(f"error: {fault}", file=sys.stderr)
+        for fault in str(error).split("\n"):
+            print(f"error: {printable(fault)}", file=sys.stderr)
         return 2
     except TrialFailure as error:
         print(f"error: {error}", file=sys.stderr)

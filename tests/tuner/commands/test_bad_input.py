@@ -220,6 +220,11 @@ def test_a_table_at_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str], ch
         assert word in line
 
 
+def test_no_value_of_a_user_steers_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = complaint(capsys, "launch", search_file(tmp_path), "--set", 'trial.teacher.placement="a\\x9b31m\\u0085b"')
+    assert "no part is named 'a\\x9b31m\\x85b'" in line and line.isprintable()
+
+
 def test_each_fault_gets_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["launch", search_file(tmp_path, trails=3, seed=-1)]) == 2
     lines = capsys.readouterr().err.splitlines()
