@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trainables.config.settings import whole_number
+from tuner.plan.resources import DURATION, seconds_of
 
 CHANGEABLE = ("resources.max_slots", "storage.limit")  # keys that may change while a search runs
+WAIT = "how long to wait for a cluster that has no room yet, such as 90s or 10m (default); 0s: do not wait"
 ADDRESS = "'local' (default), 'auto' (default inside of a Ray job) or host:port of a Ray head"
 
 
@@ -21,6 +23,13 @@ def parser() -> argparse.ArgumentParser:
     return program
 
 
+def _duration(text: str) -> float:
+    """The seconds of a duration such as 90s, 10m or 2h."""
+    if not DURATION.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a duration, such as 0s, 90s, 10m or 2h")
+    return seconds_of(text)
+
+
 def _settable(command: argparse.ArgumentParser, example: str) -> None:
     text = f"change a key, such as {example}; may be repeated"
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
@@ -31,11 +40,13 @@ def _launch(command: argparse.ArgumentParser) -> None:
     _settable(command, "trial.train.epochs=20")
     command.add_argument("--run", type=Path, help="run directory to make (default: runs/<name>)")
     command.add_argument("--address", help=ADDRESS)
+    command.add_argument("--wait", type=_duration, metavar="DURATION", help=WAIT)
 
 
 def _resume(command: argparse.ArgumentParser) -> None:
     command.add_argument("run", type=Path, help="its run directory")
     command.add_argument("--address", help="another Ray head than at the launch")
+    command.add_argument("--wait", type=_duration, metavar="DURATION", help=WAIT)
     _settable(command, "trials=40, resources.workers=4 or trial.data.root=/new/place")
 
 
@@ -82,6 +93,7 @@ def _train(command: argparse.ArgumentParser) -> None:
     _settable(command, "data.root=/data/cifar10")
     command.add_argument("--run", type=Path, help="run directory to make (default: runs/train-<name of the file>)")
     command.add_argument("--address", help=ADDRESS)
+    command.add_argument("--wait", type=_duration, metavar="DURATION", help=WAIT)
 
 
 def _evaluate(command: argparse.ArgumentParser) -> None:

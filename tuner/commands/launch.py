@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     if proposing.file is not None:
         made.keep_space(proposing.file)
     with runs.beginning(made, launched=True):
-        return searching.finish(made, searching.opened(made, search))
+        return searching.finish(made, searching.opened(made, search), arguments.wait)
 
 
 def settings(arguments: argparse.Namespace) -> list[str]:

@@ -26,4 +26,6 @@ def run(arguments: argparse.Namespace) -> int:
         begun.write_spec(search.plain())
         if changed := formats.news(begun.format):
             print(f"{begun.path.name}: {changed}", flush=True)
-        return train.continue_run(begun, search) if study is None else searching.finish(begun, study)
+        if study is None:
+            return train.continue_run(begun, search, arguments.wait)
+        return searching.finish(begun, study, arguments.wait)

@@ -9,6 +9,8 @@ from tuner.plan.spec import SearchSpec, parse
 from tuner.runs.run import EXPORTED, Run
 from tuner.search.study import Study
 
+WAIT = 600.0  # seconds that a launch waits for a cluster that has no room yet
+
 
 def opened(run: Run, spec: SearchSpec) -> Study:
     """The study of a run, to be continued.
@@ -31,8 +33,25 @@ def read(run: Run) -> Study:
     return Study(run.journal, parse(run.spec), None, reading=True)
 
 
-def finish(run: Run, study: Study) -> int:
+def seconds_to_wait(given: float | None, address: str) -> float:
+    """How long to wait for room on a cluster.
+
+    Args:
+        given: on the command line; None where it was not.
+        address: of the cluster. This machine gets no more room than it has.
+    """
+    if address == "local":
+        return 0.0
+    return WAIT if given is None else given
+
+
+def finish(run: Run, study: Study, wait: float | None = None) -> int:
     """Runs what is left of a search, exports its best configurations, and prints what it came to.
+
+    Args:
+        run: of the search.
+        study: of the run.
+        wait: seconds to wait for a cluster that has no room for a trial yet; None for the default.
 
     Returns:
         The exit status: 1 where no trial, or no point of a table, is complete.
@@ -40,7 +59,7 @@ def finish(run: Run, study: Study) -> int:
     from tuner.report import closing, export, terminal
     from tuner.report.viewer import view_of
 
-    _run(run, study)
+    _run(run, study, seconds_to_wait(wait, study.spec.address))
     if study.spec.table:
         terminal.console().print(terminal.points_table(view_of(run, study)))
     if not study.best(1):
@@ -52,7 +71,7 @@ def finish(run: Run, study: Study) -> int:
     return 0
 
 
-def _run(run: Run, study: Study) -> None:
+def _run(run: Run, study: Study, wait: float) -> None:
     """Runs what is left of a search; its first words are printed before Ray is imported, which takes a while."""
     from tuner.report.progress import Progress
 
@@ -61,7 +80,11 @@ def _run(run: Run, study: Study) -> None:
     console = Console(file=sys.stdout)  # not what standard output becomes while Ray runs: the driver's log
     address = study.spec.address
     words = "starting Ray on this machine" if address == "local" else f"joining the Ray cluster at {address}"
-    console.print(words, highlight=False, markup=False)
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    say(words)
 
     from tuner.fleet import bridge
     from tuner.report.tensorboard import TensorBoard
@@ -69,4 +92,4 @@ def _run(run: Run, study: Study) -> None:
     def screen(room: int) -> Progress:
         return Progress(run, study, room, console)
 
-    bridge.run_search(run, study, screen, [lambda: TensorBoard(run, study)])
+    bridge.run_search(run, study, screen, [lambda: TensorBoard(run, study)], wait, say)

@@ -10,6 +10,7 @@ from trainables.config.errors import TrialFailure, UserError
 from trainables.config.settings import read_settings, read_yaml
 from trainables.running.messages import Metrics
 from tuner.commands import checks
+from tuner.commands.searching import seconds_to_wait
 from tuner.plan import jobs, reading, spec
 from tuner.plan.objective import Objective
 from tuner.report import certainty
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     if made.replaces:
         print(f"{made.path}: replaced; nothing had been trained in it")
     with runs.beginning(made, launched=True):
-        return continue_run(made, alone)
+        return continue_run(made, alone, arguments.wait)
 
 
 def _configured(arguments: argparse.Namespace) -> c.TrialConfig:
@@ -67,12 +68,13 @@ def _configured(arguments: argparse.Namespace) -> c.TrialConfig:
     return config
 
 
-def continue_run(run: runs.Run, alone: spec.SearchSpec) -> int:
+def continue_run(run: runs.Run, alone: spec.SearchSpec, wait: float | None = None) -> int:
     """Trains from the newest checkpoint to the end; returns the exit status.
 
     Args:
         run: the run directory.
         alone: what was asked for, as a search of one trial.
+        wait: seconds to wait for a cluster that has no room for the trial yet; None for the default.
     """
     from trainables.running import checkpoint
 
@@ -80,7 +82,7 @@ def continue_run(run: runs.Run, alone: spec.SearchSpec) -> int:
     newest = checkpoint.newest(run.trial_folder(runs.FULL))
     history = newest.values["history"] if newest else []
     if not history or history[-1]["epoch"] < alone.trial.train.epochs:
-        _train(run, alone)
+        _train(run, alone, seconds_to_wait(wait, alone.address))
         newest = checkpoint.newest(run.trial_folder(runs.FULL))
     if newest is None:
         raise TrialFailure(f"no valid checkpoint was left in {run.trial_folder(runs.FULL)}")
@@ -113,8 +115,8 @@ def time_left(heard: Sequence[Mapping[str, float]], epochs: int) -> float:
     return (last["time/measured_at"] - begun) / (last["epoch"] - before) * (epochs - last["epoch"])
 
 
-def _train(run: runs.Run, alone: spec.SearchSpec) -> None:
-    """Trains on one slot, with a line for each epoch."""
+def _train(run: runs.Run, alone: spec.SearchSpec, wait: float) -> None:
+    """Trains on as many slots as it can use, with a line for each epoch."""
     from tuner.report.tensorboard import TrialWriter
 
     metric, epochs = alone.objective.metric, alone.trial.train.epochs
@@ -138,7 +140,9 @@ def _train(run: runs.Run, alone: spec.SearchSpec) -> None:
 
             from tuner.fleet import single  # Ray, which takes a while
 
-            single.one_slot(run, alone.address, alone.resources, runs.FULL, alone.trial, hear, bars.say, bars.tell)
+            single.train_alone(
+                run, alone.address, alone.resources, runs.FULL, alone.trial, hear, bars.say, bars.tell, wait
+            )
     except TrialFailure as failure:
         raise TrialFailure(f"{failure}\n  log: {run.trial_log(runs.FULL, str(failure))}") from None
     finally:

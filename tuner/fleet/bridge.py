@@ -3,12 +3,14 @@
 It translates: the core decides, and Tune's state is thrown away.
 """
 
+import contextlib
 import functools
 import logging
+import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -19,12 +21,22 @@ from ray.tune.search import Searcher
 
 from trainables.config.errors import TrialFailure
 from trainables.running.messages import EpochReport, Position, Work
+from tuner.fleet import nodes
+from tuner.fleet.accounts import HEAD
 from tuner.fleet.baseline import Baseline
+from tuner.fleet.claims import State
 from tuner.fleet.cluster import cluster
-from tuner.fleet.single import tell_wait
-from tuner.fleet.slots import SlotLost, Slots
+from tuner.fleet.conversation import SlotLost
+from tuner.fleet.following import slots_seen
+from tuner.fleet.housekeeping import LOOK as HOUSE_LOOK
+from tuner.fleet.housekeeping import Housekeeping
+from tuner.fleet.noting import FleetNotes
+from tuner.fleet.repeated import Repeated
+from tuner.fleet.slots import Slots
 from tuner.fleet.trial import SlotOrder, SlotTrial
+from tuner.fleet.waiting import account_for, tell_wait, wait_for_room
 from tuner.fleet.watch import Watch
+from tuner.fleet.wishes import Wishes
 from tuner.runs.hints import failed_alike, resume_hint
 from tuner.runs.run import BASELINE, Run
 from tuner.search import events
@@ -36,7 +48,6 @@ from tuner.search.study import Proposal, Study
 log = logging.getLogger(__name__)
 ACTOR_RESTARTS = 3  # of the light trainable; its workers are not touched by its death
 ACTOR_RETRIES = 2  # how often a trial is begun again after these restarts
-HEAD = {"node:__internal_head__": 0.001}  # the driver's node, where trainables run: everybody talks with it
 
 
 @dataclass
@@ -48,24 +59,26 @@ class _Segment:
         first_step_at: time of its first step that was heard of.
         report: of its last epoch.
         paused: whether the core has paused the trial.
+        stopped: whether the core has stopped the trial without waiting for an epoch.
     """
 
     proposal: Proposal
     first_step_at: float | None = None
     report: EpochReport | None = None
     paused: bool = False
+    stopped: bool = False
 
 
 class Bridge:
     """Carries out what the core decides, by what Tune offers, and tells the core and the listeners what happens.
 
     Tune asks its searcher for trials and its scheduler whether one goes on; both only hand the question on to here.
+    Tune calls from the main thread, the slots from theirs: whoever comes to the core takes turns by a lock.
 
     Args:
         search: the core.
         run: for the trials' folders.
         groups: the slots.
-        room: how many trials may run at once.
         listeners: makes those who are told of what happens, once the untrained encoder has been scored.
         baseline: scores it, where that is still to be done.
     """
@@ -75,11 +88,11 @@ class Bridge:
         search: Core,
         run: Run,
         groups: Slots,
-        room: int,
         listeners: Callable[[], Sequence[Listener]] = tuple,
         baseline: Baseline | None = None,
     ):
-        self.core, self.run, self.groups, self.room = search, run, groups, room
+        self.core, self.run, self.groups = search, run, groups
+        self.lock = threading.RLock()
         self.make_listeners, self.baseline = listeners, baseline
         self.listeners: Sequence[Listener] = () if baseline else listeners()
         self.segments: dict[str, _Segment] = {}  # by Ray's id
@@ -88,19 +101,71 @@ class Bridge:
         self.broken_off = ""  # why nothing more can be run
         self.halt_told = False
         self.say: Callable[[str], None] = lambda text: None  # to the terminal
+        self.admits: Callable[[Collection[str]], bool] = lambda running: True  # whether another trial may be started
+
+    @property
+    def study(self) -> Study:
+        """The study of the search."""
+        return self.core.study
+
+    @property
+    def running(self) -> list[str]:
+        """Keys of the trials that have begun, and have not paused or ended."""
+        return self.core.running
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Keys of the trials that were asked and have not ended."""
+        return self.core.unfinished
+
+    def turn(self) -> contextlib.AbstractContextManager[object]:
+        """A context in which nobody else comes to the core."""
+        return self.lock
 
     def next(self, trial_id: str) -> SlotOrder | events.Finish | None:
         """Returns what Tune starts under an id; None if nothing can be started now, `Finish` if nothing follows."""
-        if self.broken_off:
-            return events.Finish()
-        if self.baseline is not None:
-            return None if self.baseline.trial_id else self.baseline.start(trial_id, self.groups.name)
-        up = len(self.groups.state().up)
-        decision = self.core.hear(events.WorkWanted(up, self.room))
-        self._tell_halt()
-        if isinstance(decision, events.Start):
-            return self._start(trial_id, decision, up > 0)
-        return decision if isinstance(decision, events.Finish) else None
+        with self.lock:
+            if self.broken_off:
+                return events.Finish()
+            if self.baseline is not None:
+                return None if self.baseline.trial_id else self.baseline.start(trial_id, self.groups.name)
+            if not self.admits(self.core.running):
+                return None
+            up = sum(not slot.retiring for slot in self.groups.state().slots)
+            decision = self.core.hear(events.WorkWanted(up, self.groups.number))
+            self._tell_halt()
+            if isinstance(decision, events.Start):
+                return self._start(trial_id, decision, up > 0)
+            return decision if isinstance(decision, events.Finish) else None
+
+    def look(self, state: State) -> dict[str, int]:
+        """Tells the core which slots there are, has it lend them, and tells the slots how many could be used.
+
+        Returns:
+            The number of workers of each trial that runs.
+        """
+        with self.lock:
+            slots, held = slots_seen(state.slots, self.core.running)
+            self._carry_out(self.core.hear(events.SlotsSeen(time.time(), slots, held)))
+            self.groups.useful = self.core.useful_slots
+            return self.core.widths
+
+    def wish(self, event: events.Event) -> None:
+        """Tells the core what the user wants of the search while it runs."""
+        with self.lock:
+            self._carry_out(self.core.hear(event))
+            self.groups.look_soon()
+
+    def _carry_out(self, decision: events.Decision | None) -> None:
+        """Carries out a decision about trials that run, without waiting for an epoch."""
+        if isinstance(decision, events.Allot):
+            smallest = self.core.study.spec.resources.smallest
+            self.groups.resize({key: max(1, width // smallest) for key, width in decision.widths.items()})
+        elif isinstance(decision, events.StopNow):
+            for trial_id, segment in self.segments.items():
+                if segment.proposal.key in decision.keys:
+                    segment.stopped = True
+                    self.groups.release(trial_id)  # so that Tune's trial ends, and `end` is called
 
     def _start(self, trial_id: str, start: events.Start, has_workers: bool) -> SlotOrder:
         proposal = start.proposal
@@ -109,46 +174,54 @@ class Bridge:
             self._begin(proposal.key)
         for listener in self.listeners:
             listener.trial_began(proposal)
+        self.groups.look_soon()  # slots that are lent may have to be given back
         work = Work(proposal.key, proposal.config.plain(), str(self.run.trial_folder(proposal.key)))
         metric = self.core.study.spec.objective.metric
         return SlotOrder(self.groups.name, trial_id, work, proposal.config.train.epochs, metric)
 
     def hear(self, trial_id: str, report: EpochReport | None) -> str:
         """Tells the core of an epoch, unless it was the last one heard; returns what Tune's scheduler answers."""
-        segment = self.segments.get(trial_id)
-        if segment is None:  # the untrained encoder has no epoch to be heard
-            return TrialScheduler.CONTINUE
-        if report is None or (segment.report is not None and report.epoch <= segment.report.epoch):
-            return TrialScheduler.CONTINUE
-        segment.report = report
-        segment.first_step_at = segment.first_step_at or report.metrics["time/first_step_at"]
-        self._begin(report.key)
-        decision = self.core.hear(events.EpochEnded(report.key, report.metrics))
-        for listener in self.listeners:
-            listener.epoch_heard(segment.proposal, report.metrics)
-        segment.paused = isinstance(decision, events.Pause)
-        return TrialScheduler.CONTINUE if isinstance(decision, events.Continue) else TrialScheduler.STOP
+        with self.lock:
+            segment = self.segments.get(trial_id)
+            if segment is None:  # the untrained encoder has no epoch to be heard
+                return TrialScheduler.CONTINUE
+            if report is None or (segment.report is not None and report.epoch <= segment.report.epoch):
+                return TrialScheduler.CONTINUE
+            segment.report = report
+            segment.first_step_at = segment.first_step_at or report.metrics["time/first_step_at"]
+            self._begin(report.key)
+            decision = self.core.hear(events.EpochEnded(report.key, report.metrics))
+            for listener in self.listeners:
+                listener.epoch_heard(segment.proposal, report.metrics)
+            segment.paused = isinstance(decision, events.Pause)
+            return TrialScheduler.CONTINUE if isinstance(decision, events.Continue) else TrialScheduler.STOP
 
     def end(self, trial_id: str, result: Mapping[str, Any], actor_died: bool) -> None:
         """A segment is over: its trial has ended or was paused, or its slot or its actor is gone."""
-        if self.baseline is not None and trial_id == self.baseline.trial_id:
+        with self.lock:
+            if self.baseline is not None and trial_id == self.baseline.trial_id:
+                self.groups.release(trial_id)
+                self.baseline.end(result.get("report"), result.get("error"))
+                self._end_baseline(self.baseline, result.get("lost"), actor_died)
+            segment = self.segments.get(trial_id)
+            if segment is None:
+                return
             self.groups.release(trial_id)
-            self.baseline.end(result.get("report"), result.get("error"))
-            self._end_baseline(self.baseline, result.get("lost"), actor_died)
-        segment = self.segments.get(trial_id)
-        if segment is None:
-            return
-        self.groups.release(trial_id)
-        key = segment.proposal.key
-        if lost := result.get("lost"):  # no slot is left
+            self._end_segment(trial_id, segment, result, actor_died)
+            del self.segments[trial_id]
+            self.groups.look_soon()  # what it held may be lent
+
+    def _end_segment(self, trial_id: str, segment: _Segment, result: Mapping[str, Any], actor_died: bool) -> None:
+        if segment.stopped:
+            self._end(segment, None)
+        elif lost := result.get("lost"):  # no slot is left
             self.broken_off = lost
         elif actor_died:
-            self._lose(key)
+            self._lose(segment.proposal.key)
         else:
             self.hear(trial_id, result.get("report"))
             if not segment.paused:
                 self._end(segment, result.get("error"))
-        del self.segments[trial_id]
 
     def _end_baseline(self, baseline: Baseline, lost: str | None, actor_died: bool) -> None:
         if lost:
@@ -264,12 +337,20 @@ class Screen(Listener, Protocol):
     def ends(self, why: str) -> None:
         """Why no more trials are proposed."""
 
+    def warns(self, line: str) -> None:
+        """What a user should know, such as a disc with little room; empty where that is over."""
+
     def follow(self, positions: Mapping[str, Position]) -> None:
         """Where the trials are within their epochs."""
 
 
 def run_search(
-    run: Run, study: Study, screen: Callable[[int], Screen], boards: Sequence[Callable[[], Listener]] = ()
+    run: Run,
+    study: Study,
+    screen: Callable[[int], Screen],
+    boards: Sequence[Callable[[], Listener]] = (),
+    wait: float = 0.0,
+    say: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Runs what is left of a search.
 
@@ -278,9 +359,12 @@ def run_search(
         study: of the run.
         screen: makes the terminal's view, from how many trials run at once.
         boards: make what else is told, once the untrained encoder has been scored.
+        wait: seconds to wait for a cluster that has no room for a trial; 0 to refuse it at once.
+        say: called with a line for the terminal before there is a view.
 
     Raises:
         UserError: the cluster has no room for a trial, or the space is at fault.
+        BrokenOff: the cluster had no room for a trial in all the time to wait.
         TrialFailure: the untrained encoder cannot be scored, or trials failed alike.
     """
     spec = study.spec
@@ -288,23 +372,34 @@ def run_search(
     if left <= 0:
         return
     study.pass_over_failures()
-    with cluster(spec.address, run) as nodes:
-        room = concurrent_trials(nodes, spec.resources, left)
+    core = Core(study)
+    with cluster(spec.address, run), contextlib.ExitStack() as stack:
+        if (account := account_for(spec.address, spec.resources)) is not None:
+            stack.enter_context(account)
+        wait_for_room(run, spec.resources, wait, say, account, core.useful_slots)
+        room = concurrent_trials(list(nodes.look().usable.values()), spec.resources, left)
         with (
-            Slots(room, spec.resources, run.ray_folder, local=spec.address == "local") as groups,
+            Slots(core.useful_slots, spec.resources, run.ray_folder, account=account) as groups,
             screen(room) as shown,
             Watch(groups.board, resume_hint(run)),
+            Wishes(run).heard() as wishes,
         ):
-            groups.on_wait, groups.on_positions = functools.partial(tell_wait, run, shown.waits), shown.follow
-            baseline = Baseline(run, spec)
+            baseline, keeping = Baseline(run, spec), Housekeeping(run, groups.hold, shown.warns)
             shown.say("starting workers" + ("" if baseline.known else ", then the untrained encoder is scored"))
 
             def listeners() -> list[Listener]:
                 return [*(board() for board in boards), shown]
 
-            bridge = Bridge(Core(study), run, groups, room, listeners, None if baseline.known else baseline)
-            bridge.say = shown.ends
-            tune_with(bridge)
+            bridge, notes = Bridge(core, run, groups, listeners, None if baseline.known else baseline), FleetNotes(run)
+            bridge.say, bridge.admits, wishes.search = shown.ends, keeping.admits, bridge
+
+            def look(state: State) -> None:
+                notes.note(state, groups.waiting, bridge.look(state), keeping.warnings)
+                shown.follow(state.positions)
+
+            groups.on_wait, groups.on_look = functools.partial(tell_wait, run, shown.waits), look
+            with Repeated(lambda: keeping.look(bridge), HOUSE_LOOK, "housekeeping"):
+                tune_with(bridge)
 
 
 def tune_with(bridge: Bridge) -> None:

@@ -15,6 +15,7 @@ import ray
 from trainables.config.errors import BrokenOff, TrialFailure, UserError
 from trainables.running.surroundings import fault
 from tuner.fleet import slots
+from tuner.fleet.wishes import expect_pause
 from tuner.plan import jobs
 from tuner.runs.hints import resume_hint
 from tuner.runs.run import Run
@@ -24,8 +25,8 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def cluster(address: str, run: Run) -> Iterator[list[dict[str, float]]]:
-    """A Ray session at an address, for the life of the block; yields the resources of each node.
+def cluster(address: str, run: Run) -> Iterator[None]:
+    """A Ray session at an address, for the life of the block.
 
     Raises:
         UserError: no cluster is there.
@@ -45,6 +46,7 @@ def cluster(address: str, run: Run) -> Iterator[list[dict[str, float]]]:
     else:
         options = {"runtime_env": {"env_vars": variables}}
     _end_like_interrupted()
+    expect_pause()
     with quiet(run.driver_log):
         try:
             try:
@@ -59,11 +61,10 @@ def cluster(address: str, run: Run) -> Iterator[list[dict[str, float]]]:
                     f"address = '{address}': no Ray cluster could be joined ({str(error).splitlines()[0]})"
                 ) from None
             _end_like_interrupted()  # Ray has put a handler of its own there, which aborts
-            nodes = [_hardware(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-            run.note_hardware(nodes)
-            yield nodes
-        except KeyboardInterrupt:  # without a shutdown, which would wait for the workers; Ray goes with its driver
-            raise KeyboardInterrupt(f"interrupted; {resume_hint(run)}") from None
+            run.note_hardware([_hardware(node["Resources"]) for node in ray.nodes() if node["Alive"]])
+            yield
+        except KeyboardInterrupt as end:  # without a shutdown, which would wait for the workers
+            raise KeyboardInterrupt(f"{str(end) or 'interrupted'}; {resume_hint(run)}") from None
         except (UserError, TrialFailure):
             ray.shutdown()
             raise

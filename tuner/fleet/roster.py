@@ -31,6 +31,7 @@ class Roster:
         self.session = uuid.uuid4().hex[:12]
         self.widths: dict[str, int] = {}  # slots that trials are to hold, by key
         self.closed = False  # nothing is given any more
+        self.held = ""  # why nothing is given for now
         self._sequence = self._generations = 0
 
     def claim(self, trial_id: str, work: Work) -> Claim:
@@ -72,7 +73,7 @@ class Roster:
 
         Every claim that is due gets a slot before any gets a second one.
         """
-        if self.closed:
+        if self.closed or self.held:
             return
         now = time.monotonic()
         free = [group.life for group in self.groups.values() if group.life is not None and group.life.is_free]
@@ -182,4 +183,5 @@ class Roster:
         )
         trained = {life.generation.claim.sequence: life.generation.claim for life in lives if life.generation}
         positions = {claim.work.key: claim.position for claim in trained.values() if claim.position is not None}
-        return State(slots, len(trained), len(queue), queue[0].why if queue else "", postponed, positions)
+        why = queue[0].why if queue else ""
+        return State(slots, len(trained), len(queue), why, self.held or postponed, positions)

@@ -1,23 +1,30 @@
-"""One trial on one slot, without Tune: a full run."""
+"""One trial on its slots, without Tune: a full run."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 
 from trainables.config import trial as c
 from trainables.running.messages import Metrics, Work
+from tuner.fleet.claims import State
 from tuner.fleet.cluster import cluster
-from tuner.fleet.slots import Conversation, Slots
+from tuner.fleet.conversation import Conversation
+from tuner.fleet.following import slots_seen, widest
+from tuner.fleet.noting import FleetNotes
+from tuner.fleet.slots import Slots
+from tuner.fleet.waiting import account_for, tell_wait, wait_for_room
 from tuner.fleet.watch import Watch
+from tuner.fleet.wishes import Wishes
 from tuner.plan.resources import Resources
 from tuner.runs.hints import resume_hint
 from tuner.runs.run import Run
-from tuner.search.allocation import concurrent_trials
+from tuner.search.state import fixed_because
 
 
 def converse(
     groups: Slots, run: Run, key: str, config: c.TrialConfig, hear: Callable[[Metrics], None] | None = None
 ) -> list[Metrics]:
-    """Runs one trial on a slot, without Tune; returns its metric history.
+    """Runs one trial, without Tune; returns its metric history.
 
     Args:
         groups: the slots.
@@ -43,7 +50,29 @@ def converse(
     return history
 
 
-def one_slot(
+class OneTrial:
+    """Has a single trial hold as many slots as it can use, whenever slots come and go.
+
+    Args:
+        groups: the slots.
+        key: of the trial.
+        widths: numbers of workers that it may have, ascending; the first one is that of a slot.
+    """
+
+    def __init__(self, groups: Slots, key: str, widths: tuple[int, ...]):
+        self._groups, self._key, self._widths = groups, key, widths
+        self.width = widths[0]
+
+    def look(self, state: State) -> None:
+        """Takes a look at the slots."""
+        slots, _ = slots_seen(state.slots, [self._key])
+        width = widest(self._widths, sum(slots.values()))
+        if width != self.width:
+            self.width = width
+            self._groups.resize({self._key: width // self._widths[0]})
+
+
+def train_alone(
     run: Run,
     address: str,
     wanted: Resources,
@@ -52,33 +81,42 @@ def one_slot(
     hear: Callable[[Metrics], None],
     say: Callable[[str], None],
     follow: Callable[[str, int, int | None], None],
+    wait: float = 0.0,
 ) -> list[Metrics]:
-    """A full run: one trial on one slot, with its own Ray session.
+    """A full run: one trial on as many slots as it can use, with its own Ray session.
 
     Args:
         run: for the trial's folder.
         address: of the cluster.
-        wanted: resources of the slot.
+        wanted: resources of the trial.
         key: of the trial.
         config: of the trial.
         hear: called with each epoch's metrics.
         say: called with a line for the terminal.
         follow: called with how far the trial is: what is counted, how many are done, and of how many.
+        wait: seconds to wait for a cluster that has no room for the trial; 0 to refuse it at once.
     """
-    with cluster(address, run) as nodes:
-        concurrent_trials(nodes, wanted, 1)
+    widths = wanted.widths(config.train.num_shards) if fixed_because(config) is None else (wanted.smallest,)
+    useful = widths[-1] // wanted.smallest
+    with cluster(address, run), contextlib.ExitStack() as stack:
+        if (account := account_for(address, wanted)) is not None:
+            stack.enter_context(account)
+        wait_for_room(run, wanted, wait, say, account, useful)
         with (
-            Slots(1, wanted, run.ray_folder, local=address == "local") as groups,
+            Slots(useful, wanted, run.ray_folder, account=account) as groups,
             Watch(groups.board, resume_hint(run)),
+            Wishes(run).heard(),
         ):
+            trial, notes = OneTrial(groups, key, widths), FleetNotes(run)
+
+            def look(state: State) -> None:
+                trial.look(state)
+                notes.note(state, groups.waiting, {key: trial.width})
+                if key in state.positions:
+                    follow(*state.positions[key])
+
             groups.on_wait = functools.partial(
                 tell_wait, run, lambda why: say(f"waiting: {why}" if why else "going on")
             )
-            groups.on_positions = lambda positions: follow(*positions[key]) if key in positions else None
+            groups.on_look = look
             return converse(groups, run, key, config, hear)
-
-
-def tell_wait(run: Run, say: Callable[[str], None], why: str) -> None:
-    """Tells the terminal and readers of the run what a search waits for, or, where `why` is empty, that it goes on."""
-    run.note(f"waiting: {why}" if why else "")
-    say(why)

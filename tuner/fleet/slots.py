@@ -1,38 +1,38 @@
 """Slots: warm Ray Train worker groups that run one trial after another, kept alive by the driver.
 
-Ray Train starts a worker group in about 10 s; a warm group gets its next trial in a fraction of a second. The
-switchboard decides which group trains which trial. This module imports no torch.
+Ray Train starts a worker group in about 10 s; a warm group gets its next trial in a fraction of a second. The number
+of slots follows the cluster. The switchboard decides which slots train which trial. This module imports no torch.
 """
 
 import logging
 import os
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray import PlacementGroupID
-from ray._private.state import available_resources_per_node  # the public way needs the dashboard
-from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from trainables.config.errors import BrokenOff, TrialFailure
-from trainables.running.messages import EpochReport, Position, Work
+from trainables.config.errors import BrokenOff
+from tuner.fleet import nodes as cluster_nodes
+from tuner.fleet.accounts import HEAD, Account
 from tuner.fleet.board import Board, Fit
 from tuner.fleet.claims import State
-from tuner.fleet.switchboard import POSTPONE_WAIT, Switchboard
+from tuner.fleet.following import changes, number_of_slots
+from tuner.fleet.keeper import Keeper, Site, free
+from tuner.fleet.nodes import Nodes, Room, first_line
+from tuner.fleet.roster import POSTPONE_WAIT
+from tuner.fleet.switchboard import Switchboard
 from tuner.plan.resources import Resources
-from tuner.search.allocation import demand_of, places_on
+from tuner.search.allocation import what_fits
 
 log = logging.getLogger(__name__)
-RELAUNCH_WAIT = 5.0  # seconds before a worker group is launched again, times the failures so far
-RELAUNCH_LIMIT = 60.0  # seconds of this wait at most
-LAUNCH_FAILURES = 3  # failed launches in a row after which a slot is given up, if no other slot is up
 LOOK = 1.0  # seconds between two looks at nodes and workers
 WAIT_TOLD = 5.0  # seconds of waiting before it is told: the resources of a dead group are not free at once
-ROOM_LOOK = 2.0  # seconds between two looks for room for a slot
 CLOSE_WAIT = 15.0  # seconds for a worker group to end
+HALT_WAIT = 20.0  # seconds for all trials to make a checkpoint when the search is interrupted
 
 VARIABLES = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how often Ray Train polls its workers
@@ -43,86 +43,53 @@ VARIABLES = {
 }
 
 
-class SlotLost(RuntimeError):
-    """No worker group is left for a trial; that is not the fault of the trial."""
-
-
-class Conversation:
-    """A trial's conversation with its workers. `take` returns its epochs in order, from the first one on.
-
-    Args:
-        board: handle of the switchboard.
-        trial_id: of the trial that makes the claim.
-        work: for the workers.
-    """
-
-    def __init__(self, board: Board, trial_id: str, work: Work):
-        self.board, self.trial_id, self.position = board, trial_id, 0
-        sequence = ray.get(board.acquire.remote(trial_id, work))
-        if sequence is None:
-            raise SlotLost("the trial is over")
-        self.sequence: int = sequence
-
-    def take(self) -> EpochReport | None:
-        """The next epoch; None at the trial's end.
-
-        Raises:
-            TrialFailure: the trial ended with an error.
-            SlotLost: no slot is left to run it.
-        """
-        message = ray.get(self.board.take.remote(self.sequence, self.position))
-        if message[0] == "report":
-            self.position += 1
-            return message[1]
-        if message[0] == "error":
-            raise TrialFailure(message[1])
-        if message[0] == "lost":
-            raise SlotLost(message[1])
-        return None
-
-    def release(self) -> None:
-        """Ends the claim."""
-        ray.get(self.board.release.remote(self.trial_id))
-
-
 class Slots:
     """The switchboard and the worker groups behind it, for the life of a driver.
 
-    A thread for each slot keeps its worker group alive: it waits for room on the cluster, without a limit, launches the
-    group, and launches it again when it has ended. A slot whose group has room but does not come up is given up after
-    LAUNCH_FAILURES launches. One more thread looks for lost nodes and for workers that make no progress.
+    Every second one thread looks at the nodes of the cluster and at the switchboard. It begins slots where the cluster
+    has room for more that could be used, and ends slots where there are too many: they leave their trials at the next
+    step. A `Keeper` for each slot keeps its worker group alive.
 
     Args:
-        count: number of slots.
-        resources: of one slot.
+        useful: how many slots can be used now.
+        resources: of a trial; a slot has its smallest number of workers.
         folder: where Ray Train may write.
         fit: runs a trial in place of `trainables.running.fit.fit`.
-        local: whether the cluster is this driver's own, so that there is no autoscaler.
+        account: the driver's account with the other drivers of the cluster; None on a cluster of its own.
 
     Attributes:
+        number: how many slots there should be now.
+        useful: how many slots can be used now; it is for `on_look` to keep it up to date.
         on_wait: called with the reason when no trial can be trained, or when a trial waits for a disc or the network;
             called with "" when that is over.
-        on_positions: called every second with the positions of the trials that workers train, by their keys.
+        waiting: the reason that `on_wait` was called with last.
+        on_look: called every second, and soon after `look_soon`, with the state of the switchboard.
     """
 
-    def __init__(self, count: int, resources: Resources, folder: Path, fit: Fit | None = None, local: bool = False):
+    def __init__(
+        self,
+        useful: int,
+        resources: Resources,
+        folder: Path,
+        fit: Fit | None = None,
+        account: Account | None = None,
+    ):
         self.name = f"switchboard-{os.getpid()}-{time.time_ns()}"
-        head = {"node:__internal_head__": 0.001}  # the driver's node: everybody talks with it
         actor: Any = ray.remote(Switchboard)
-        actor = actor.options(name=self.name, num_cpus=0, max_concurrency=10_000, resources=head)
-        self.board: Board = actor.remote(count, resources.restarts + 1, resources.patience_seconds)
+        actor = actor.options(name=self.name, num_cpus=0, max_concurrency=10_000, resources=HEAD)
+        self.board: Board = actor.remote(0, resources.restarts + 1, resources.patience_seconds)
+        self.number, self.useful = 0, useful
         self.on_wait: Callable[[str], None] = lambda why: None
-        self.on_positions: Callable[[Mapping[str, Position]], None] = lambda positions: None
-        self._resources, self._folder, self._fit, self._local = resources, folder, fit, local
-        self._closing, self._lock = threading.Event(), threading.Lock()
-        self._launching: dict[int, float] = {}  # slots that have been given room and are not up yet, and since when
-        self._no_room: dict[int, str] = {}  # slots that are not up, and why
-        self._dead: set[str] = set()  # nodes
-        self._why, self._waiting_since = "", time.monotonic()
-        self._threads = [threading.Thread(target=self._keep_alive, args=(slot,), daemon=True) for slot in range(count)]
+        self.on_look: Callable[[State], None] = lambda state: None
+        self._resources, self._account = resources, account
+        self._nodes = Nodes()
+        self._room = Room(resources, resources.smallest)
+        self._site = Site(self.board, resources, folder, self._room, lambda: self._nodes.dead, fit)
+        self._keepers: dict[int, Keeper] = {}
+        self._closing, self._soon = threading.Event(), threading.Event()
+        self.waiting, self._waiting_since = "", time.monotonic()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
-        for thread in (*self._threads, self._watcher):
-            thread.start()
+        self._watcher.start()
 
     def state(self) -> State:
         """A summary of the switchboard."""
@@ -132,154 +99,134 @@ class Slots:
         """Ends a trial's claim."""
         ray.get(self.board.release.remote(trial_id))
 
-    def _watch(self) -> None:
-        """Ends groups that lost a node or make no progress, and frees their resources, until the slots close."""
-        told = ""
-        while not self._closing.wait(LOOK):
-            try:
-                self._dead = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
-                ended = ray.get(self.board.watch.remote(self._dead))
-                for life in ended:
-                    log.warning("slot %d: %s; its trial goes on with other workers", life.slot, life.why)
-                _free(*(life.placement for life in ended))
-                state = self.state()
-                self._note(state)
-                self.on_positions(state.positions)
-            except Exception as error:  # Ray raises errors of many kinds if its head does not answer; it may come back
-                if _first_line(error) != told and not self._closing.is_set():
-                    told = _first_line(error)
-                    log.warning("the cluster cannot be looked at: %s", told, exc_info=True)
+    def resize(self, slots: Mapping[str, int]) -> None:
+        """Has trials hold another number of slots from their next step on, by the key of the trial."""
+        ray.get(self.board.resize.remote(slots))
 
-    def _note(self, state: State) -> None:
+    def hold(self, why: str) -> None:
+        """Has no trial trained while there is a reason; "" ends that."""
+        ray.get(self.board.hold.remote(why))
+
+    def look_soon(self) -> None:
+        """Has `on_look` called at once, because something has changed."""
+        self._soon.set()
+
+    def _watch(self) -> None:
+        """Looks at the cluster again and again, until the slots close."""
+        told = ""
+        while not self._closing.is_set():
+            self._soon.clear()
+            try:
+                self._look()
+            except Exception as error:  # Ray raises errors of many kinds if its head does not answer; it may come back
+                if first_line(error) != told and not self._closing.is_set():
+                    told = first_line(error)
+                    log.warning("the cluster cannot be looked at: %s", told, exc_info=True)
+            self._soon.wait(LOOK)
+
+    def _look(self) -> None:
+        """Ends groups that lost a node or make no progress, and has the number of slots follow the cluster."""
+        self._nodes = nodes = cluster_nodes.look()
+        ended = ray.get(self.board.watch.remote(nodes.dead, nodes.draining))
+        for life in ended:
+            log.warning("slot %d: %s; its trial goes on with other workers", life.slot, life.why)
+        free(*(life.placement for life in ended))
+        state = self.state()
+        self._follow(nodes, state)
+        self._note(nodes, state)
+        self.on_look(state)
+
+    def _follow(self, nodes: Nodes, state: State) -> None:
+        """Begins and ends slots as the cluster, the search and the other searches have it."""
+        for slot in [slot for slot, keeper in self._keepers.items() if keeper.ended]:
+            del self._keepers[slot]
+            ray.get(self.board.forget.remote(slot))
+        useful, allowance = max(1, self.useful), None
+        if self._account is not None:
+            held = sum(not keeper.waits for keeper in self._keepers.values())
+            allowance = self._account.allowance(held, useful)
+        self.number = number_of_slots(nodes.usable.values(), self._resources, useful, allowance)
+        self._retire([slot.slot for slot in state.slots if slot.retiring], "its node is about to go")
+        kept = [slot for slot, keeper in self._keepers.items() if not keeper.ends]
+        todo = changes(self.number, kept, self._keepers.keys() - set(kept), state.slots)
+        self._retire(todo.retire, "there are more slots than can be used")
+        for slot in todo.begin:
+            ray.get(self.board.expect.remote(slot))
+            self._keepers[slot] = Keeper(slot, self._site)
+
+    def _retire(self, slots: Iterable[int], why: str) -> None:
+        """Ends slots: their trials leave them at the next step, then their workers go home."""
+        ending = [slot for slot in slots if slot in self._keepers and not self._keepers[slot].ends]
+        if ending:
+            log.info("slots %s end: %s", ", ".join(map(str, ending)), why)
+            ray.get(self.board.retire.remote(ending, why))
+            for slot in ending:
+                self._keepers[slot].end()
+
+    def _note(self, nodes: Nodes, state: State) -> None:
         """Works out why no trial is trained, and tells of a change."""
-        with self._lock:
-            for slot in state.up:
-                self._launching.pop(slot, None)
-                self._no_room.pop(slot, None)
-            for slot, since in [*self._launching.items()]:
-                # a slot that starts for so long may hang; others do not wait for it
-                if time.monotonic() - since > self._resources.patience_seconds:
-                    del self._launching[slot]
-                    patience = self._resources.patience
-                    self._no_room[slot] = f"the workers of slot {slot} have been starting for {patience}"
-                    log.warning("%s", self._no_room[slot])
-            starting, lacking = bool(self._launching), next(iter(self._no_room.values()), "")
+        self._room.settle(*state.up)
+        for slot, seconds in self._room.starting().items():
+            # a slot that starts for so long may hang; others do not wait for it
+            if seconds > self._resources.patience_seconds and slot in self._keepers:
+                self._room.settle(slot)
+                lacks = f"the workers of slot {slot} have been starting for {self._resources.patience}"
+                self._keepers[slot].lacks = lacks
+                log.warning("%s", lacks)
         why = f"{state.postponed}; that is tried every {POSTPONE_WAIT:g} seconds" if state.postponed else ""
         if state.waiting and not state.busy and not why:
-            why = state.why if state.up else "" if starting else lacking
+            why = state.why if state.up else self._lacks(nodes)
         self._waiting_since = time.monotonic() if not why else self._waiting_since
         if why and time.monotonic() - self._waiting_since < WAIT_TOLD:
             return
-        if why != self._why:
-            self._why = why
+        if why != self.waiting:
+            self.waiting = why
             log.warning("waiting: %s", why) if why else log.warning("waiting is over")
             self.on_wait(why)
 
-    def _keep_alive(self, slot: int) -> None:
-        """Launches a worker group again and again: Ray Train restarts dead workers, this restarts a dead controller."""
-        failures = 0
-        while self._room_comes(slot):
-            dead = self._dead
-            why = _launch(self.board, slot, self._resources, self._folder, self._fit, self._local)
-            with self._lock:
-                self._launching.pop(slot, None)
-            if self._closing.is_set():
-                return
-            try:
-                if self._came_up(slot, why):
-                    failures = 0
-                elif not (_lacked_room(why) or self._dead > dead):
-                    failures += 1
-                if failures >= LAUNCH_FAILURES and not self.state().up:  # a faulty node may be mended while others work
-                    reason = f"its worker group could not be launched {failures} times: {_first_line(why)}"
-                    ray.get(self.board.give_up.remote(slot, f"slot {slot}: {reason}"))
-                    return
-            except ray.exceptions.RayError as error:  # `Watch` ends the search if the switchboard is dead
-                log.warning("slot %d: the switchboard does not answer (%s)", slot, _first_line(error))
-            log.warning("slot %d: its worker group ended (%s); launched again", slot, _first_line(why), exc_info=why)
-            self._closing.wait(min(max(1.0, RELAUNCH_WAIT * failures), RELAUNCH_LIMIT))
-
-    def _came_up(self, slot: int, why: BaseException | None) -> bool:
-        """Frees the resources of a group that has ended; returns whether its workers had been up."""
-        excused = isinstance(why, ray.exceptions.RayActorError)  # the controller was killed: not the fault of a trial
-        reason = f"its worker group ended ({_first_line(why)})"
-        placement, came_up = ray.get(self.board.down.remote(slot, reason, excused))
-        _free(placement)
-        return came_up
-
-    def _room_comes(self, slot: int) -> bool:
-        """Waits until a worker group fits into the free resources; returns False when the slots close."""
-        workers = self._resources.smallest
-        needs = " and ".join(f"{amount:g} {kind}" for kind, amount in demand_of(self._resources).items())
-        group = f"{workers} workers" if workers > 1 else "a worker"
-        while not self._closing.is_set():
-            try:
-                nodes = available_resources_per_node().values()
-            except Exception as error:  # of many kinds, if Ray's head does not answer
-                lack = f"the cluster does not say what is free ({_first_line(error)})"
-            else:
-                places = places_on(nodes, self._resources)
-                with self._lock:
-                    if places >= workers * (1 + len(self._launching)):
-                        self._launching[slot] = time.monotonic()
-                        self._no_room.pop(slot, None)
-                        return True
-                lack = f"no room for {group} of {needs}: {places} would fit into what is free (nodes: {len(nodes)})"
-            with self._lock:
-                self._no_room[slot] = lack
-            self._closing.wait(ROOM_LOOK)
-        return False
+    def _lacks(self, nodes: Nodes) -> str:
+        """Why no workers are up; empty while some are starting."""
+        if self._room.starting():
+            return ""
+        if self.number == 0:
+            return f"no room: {what_fits(list(nodes.usable.values()), self._resources)}"
+        return next((keeper.lacks for keeper in self._keepers.values() if keeper.lacks), "")
 
     def __enter__(self) -> "Slots":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        """Ends the worker groups. Those still in an epoch after CLOSE_WAIT seconds, or after ^C, end with Ray."""
+        """Ends the worker groups.
+
+        After ^C trials make a checkpoint at their next step, and the groups end with their driver; a second ^C ends it
+        at once. Otherwise groups that are in an epoch after CLOSE_WAIT seconds end with Ray.
+        """
         self._closing.set()
-        if kind in (KeyboardInterrupt, BrokenOff):  # the switchboard may be what is gone
+        self._soon.set()
+        if kind is BrokenOff:  # the switchboard may be what is gone
             return
+        if kind is KeyboardInterrupt:
+            self._halt()
+            return
+        for keeper in self._keepers.values():
+            keeper.end()
         try:
             ray.get(self.board.close.remote())
-        except ray.exceptions.RayError as error:
-            log.warning("the switchboard cannot be closed (%s)", _first_line(error))
+        except ray.exceptions.RayError as failure:
+            log.warning("the switchboard cannot be closed (%s)", first_line(failure))
             return
         self._watcher.join(CLOSE_WAIT)
         end = time.monotonic() + CLOSE_WAIT
-        for thread in self._threads:
-            thread.join(max(0.0, end - time.monotonic()))
+        for keeper in self._keepers.values():
+            keeper.thread.join(max(0.0, end - time.monotonic()))
 
-
-def _first_line(why: BaseException | None) -> str:
-    return f"{type(why).__name__}: {(str(why).splitlines() or [''])[0]}" if why else "its workers went home"
-
-
-def _launch(
-    board: Board, slot: int, resources: Resources, folder: Path, fit: Fit | None, local: bool
-) -> BaseException | None:
-    """Runs a worker group for as long as its controller lives; returns why it ended."""
-    from tuner.fleet.trainer import trainer  # imports Ray Train, while the switchboard starts
-
-    try:
-        return trainer(board, slot, resources, folder, fit, local).fit().error
-    except Exception as error:  # of any kind: the group is gone, and launched again
-        return error
-
-
-def _lacked_room(why: BaseException | None) -> bool:
-    """Whether a group did not come up because others had taken the resources meanwhile."""
-    from ray.train import ControllerError
-    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
-
-    return isinstance(why, ControllerError) and isinstance(why.controller_failure, WorkerGroupStartupTimeoutError)
-
-
-def _free(*placements: str | None) -> None:
-    """Removes placement groups of dead controllers, which ends the workers in them.
-
-    Ray Train leaves that to a helper that needs the dashboard; otherwise the next controller would lack the same CPUs.
-    """
-    for placement in filter(None, placements):
+    def _halt(self) -> None:
+        """Has all trials make a checkpoint at their next step, for some seconds at most."""
+        words = "interrupted: trials make a checkpoint; ^C again ends at once"
+        print(words, file=sys.__stdout__, flush=True)  # standard output goes to the driver's log
         try:
-            remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(placement)))
-        except Exception as error:  # of many kinds; the other groups are removed all the same
-            log.warning("placement group %s could not be removed (%s)", placement, _first_line(error), exc_info=True)
+            ray.get(self.board.halt.remote(), timeout=HALT_WAIT)
+        except ray.exceptions.GetTimeoutError:
+            log.warning("not all trials made a checkpoint within %g seconds", HALT_WAIT)
+        except ray.exceptions.RayError as failure:
+            log.warning("the switchboard does not answer (%s)", first_line(failure))

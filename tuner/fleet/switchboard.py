@@ -28,7 +28,7 @@ STACKS_WAIT = 3.0  # seconds for workers without progress to write their stacks
 
 class Switchboard:
     """An asynchronous actor. Tune calls acquire, take and release; workers attach, next, wanted, beat, post,
-    acknowledge and fault; the driver expect, resize, retire, watch, down, give_up, halt, state and close.
+    acknowledge and fault; the driver expect, resize, retire, watch, down, give_up, hold, halt, state and close.
 
     Args:
         slots: their number at the beginning.
@@ -176,6 +176,14 @@ class Switchboard:
         """A slot that was retired has ended."""
         if (group := self.roster.groups.pop(slot, None)) is not None:
             self.roster.end_life(group, "its slot has ended")
+        await self._announce()
+
+    async def hold(self, why: str) -> None:
+        """Has all trials left at their next step, and none started, while there is a reason; "" ends that."""
+        self.roster.held = why
+        if why:
+            for claim in self.roster.claims.values():
+                _leave(claim, why)
         await self._announce()
 
     async def halt(self) -> None:

@@ -43,10 +43,13 @@ class RendezvousConfig(BackendConfig):
 
 
 class UnscaledPolicy(FixedScalingPolicy):
-    """Does not ask an autoscaler for the resources of a worker group, where there is none that could be asked."""
+    """Does not ask an autoscaler for the resources of a worker group: `tuner.fleet.accounts` asks for all of them.
+
+    Ray keeps one request for a whole cluster, so that two who ask would undo each other's requests.
+    """
 
     def after_controller_start(self, train_run_context: object) -> None:
-        """Nothing: Ray Train would start an actor here that talks to the autoscaler."""
+        """Nothing: Ray Train would start an actor here that talks to the autoscaler, and outlives the search."""
 
     def _maybe_send_resource_request(self) -> None:
         """Nothing."""
@@ -56,27 +59,18 @@ class SlotTrainer(DataParallelTrainer):
     """A trainer whose controller starts only the actors that a slot needs.
 
     Both methods are not public in Ray Train; in a version that lacks them nothing is left out.
-
-    Args:
-        local: whether the cluster is the driver's own, so that there is no autoscaler.
-        arguments: of `DataParallelTrainer`.
     """
-
-    def __init__(self, *, local: bool, **arguments: Any):
-        super().__init__(**arguments)
-        self.local = local
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         default = super()._create_default_callbacks()
         return [callback for callback in default if type(callback).__name__ not in UNUSED]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Result:
-        if self.local:
-            arguments["scaling_policy"] = UnscaledPolicy(arguments["scaling_policy"].scaling_config)
+        arguments["scaling_policy"] = UnscaledPolicy(arguments["scaling_policy"].scaling_config)
         return super()._initialize_and_run_controller(**arguments)
 
 
-def trainer(board: Board, slot: int, resources: Resources, folder: Path, fit: Fit | None, local: bool) -> SlotTrainer:
+def trainer(board: Board, slot: int, resources: Resources, folder: Path, fit: Fit | None) -> SlotTrainer:
     """Ray Train's trainer for a slot.
 
     Args:
@@ -85,7 +79,6 @@ def trainer(board: Board, slot: int, resources: Resources, folder: Path, fit: Fi
         resources: of the slot.
         folder: where Ray Train may write.
         fit: runs a trial in place of `trainables.running.fit.fit`.
-        local: whether the cluster is the driver's own.
     """
     threads = resources.cpus_per_worker
 
@@ -99,7 +92,6 @@ def trainer(board: Board, slot: int, resources: Resources, folder: Path, fit: Fi
         per_worker["GPU"] = resources.gpus_per_worker
     per_worker |= resources.custom
     return SlotTrainer(
-        local=local,
         train_loop_per_worker=work,
         backend_config=RendezvousConfig(),
         scaling_config=ScalingConfig(

@@ -8,7 +8,7 @@ from ray import tune
 
 from trainables.config.errors import TrialFailure
 from trainables.running.messages import Work
-from tuner.fleet.slots import Conversation, SlotLost
+from tuner.fleet.conversation import Conversation, SlotLost
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,12 @@ RESERVED = ("cpu", "gpu", "memory", "object_store_memory")  # names of Ray's own
 
 def _duration(given: object) -> str:
     """Checks a duration as it is written; text in general has another rule."""
-    if not isinstance(given, str) or not DURATION.fullmatch(given) or _seconds(given) < LEAST_PATIENCE:
+    if not isinstance(given, str) or not DURATION.fullmatch(given) or seconds_of(given) < LEAST_PATIENCE:
         raise ValueError(f"must be a duration of at least {LEAST_PATIENCE}s, such as 90s, 10m or 2h")
     return given
 
 
-def _seconds(duration: str) -> float:
+def seconds_of(duration: str) -> float:
     return float(duration[:-1]) * {"s": 1, "m": 60, "h": 3600}[duration[-1]]
 
 
@@ -137,7 +137,7 @@ class Resources(Section):
 
     @property
     def patience_seconds(self) -> float:
-        return _seconds(self.patience)
+        return seconds_of(self.patience)
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> Self:

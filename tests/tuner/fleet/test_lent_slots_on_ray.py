@@ -18,7 +18,8 @@ from trainables.running import checkpoint
 from trainables.running.fit import fit
 from trainables.running.messages import Metrics, Work
 from tuner.fleet.cluster import cluster
-from tuner.fleet.slots import Conversation, Slots
+from tuner.fleet.conversation import Conversation
+from tuner.fleet.slots import Slots
 from tuner.plan.resources import Resources
 from tuner.runs.run import Run
 
@@ -33,7 +34,7 @@ PLACE = re.compile(r"generation (\d+) on slot (\d+), worker 0 of (\d+), process 
 @pytest.fixture(scope="module")
 def slots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Slots, Run]]:
     run = Run.create(tmp_path_factory.mktemp("run") / "run", "search", {}, 0)
-    with cluster("local", run), Slots(2, Resources(workers=1), run.ray_folder, local=True) as made:
+    with cluster("local", run), Slots(2, Resources(workers=1), run.ray_folder) as made:
         while len(made.state().up) < 2:
             time.sleep(0.2)
         yield made, run

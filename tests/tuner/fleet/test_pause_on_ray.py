@@ -75,10 +75,10 @@ def test_a_paused_trial_goes_on_elsewhere_bit_for_bit(tmp_path: Path) -> None:
     wanted = spec.parse({**SMALL, "trial": trial, "trials": 3, "resources": {"workers": 1}, "stopping": "none"})
     run = Run.create(tmp_path / "run", "search", wanted.plain(), 0)
     study, ear = Study(run.journal, wanted, space.load(wanted.space)), Ear()
-    with cluster("local", run), Slots(2, wanted.resources, run.ray_folder, local=True) as slots:
+    with cluster("local", run), Slots(2, wanted.resources, run.ray_folder) as slots:
         while len(slots.state().up) < 2:  # or 0000 would begin alone
             time.sleep(0.2)
-        bridge.tune_with(bridge.Bridge(Core(study, PauseFirst(wanted)), run, slots, 2, lambda: [ear]))
+        bridge.tune_with(bridge.Bridge(Core(study, PauseFirst(wanted)), run, slots, lambda: [ear]))
     assert ear.began == ["0000", "0001", "0002", "0000", "end"]
     log = (run.trial_folder("0000") / "rank-0.log").read_text()
     places = [line.partition(" on slot ")[2][0] for line in log.splitlines() if " on slot " in line]

@@ -1,6 +1,8 @@
 """The bridge between Tune and the study, with a switchboard that is played without Ray."""
 
 import asyncio
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ from tests.tuner.conftest import SMALL
 from trainables.running.messages import EpochReport, Work
 from tuner.fleet import bridge
 from tuner.fleet.baseline import Baseline
+from tuner.fleet.claims import SlotState, State
 from tuner.fleet.switchboard import Switchboard
 from tuner.fleet.trial import SlotOrder
 from tuner.plan import space, spec
 from tuner.runs.run import Run
+from tuner.search import events
 from tuner.search.core import Core
 from tuner.search.study import Study
 
@@ -24,7 +28,8 @@ class PlayedSlots:
     """`Slots` as a searcher knows them: a switchboard, here within the test's own process."""
 
     def __init__(self, count: int, up: int):
-        self.name, self.board = "board", Switchboard(count, 1)
+        self.name, self.board, self.number, self.useful = "board", Switchboard(count, 1), count, count
+        self.looks, self.resized = 0, list[Mapping[str, int]]()
         for slot in range(up):
             asyncio.run(self.board.attach(slot))
 
@@ -34,6 +39,12 @@ class PlayedSlots:
     def release(self, trial_id: str) -> None:
         asyncio.run(self.board.release(trial_id))
 
+    def resize(self, slots: Mapping[str, int]) -> None:
+        self.resized.append(dict(slots))
+
+    def look_soon(self) -> None:
+        self.looks += 1
+
 
 @pytest.fixture
 def study(tmp_path: Path) -> tuple[Study, Run]:
@@ -42,9 +53,9 @@ def study(tmp_path: Path) -> tuple[Study, Run]:
     return Study(run.journal, wanted, space.load(wanted.space)), run
 
 
-def made(study: tuple[Study, Run], slots: PlayedSlots, room: int, **more: Any) -> bridge.Bridge:
+def made(study: tuple[Study, Run], slots: PlayedSlots, **more: Any) -> bridge.Bridge:
     asked, run = study
-    return bridge.Bridge(Core(asked), run, slots, room, **more)
+    return bridge.Bridge(Core(asked), run, slots, **more)
 
 
 def ordered(between: bridge.Bridge, trial_id: str) -> SlotOrder:
@@ -56,7 +67,7 @@ def ordered(between: bridge.Bridge, trial_id: str) -> SlotOrder:
 
 def test_an_order_has_all_that_a_slot_trial_needs(study: tuple[Study, Run]) -> None:
     asked, run = study
-    between = made(study, PlayedSlots(1, up=1), 1)
+    between = made(study, PlayedSlots(1, up=1))
     order = bridge.CoreSearcher(between).suggest("t0")["order"]
     config = asked.proposal(asked.trial("0000")).config
     assert order == SlotOrder(
@@ -72,21 +83,21 @@ def test_an_order_has_all_that_a_slot_trial_needs(study: tuple[Study, Run]) -> N
 
 def test_no_more_trials_than_there_are_workers_for(study: tuple[Study, Run]) -> None:
     slots = PlayedSlots(3, up=2)
-    between = made(study, slots, 3)
+    between = made(study, slots)
     assert [between.next(f"t{number}") is None for number in range(4)] == [False, False, True, True]
     asyncio.run(slots.board.attach(2))
     assert ordered(between, "t4").work.key == "0002"
 
 
 def test_one_trial_waits_where_no_workers_are_up(study: tuple[Study, Run]) -> None:
-    between = made(study, PlayedSlots(2, up=0), 2)
+    between = made(study, PlayedSlots(2, up=0))
     assert ordered(between, "t0").work.key == "0000"
     assert between.next("t1") is None
 
 
 def test_a_trial_whose_tune_actor_died_is_begun_again_and_the_search_goes_on(study: tuple[Study, Run]) -> None:
     """Two such deaths used to count as slots that were given up, and ended a search with one slot."""
-    between = made(study, PlayedSlots(1, up=1), 1)
+    between = made(study, PlayedSlots(1, up=1))
     for number in range(bridge.ACTOR_RETRIES):
         assert ordered(between, f"t{number}").work.key == "0000"
         between.end(f"t{number}", {}, actor_died=True)
@@ -97,7 +108,7 @@ def test_a_trial_whose_tune_actor_died_is_begun_again_and_the_search_goes_on(stu
 
 
 def test_a_search_without_any_slot_left_ends_with_the_reason(study: tuple[Study, Run]) -> None:
-    between = made(study, PlayedSlots(2, up=2), 2)
+    between = made(study, PlayedSlots(2, up=2))
     between.next("t0")
     between.end("t0", {"lost": "slot 0: no GPU"}, actor_died=False)
     assert bridge.CoreSearcher(between).suggest("t1") == Searcher.FINISHED
@@ -113,7 +124,7 @@ def test_no_trial_is_asked_before_the_untrained_encoder_is_scored(study: tuple[S
         scores.append(run.read_baseline())
         return []
 
-    between = made(study, PlayedSlots(2, up=2), 2, baseline=Baseline(run, asked.spec), listeners=listeners)
+    between = made(study, PlayedSlots(2, up=2), baseline=Baseline(run, asked.spec), listeners=listeners)
     order = ordered(between, "t0")
     assert (order.work.key, order.epochs, order.work.config["train"]["epochs"]) == ("untrained", 0, 0)
     assert (order.board, order.claim, order.metric) == ("board", "t0", "knn_top1")
@@ -144,7 +155,7 @@ def test_nothing_is_asked_where_the_untrained_encoder_cannot_be_scored(
 ) -> None:
     asked, run = study
     baseline = Baseline(run, asked.spec)
-    between = made(study, PlayedSlots(1, up=1), 1, baseline=baseline)
+    between = made(study, PlayedSlots(1, up=1), baseline=baseline)
     between.next("t0")
     between.end("t0", {"report": None, **result}, actor_died=False)
     assert bridge.CoreSearcher(between).suggest("t1") == Searcher.FINISHED
@@ -158,7 +169,7 @@ def test_a_score_of_the_untrained_encoder_that_does_not_come_is_asked_for_again(
 ) -> None:
     """Neither a report nor an error: the search used to go on without the score."""
     asked, run = study
-    between = made(study, PlayedSlots(1, up=1), 1, baseline=Baseline(run, asked.spec))
+    between = made(study, PlayedSlots(1, up=1), baseline=Baseline(run, asked.spec))
     for number in range(bridge.ACTOR_RETRIES):
         assert ordered(between, f"t{number}").work.key == "untrained"
         between.end(f"t{number}", {}, actor_died=False)
@@ -173,3 +184,72 @@ def test_a_score_of_the_untrained_encoder_that_does_not_come_is_asked_for_again(
     assert bridge.CoreSearcher(between).suggest("never") == Searcher.FINISHED
     assert between.broken_off == "trial untrained: it ended without a score, again and again"
     assert between.baseline is not None and not asked.trials()
+
+
+def seen(*slots: tuple[int, str | None]) -> State:
+    """Slots that are up, each with the trial that it trains."""
+    up = tuple(SlotState(slot, "node", ("node",), trial, False) for slot, trial in slots)
+    return State(slots=up, busy=len({trial for _, trial in slots if trial}), waiting=0, why="")
+
+
+@pytest.fixture
+def elastic(tmp_path: Path) -> tuple[Study, Run]:
+    """A search of one trial, which may have two workers, and of which each is a slot."""
+    wanted = spec.parse({**SMALL, "trials": 1, "resources": {"workers": "1-2"}})
+    run = Run.create(tmp_path / "run", "search", wanted.plain(), 0)
+    return Study(run.journal, wanted, space.load(wanted.space)), run
+
+
+def test_idle_slots_are_lent_to_a_trial_that_runs(elastic: tuple[Study, Run]) -> None:
+    slots = PlayedSlots(2, up=2)
+    between = made(elastic, slots)
+    key = ordered(between, "t0").work.key
+    assert slots.looks == 1, "after a start slots may have to be given back at once"
+    assert between.look(seen((0, key), (1, None))) == {key: 1}, "how long it takes is not known yet"
+    times = {"time/first_step_at": 1.0, "time/measured_at": 99.0, "time/workers": 1, "time/images_per_second": 9.0}
+    between.hear("t0", EpochReport(key, 0, {"epoch": 1, "knn_top1": 0.5, **times}))
+    assert between.look(seen((0, key), (1, None))) == {key: 2}
+    assert slots.resized == [{key: 2}]
+    assert slots.useful == 2
+    assert between.look(seen((0, key), (1, key))) == {key: 2}
+    assert between.look(seen((0, key))) == {key: 1}, "a node has gone"
+    assert slots.resized == [{key: 2}, {key: 1}]
+
+
+def test_a_trial_that_is_stopped_from_outside_ends_without_another_epoch(study: tuple[Study, Run]) -> None:
+    slots = PlayedSlots(1, up=1)
+    between = made(study, slots)
+    order = ordered(between, "t0")
+    asyncio.run(slots.board.acquire("t0", order.work))
+    between.wish(events.StopWanted(order.work.key))
+    assert asyncio.run(slots.board.acquire("t0", order.work)) is None, "its workers are told"
+    between.end("t0", {"lost": "the trial is over"}, actor_died=False)
+    assert not between.broken_off, "no slot is lost"
+    assert study[0].trial(order.work.key).state.is_finished()
+    assert ordered(between, "t1").work.key == "0001"
+
+
+def test_the_core_is_asked_by_one_thread_at_a_time(elastic: tuple[Study, Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tune calls from one thread, and the slots from another one."""
+    between = made(elastic, PlayedSlots(1, up=1))
+    inside, entered, leave = list[str](), threading.Event(), threading.Event()
+
+    def hear(event: events.Event) -> events.Decision | None:
+        inside.append(type(event).__name__)
+        entered.set()
+        leave.wait(5)
+        inside.append("out")
+        return events.Wait() if isinstance(event, events.WorkWanted) else None
+
+    monkeypatch.setattr(between.core, "hear", hear)
+    asking = threading.Thread(target=between.next, args=("t0",))
+    asking.start()
+    assert entered.wait(5)
+    looking = threading.Thread(target=between.look, args=(seen(),))
+    looking.start()
+    looking.join(0.1)
+    assert inside == ["WorkWanted"]
+    leave.set()
+    looking.join(5)
+    asking.join(5)
+    assert inside == ["WorkWanted", "out", "SlotsSeen", "out"]

@@ -49,7 +49,7 @@ def test_the_order_of_claims_and_of_nodes_does_not_matter(nodes: Nodes, claims: 
 
 @given(st.integers(0, 12), st.lists(st.tuples(st.integers(0, 8), st.integers(0, 12)), min_size=1, max_size=4))
 def test_equal_slots_are_shared_by_max_min_fairness(cpus: int, wishes: list[tuple[int, int]]) -> None:
-    """On one node with slots of one CPU: all is used that is wanted, and nobody has two more than one who wants more."""
+    """On one node with slots of one CPU: all is used that is wanted, and nobody has two more than who lacks some."""
     wanting = {str(number): claim(held, wanted) for number, (held, wanted) in enumerate(wishes)}
     fair = shares([{"CPU": float(cpus)}], wanting)
     assert sum(fair.values()) == min(cpus, sum(one.wanted for one in wanting.values()))

@@ -18,7 +18,8 @@ from trainables.config.errors import TrialFailure
 from trainables.data import pulse
 from trainables.running.messages import Metrics, Work
 from tuner.fleet import cluster
-from tuner.fleet.slots import Conversation, Slots
+from tuner.fleet.conversation import Conversation
+from tuner.fleet.slots import Slots
 from tuner.plan.resources import Resources
 from tuner.runs import run as runs
 
@@ -63,7 +64,7 @@ def slots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Slots, Pat
     with cluster.cluster("local", run):
         with Slots(1, Resources(workers=2, patience="10s"), run.ray_folder, eventful_fit) as made:
             yield made, folder
-        assert not any(thread.is_alive() for thread in made._threads), (
+        assert not any(keeper.thread.is_alive() for keeper in made._keepers.values()), (
             "Ray ends a driver that calls it after its shutdown"
         )
 

@@ -1,0 +1,144 @@
+"""Nodes join, drain and go while a search runs: its slots follow, and its scores are those of a quiet search."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from tests.tuner.clusters import cluster_of, kill_node_of, raylet_of, starts
+from tests.tuner.conftest import SMALL, Tuner
+from tests.tuner.fleet.test_kill import checkpoints, trains, wait_for, without_times
+from trainables.running import checkpoint
+
+pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.timeout(600)]
+REASON = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds", "30"]
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A head without CPUs, and one node."""
+    with cluster_of(0, 1) as made:
+        yield made
+
+
+def search(tuner: Tuner, epochs: int = 24, **changes: Any) -> str:
+    """Trials that depend only on their numbers, so that all scores are the same whatever happens."""
+    trial = {**SMALL["trial"], "train": {**SMALL["trial"]["train"], "epochs": epochs}}
+    alone = {"sampler": {"kind": "random"}, "stopping": {"kind": "none"}, "resources": {"workers": 1}, "trials": 6}
+    return tuner.write_search(**{**alone, "trial": trial, **changes})
+
+
+def processes(run: Path) -> dict[str, int]:
+    """The worker of each trial that is being trained, by the trial's key."""
+    last = {folder.name: starts(folder)[-1][1] for folder in (run / "trials").glob("[0-9]*") if starts(folder)}
+    return {key: process for key, process in last.items() if trains(process)}
+
+
+def scores(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """All that is known of each trial, but for times and for the slots that it was on."""
+    return [{**row, "metrics": {**row["metrics"], "slot": None}} for row in without_times(state)]
+
+
+def log_of(run: Path) -> str:
+    path = run / "logs" / "driver.log"
+    return path.read_text() if path.exists() else ""
+
+
+def test_a_node_joins_drains_and_all_nodes_go_and_one_comes_back(tuner: Tuner, cluster: Cluster) -> None:
+    """The search begins on one node. One joins, and is drained and killed; then all are lost, and one comes back."""
+    run = tuner.folder / "joined"
+    driver = tuner.start("launch", search(tuner), "--address", cluster.address, "--run", run.name)
+    wait_for(lambda: checkpoints(run, "0000"), "checkpoint on the first node")
+
+    node, joined = cluster.add_node(num_cpus=1), time.monotonic()
+    (first,) = {raylet_of(process) for process in processes(run).values()}
+    second = wait_for(
+        lambda: next(((k, p) for k, p in processes(run).items() if raylet_of(p) != first), None), "work on it", 90
+    )
+    print(f"a trial began on the new node {time.monotonic() - joined:.1f} s after the join")
+    key, process = second
+    wait_for(lambda: checkpoints(run, key), "checkpoint on the second node")
+    raylet = raylet_of(process)
+
+    drain = [Path(sys.executable).with_name("ray"), "drain-node", "--address", cluster.address]
+    subprocess.run([*drain, "--node-id", node.node_id, *REASON], check=True, capture_output=True)
+    drained = time.monotonic()
+    wait_for(lambda: not trains(process), "end of the worker on the drained node", 60)
+    print(f"the worker has left the drained node {time.monotonic() - drained:.1f} s after the notice")
+    saved = checkpoint.newest(run / "trials" / key)
+    assert saved is not None
+    os.kill(raylet, signal.SIGKILL)
+    log = run / "trials" / key / "rank-0.log"
+    continued = wait_for(lambda: re.findall(r"continued from \S*step-0*(\d+)", log.read_text()), "its next start", 200)
+    assert int(continued[-1]) == saved.step, "no step is lost beyond the checkpoint of the drain"
+
+    wait_for(lambda: processes(run), "a trial on the node that is left")
+    kill_node_of(next(iter(processes(run).values())))
+    lost = time.monotonic()
+    wait_for(lambda: "no room: resources.workers = 1: a trial needs 1 CPU" in tuner.run("status", run.name), "word", 60)
+    print(f"what is lacking is said {time.monotonic() - lost:.1f} s after the loss of all nodes")
+    assert driver.poll() is None
+    time.sleep(15)
+    cluster.add_node(num_cpus=1)
+    back = time.monotonic()
+    wait_for(lambda: processes(run), "work on the node that came back", 90)
+    print(f"it went on {time.monotonic() - back:.1f} s after a node came back")
+    out, err = driver.communicate(timeout=400)
+    assert driver.returncode == 0, f"{out}\n{err}\n{log_of(run)}"
+    assert "waiting: no room" in out and "going on" in out
+    state = tuner.state(run.name)
+    assert [row["state"] for row in state["trials"]] == ["complete"] * 6
+    tuner.run("launch", search(tuner, trials=2), "--run", "quiet")
+    assert scores(state)[:2] == scores(tuner.state("quiet"))
+
+
+def test_a_launch_waits_for_a_node_and_goes_on_by_itself(tuner: Tuner) -> None:
+    with cluster_of(0) as cluster:
+        small = search(tuner, epochs=2, trials=1)
+        ended = tuner.start("launch", small, "--address", cluster.address, "--run", "ended", "--wait", "3s")
+        out, err = ended.communicate(timeout=120)
+        assert ended.returncode == 3, err
+        (line,) = err.splitlines()
+        assert line.startswith("error: resources.workers = 1: a trial needs 1 CPU") and "waited for 3 s" in line
+        assert "tuner resume ended" in line
+        assert "waiting: resources.workers = 1: a trial needs 1 CPU on one node, the cluster has 0 CPU" in out
+
+        refused = tuner.start("launch", small, "--address", cluster.address, "--run", "refused", "--wait", "0s")
+        _, err = refused.communicate(timeout=120)
+        assert refused.returncode == 2 and "a trial needs 1 CPU" in err
+        assert not (tuner.folder / "refused").exists()
+
+        driver = tuner.start("resume", "ended", "--wait", "5m")
+        wait_for(lambda: "waiting: " in tuner.run("status", "ended"), "word for readers", 60)
+        cluster.add_node(num_cpus=1)
+        out, err = driver.communicate(timeout=200)
+        assert driver.returncode == 0, f"{out}\n{err}"
+        assert "going on" in out
+
+
+def test_workers_of_a_killed_driver_end_and_a_resume_works_beside_them(tuner: Tuner) -> None:
+    with cluster_of(0, 1, 1) as cluster:
+        run = tuner.folder / "orphans"
+        driver = tuner.start("launch", search(tuner, trials=2), "--address", cluster.address, "--run", run.name)
+        orphans = wait_for(lambda: len(processes(run)) == 2 and [*processes(run).values()], "both trials")
+        wait_for(lambda: all(checkpoints(run, key) for key in processes(run)), "checkpoints")
+        driver.kill()
+        driver.wait()
+        killed = time.monotonic()
+        resumed = tuner.start("resume", run.name)
+        wait_for(lambda: not any(map(trains, orphans)), "end of the orphans", 30)
+        print(f"the workers of a dead driver ended after {time.monotonic() - killed:.1f} s")
+        out, err = resumed.communicate(timeout=400)
+        assert resumed.returncode == 0, f"{out}\n{err}"
+        state = tuner.state(run.name)
+        assert [row["state"] for row in state["trials"]] == ["complete"] * 2
+        tuner.run("launch", search(tuner, trials=2), "--run", "undisturbed")
+        assert scores(state) == scores(tuner.state("undisturbed"))

@@ -1,0 +1,88 @@
+"""How the number of slots follows the cluster. Pure: the decisions that `Slots` carries out."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from tuner.fleet.claims import SlotState
+from tuner.plan.resources import Resources
+from tuner.search.allocation import Node, places_on
+
+
+def number_of_slots(nodes: Iterable[Node], resources: Resources, useful: int, allowance: int | None) -> int:
+    """How many slots there should be now.
+
+    Args:
+        nodes: all resources of each node that can be used.
+        resources: of a trial; a slot has its smallest number of workers.
+        useful: how many slots could be used.
+        allowance: how many it may hold while others share the cluster; None where nobody keeps accounts.
+    """
+    fitting = places_on(nodes, resources) // resources.smallest
+    return min(fitting, useful if allowance is None else min(useful, allowance))
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Which slots begin and which ones end."""
+
+    begin: tuple[int, ...] = ()
+    retire: tuple[int, ...] = ()
+
+
+def changes(count: int, kept: Collection[int], ending: Collection[int], up: Iterable[SlotState]) -> Changes:
+    """What has to change to have `count` slots.
+
+    A new slot gets the lowest index that is free. The first to end are slots without workers, then those that train no
+    trial, then those that are lent to a trial beside its first one, at last the only slot of a trial.
+
+    Args:
+        count: how many slots there should be.
+        kept: indices of the slots that are not ending.
+        ending: indices of the slots that are.
+        up: the slots whose workers are up.
+    """
+    lacking = count - len(kept)
+    if lacking >= 0:
+        taken = {*kept, *ending}
+        free = (slot for slot in range(len(taken) + lacking) if slot not in taken)
+        return Changes(begin=tuple(slot for slot, _ in zip(free, range(lacking), strict=False)))
+    trials = {state.slot: state.trial for state in up if state.slot in kept}
+    first = {trial: slot for slot, trial in sorted(trials.items(), reverse=True) if trial is not None}
+
+    def order(slot: int) -> tuple[int, int]:
+        trial = trials.get(slot)
+        rank = 0 if slot not in trials else 1 if trial is None else 2 if first[trial] != slot else 3
+        return rank, -slot
+
+    return Changes(retire=tuple(sorted(sorted(kept, key=order)[:-lacking])))
+
+
+def slots_seen(up: Iterable[SlotState], running: Collection[str]) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
+    """What the core of a search is told of its slots: not of those that end, nor of those that do other work.
+
+    Args:
+        up: the slots whose workers are up.
+        running: keys of the trials that run, as the core sees it.
+
+    Returns:
+        The number of slots by node, and what each trial holds of them, by key and node.
+    """
+    slots, held = Counter[str](), dict[str, Counter[str]]()
+    for state in up:
+        if state.retiring or (state.trial is not None and state.trial not in running):
+            continue
+        slots[state.node] += 1
+        if state.trial is not None:
+            held.setdefault(state.trial, Counter())[state.node] += 1
+    return dict(slots), {key: dict(nodes) for key, nodes in held.items()}
+
+
+def widest(widths: Sequence[int], slots: int) -> int:
+    """The largest of some numbers of workers for which there are slots; the smallest one where there are too few.
+
+    Args:
+        widths: ascending; the first one is that of a slot.
+        slots: how many there are.
+    """
+    return max((width for width in widths if width <= slots * widths[0]), default=widths[0])

@@ -1,0 +1,154 @@
+"""Keeps the worker group of one slot alive. This module imports no torch."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray import PlacementGroupID
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+from tuner.fleet.board import Board, Fit
+from tuner.fleet.nodes import Room, first_line
+from tuner.plan.resources import Resources
+
+log = logging.getLogger(__name__)
+RELAUNCH_WAIT = 5.0  # seconds before a worker group is launched again, times the failures so far
+RELAUNCH_LIMIT = 60.0  # seconds of this wait at most
+LAUNCH_FAILURES = 3  # failed launches in a row after which a slot is given up, if no other slot is up
+ROOM_LOOK = 2.0  # seconds between two looks for room for a slot
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the slots of a driver have in common.
+
+    Attributes:
+        board: handle of the switchboard.
+        resources: of a trial; a slot has its smallest number of workers.
+        folder: where Ray Train may write.
+        room: gives the free resources of the cluster.
+        dead_nodes: returns the nodes that have left the cluster.
+        fit: runs a trial in place of `trainables.running.fit.fit`.
+    """
+
+    board: Board
+    resources: Resources
+    folder: Path
+    room: Room
+    dead_nodes: Callable[[], frozenset[str]]
+    fit: Fit | None = None
+
+
+class Keeper:
+    """A thread that keeps the worker group of a slot alive until the slot ends.
+
+    It waits for room on the cluster, without a limit, and launches the group. Ray Train restarts dead workers; when the
+    group's controller has ended, the keeper launches the group again. A slot whose group has room but does not come up
+    is given up after LAUNCH_FAILURES launches.
+
+    Args:
+        slot: index of the slot.
+        site: of all slots.
+
+    Attributes:
+        lacks: why the workers are not up; empty where they are, or are starting.
+        waits: whether it waits for room, and holds no resources.
+        ends: whether the slot is to end once its workers have gone home.
+    """
+
+    def __init__(self, slot: int, site: Site):
+        self.slot, self.lacks, self.waits = slot, "", True
+        self._site, self._ending = site, threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True, name=f"slot-{slot}")
+        self.thread.start()
+
+    @property
+    def ends(self) -> bool:
+        return self._ending.is_set()
+
+    @property
+    def ended(self) -> bool:
+        """Whether its slot has ended."""
+        return not self.thread.is_alive()
+
+    def end(self) -> None:
+        """Ends the slot once its workers have gone home, which the switchboard has them do."""
+        self._ending.set()
+
+    def _run(self) -> None:
+        failures, site = 0, self._site
+        while self._room_comes():
+            dead = site.dead_nodes()
+            why = _launch(site, self.slot)
+            site.room.settle(self.slot)
+            try:
+                if self._came_up(why):
+                    failures = 0
+                elif not (_lacked_room(why) or site.dead_nodes() > dead):
+                    failures += 1
+                if self.ends:
+                    return
+                # a faulty node may be mended while other slots work
+                if failures >= LAUNCH_FAILURES and not ray.get(site.board.state.remote()).up:
+                    reason = f"its worker group could not be launched {failures} times: {first_line(why)}"
+                    ray.get(site.board.give_up.remote(self.slot, f"slot {self.slot}: {reason}"))
+                    self._ending.wait()
+                    return
+            except ray.exceptions.RayError as error:  # `Watch` ends the search if the switchboard is dead
+                log.warning("slot %d: the switchboard does not answer (%s)", self.slot, first_line(error))
+            log.warning(
+                "slot %d: its worker group ended (%s); launched again", self.slot, first_line(why), exc_info=why
+            )
+            self._ending.wait(min(max(1.0, RELAUNCH_WAIT * failures), RELAUNCH_LIMIT))
+
+    def _room_comes(self) -> bool:
+        """Waits until a worker group fits into the free resources; returns False when the slot ends."""
+        self.waits = True
+        while not self.ends:
+            self.lacks = self._site.room.take(self.slot)
+            if not self.lacks:
+                self.waits = False
+                return True
+            self._ending.wait(ROOM_LOOK)
+        return False
+
+    def _came_up(self, why: BaseException | None) -> bool:
+        """Frees the resources of a group that has ended; returns whether its workers had been up."""
+        excused = isinstance(why, ray.exceptions.RayActorError)  # the controller was killed: not the fault of a trial
+        reason = f"its worker group ended ({first_line(why)})"
+        placement, came_up = ray.get(self._site.board.down.remote(self.slot, reason, excused))
+        free(placement)
+        return came_up
+
+
+def _launch(site: Site, slot: int) -> BaseException | None:
+    """Runs a worker group for as long as its controller lives; returns why it ended."""
+    from tuner.fleet.trainer import trainer  # imports Ray Train, while the switchboard starts
+
+    try:
+        return trainer(site.board, slot, site.resources, site.folder, site.fit).fit().error
+    except Exception as error:  # of any kind: the group is gone, and launched again
+        return error
+
+
+def _lacked_room(why: BaseException | None) -> bool:
+    """Whether a group did not come up because others had taken the resources meanwhile."""
+    from ray.train import ControllerError
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    return isinstance(why, ControllerError) and isinstance(why.controller_failure, WorkerGroupStartupTimeoutError)
+
+
+def free(*placements: str | None) -> None:
+    """Removes placement groups of dead controllers, which ends the workers in them.
+
+    Ray Train leaves that to a helper that needs the dashboard; otherwise the next controller would lack the same CPUs.
+    """
+    for placement in filter(None, placements):
+        try:
+            remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(placement)))
+        except Exception as error:  # of many kinds; the other groups are removed all the same
+            log.warning("placement group %s could not be removed (%s)", placement, first_line(error), exc_info=True)
