@@ -10,10 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from tests.tuner.conftest import SMALL, Tuner
 from tests.tuner.fleet.test_kill import checkpoints, wait_for, without_times
+from trainables.config import trial as c
 from trainables.config.errors import BrokenOff
+from trainables.running import checkpoint
+from trainables.running.fit import fit
+from trainables.running.messages import Going, Metrics
+from trainables.running.surroundings import fault
 from tuner.plan import space as spaces
 from tuner.plan import spec
 from tuner.runs import run as runs
@@ -97,6 +103,35 @@ def test_notes_of_a_run_need_no_more_room(disc: Path) -> None:
     for waits in ("waiting: for a very long time", "waiting", ""):
         run.note(waits)
         assert runs.Run(run.path).waits() == waits
+
+
+def test_a_checkpoint_by_time_that_has_no_room_ends_the_segment_and_loses_nothing(disc: Path, tmp_path: Path) -> None:
+    """It is written by a thread while the trial trains on."""
+    config = c.parse(
+        {**TRIAL, "train": {**TRIAL["train"], "epochs": 2, "checkpoint_steps": None, "checkpoint_minutes": 1e-6}}
+    )
+    undisturbed = fit(config, tmp_path / "quiet", lambda metrics: "on")
+    ballast = Path()
+
+    def fill_after_the_first(metrics: Metrics) -> Going:
+        nonlocal ballast
+        ballast = fill(disc, leave=64 * 2**10)
+        return "on"
+
+    with pytest.raises((OSError, SafetensorError)) as error:
+        fit(config, disc / "trial", fill_after_the_first)
+    assert "No space left on device; make room there" in str(fault(error.value, disc / "trial"))
+    assert not list((disc / "trial").glob(".step-*")), "nothing half-written is left"
+    newest = checkpoint.newest(disc / "trial")
+    assert newest is not None
+    assert len(newest.values["history"]) == 1
+    ballast.unlink()
+    again = fit(config, disc / "trial", lambda metrics: "on")
+    assert list(map(timeless, again)) == list(map(timeless, undisturbed))
+
+
+def timeless(metrics: Metrics) -> Metrics:
+    return {name: value for name, value in metrics.items() if not name.startswith("time/")}
 
 
 @pytest.fixture(scope="module")
