@@ -1,0 +1,133 @@
+"""What happens to a search: a function of the seed."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from tuner.plan.resources import Resources
+
+Kind = Literal["worker", "trial actor", "controller", "switchboard", "driver", "node", "stopped worker", "full disc"]
+PROCESSES: tuple[Kind, ...] = ("worker", "trial actor", "controller", "switchboard")
+WEIGHTS = (9, 2, 2, 1)  # how often each of these is killed: a kill of the switchboard costs a resume
+TRIAL: dict[str, Any] = {
+    "data": {"name": "digits", "train_images": 512, "validation_images": 100},
+    "encoder": {"name": "resnet10", "width": 4, "projector": {"hidden": 32, "out": 16}},
+    "method": {"predictor_hidden": 32},
+    "train": {"epochs": 16, "batch_size": 64, "shard_size": 16, "checkpoint_steps": 2},
+}
+STEPS = 8  # of an epoch
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault, and when it comes.
+
+    Attributes:
+        gap: seconds since the fault before it, or since the launch.
+        kind: what happens.
+        draw: from 0 to 1; which of the processes or nodes it happens to.
+        seconds: how long it lasts: until a lost node joins again, or a full disc has room again.
+    """
+
+    gap: float
+    kind: Kind
+    draw: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A case: a search, the nodes that it runs on, and its faults in their order.
+
+    Attributes:
+        seed: that it was drawn from.
+        name: of the kind of case.
+        cpus: of each node.
+        workers: `resources.workers` of the search.
+        trials: of the search.
+        faults: that it meets, if it lasts so long.
+    """
+
+    seed: int
+    name: str
+    cpus: tuple[int, ...]
+    workers: int | str
+    trials: int
+    faults: tuple[Fault, ...]
+
+    @property
+    def smallest(self) -> int:
+        """The smallest width of a trial."""
+        return int(str(self.workers).partition("-")[0])
+
+    @property
+    def search(self) -> dict[str, Any]:
+        """The search, as its file has it. The set of results is equal whatever happens: nothing is stopped early."""
+        return {
+            "name": "chaos",
+            "space": "teacher",
+            "trials": self.trials,
+            "trial": TRIAL,
+            "stopping": "none",
+            "sampler": "random",
+            "resources": {"workers": self.workers, "restarts": 1000, "patience": "10s"},
+        }
+
+
+def plan(seed: int) -> Plan:
+    """The case of a seed. Moments follow a Poisson process: they are uniform over the time that the search takes."""
+    draw, place = random.Random(f"chaos {seed}"), seed % 10
+    if place == 4:
+        return _made(draw, seed, "processes, slots of two workers", [*_processes(10)], slots_of=2)
+    if place < 4:
+        return _made(draw, seed, "processes", [*_processes(10)])
+    if place < 7:
+        return _made(draw, seed, "drivers", ["driver"] * 8, mean=12.0)
+    if place == 7:
+        return _made(draw, seed, "nodes", ["node"] * 5, mean=12.0)
+    if place == 8:
+        return _made(draw, seed, "all at once", ["stopped worker", "driver", "driver", "node", "node", *_processes(5)])
+    return _made(draw, seed, "full disc", ["full disc", "full disc", *_processes(3)])
+
+
+def short() -> Plan:
+    """A short case that has a bit of everything."""
+    kinds: tuple[Kind, ...] = ("worker", "trial actor", "controller", "worker", "node", "driver", "worker")
+    gaps = (14.0, 3.0, 4.0, 6.0, 5.0, 12.0, 16.0)
+    faults = tuple(Fault(gap, kind, 0.3, 4.0) for gap, kind in zip(gaps, kinds, strict=True))
+    return Plan(-1, "short", (1, 1), _workers(1), 5, faults)
+
+
+def _processes(count: int) -> list[None]:
+    """So many kills of processes, whose kinds are drawn later."""
+    return [None] * count
+
+
+def _made(
+    draw: random.Random, seed: int, name: str, kinds: list[Kind | None], mean: float = 5.0, slots_of: int = 1
+) -> Plan:
+    draw.shuffle(kinds)
+    faults = []
+    for kind in kinds:
+        drawn = kind or draw.choices(PROCESSES, WEIGHTS)[0]
+        gap = draw.expovariate(1 / mean)
+        faults.append(Fault(round(gap, 2), drawn, round(draw.random(), 4), round(draw.uniform(2, 10), 2)))
+    return Plan(seed, name, (slots_of, slots_of), _workers(slots_of), 8, tuple(faults))
+
+
+def _workers(smallest: int) -> int | str:
+    """The narrowest range of widths from a smallest one; the smallest one alone, where widths do not change yet."""
+    widths = f"{smallest}-{2 * smallest}"
+    try:
+        Resources.model_validate({"workers": widths})
+    except ValidationError:
+        return smallest
+    return widths
+
+
+def plain(fault: Fault) -> Mapping[str, object]:
+    """A fault's plan, for a record."""
+    return {"gap": fault.gap, "fault": fault.kind, "draw": fault.draw, "lasts": fault.seconds}
