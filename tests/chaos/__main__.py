@@ -14,9 +14,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.chaos.case import ROOT, Case, place, record, reference
+from tests.chaos.case import Case, place, record
 from tests.chaos.cluster import Cluster
 from tests.chaos.plans import Plan, plan
+from tests.chaos.references import ROOT, reference
 
 RECORDS = ROOT / "benchmarks" / "reliability.jsonl"
 
@@ -27,6 +28,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, help="so many cases")
     parser.add_argument("--seed", type=int, help="only this one")
     parser.add_argument("--kind", help="only cases of this name, such as drivers")
+    parser.add_argument("--fixed", action="store_true", help="without lent slots: every trial has the smallest width")
     parser.add_argument("--append", action="store_true", help="append the line of --seed, too")
     parser.add_argument("--keep", type=Path, help="folder to which a case that goes wrong is copied")
     options = parser.parse_args()
@@ -52,10 +54,12 @@ def _bounded(seeds: Iterator[int], options: argparse.Namespace) -> Iterator[int]
 def _run(seeds: Iterator[int] | list[int], options: argparse.Namespace, keeps: bool) -> bool:
     """Runs cases one after the other, on one cluster as long as nothing goes wrong; returns whether nothing did."""
     commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip()
-    well, cluster, cpus = True, None, ()
+    well = True
+    cluster: Cluster | None = None
+    cpus: tuple[int, ...] = ()
     with contextlib.ExitStack() as at_the_end:
         for seed in seeds:
-            case = plan(seed)
+            case = plan(seed).fixed if options.fixed else plan(seed)
             reference(case)
             if cluster is None or cpus != case.cpus or len(cluster.nodes) != len(cpus):
                 at_the_end.close()

@@ -1,19 +1,16 @@
 """One case: a search on a cluster of several nodes, the faults of its plan, and what it comes to."""
 
 import contextlib
-import hashlib
-import json
 import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +18,12 @@ import yaml
 
 from tests.chaos import results
 from tests.chaos.cluster import Cluster, Node
-from tests.chaos.phases import Doing, Phase, checkpoints, doing
-from tests.chaos.plans import STEPS, Fault, Plan
+from tests.chaos.hits import Hit, Moment, measure, width
+from tests.chaos.phases import Doing, checkpoints, doing
+from tests.chaos.plans import Fault, Plan
 from tests.chaos.processes import Process, descendants
+from tests.chaos.references import ROOT, TUNER, reference
 
-ROOT = Path(__file__).parents[2]
-TUNER = (sys.executable, "-m", "tuner.commands.main")
 TITLES = {
     "worker": r"ray::RayTrainWorker",
     "stopped worker": r"ray::RayTrainWorker",
@@ -36,46 +33,11 @@ TITLES = {
 }
 LOOK = 0.05  # seconds between two looks at the checkpoints and at the driver
 VICTIM_WAIT = 20.0  # seconds for a process of the kind that a fault needs to be there, and at work
+DEATHS_WAIT = 3.0  # seconds within which the workers that go with a fault have died
 QUIET = 20.0  # seconds for the workers of a driver that has ended to go
 CASE_WAIT = 900.0  # seconds for a case
 DISC = "24m"  # size of the disc of a case in which it fills up
 ENDS_OF = {"switchboard": 3, "full disc": 3}  # exit statuses of a driver by which it may end after these faults
-
-
-@dataclass
-class Hit:
-    """A fault that has happened.
-
-    Attributes:
-        fault: its kind.
-        at: seconds since the launch.
-        phase: of the worker that was hit, or of the first trial that had to go back.
-        rank: of the worker that was hit.
-        width: how many workers its trial had.
-        counts: whether it hit something that lived and was at work.
-        lost_steps: of the trial that lost most; None where no trial went back.
-        lost_s: seconds of training, to the last checkpoint before.
-        next_s: seconds until all trials that went back had their next checkpoint; so it is at most as many steps too
-            long as there are between two checkpoints.
-    """
-
-    fault: str
-    at: float
-    phase: Phase = "unknown"
-    rank: int | None = None
-    width: int | None = None
-    counts: bool = True
-    lost_steps: int | None = None
-    lost_s: float | None = None
-    next_s: float | None = None
-
-
-@dataclass
-class Moment:
-    """What was so when a fault came: of each trial that was trained, the step, and its checkpoints with their times."""
-
-    at: float
-    trials: dict[str, tuple[Doing, dict[int, float]]] = field(default_factory=dict)
 
 
 @dataclass
@@ -106,18 +68,15 @@ class Case:
         self.begun = time.time()
         self.hits: list[Hit] = []
         self.moments: list[Moment] = []
-        self.written: list[tuple[float, str, int]] = []  # times, keys and steps of checkpoints, in their order
         self.may_end: set[int] = set()  # exit statuses that the last fault explains
         self.wrong: list[str] = []
         self.drivers: list[subprocess.Popen[bytes]] = []
         self.over = threading.Event()
-        self.returning: list[threading.Thread] = []
+        self.threads: list[threading.Thread] = []
 
     def go(self) -> Outcome:
         """Runs it to its end."""
         files, shared = [entry.name for entry in self.cluster.files.iterdir()], results.shared_memory()
-        watch = threading.Thread(target=self._watch, daemon=True)
-        watch.start()
         try:
             self._start("launch", str(self.spec), "--address", self.cluster.address, "--run", str(self.run))
             faults = threading.Thread(target=self._faults, daemon=True)
@@ -125,17 +84,16 @@ class Case:
             self._drive()
         finally:
             self.over.set()
-            watch.join()
             for driver in self.drivers:
                 if driver.poll() is None:
                     driver.kill()
                 driver.wait()
-        for thread in self.returning:
+        for thread in self.threads:
             thread.join()
         if not self.wrong:
             self.wrong += results.faults_of(self.run, reference(self.plan))
             self.wrong += self._left(files, shared)
-        self._measure()
+        measure(self.run, self.hits, self.moments)
         return Outcome(time.time() - self.begun, self.hits, self.wrong, len(self.drivers) - 1)
 
     # the driver
@@ -144,7 +102,12 @@ class Case:
         log = (self.folder / f"driver-{len(self.drivers)}.log").open("wb")
         self.drivers.append(
             subprocess.Popen(
-                [*TUNER, *arguments], cwd=ROOT, env=self.cluster.environment, stdout=log, stderr=log, start_new_session=True
+                [*TUNER, *arguments],
+                cwd=ROOT,
+                env=self.cluster.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         )
 
@@ -169,6 +132,8 @@ class Case:
     # the faults
 
     def _faults(self) -> None:
+        while not self.plan.from_launch and not self._trains() and not self.over.is_set():
+            self.over.wait(LOOK)
         for fault in self.plan.faults:
             if self.over.wait(fault.gap):
                 return
@@ -183,8 +148,21 @@ class Case:
             hit.at = round(moment.at - self.begun, 2)
             self.hits.append(hit)
             self.moments.append(moment)
+            doing = {key: found.phase for key, found in moment.trials.items()}
             missed = "" if hit.counts else " (missed: nothing of the kind was at work)"
-            self.say(f"{hit.at:6.1f} s  {hit.fault}: {hit.phase}, rank {hit.rank}{missed}")
+            self.say(f"{hit.at:6.1f} s  {hit.fault}: {hit.phase}, rank {hit.rank}; trials {doing}{missed}")
+            if hit.counts and fault.kind not in ("full disc", "stopped worker"):
+                thread = threading.Thread(target=self._see_deaths, args=(moment,))
+                self.threads.append(thread)
+                thread.start()
+
+    def _trains(self) -> bool:
+        return any(self.run.glob("trials/[0-9]*/step-*"))
+
+    def _see_deaths(self, moment: Moment) -> None:
+        """Notes whose workers have died of a fault: also those that Ray ends with their controller, node or driver."""
+        time.sleep(DEATHS_WAIT)
+        moment.hit |= {key for process, key in moment.workers.items() if not process.lives}
 
     def _meet(self, fault: Fault, hit: Hit, moment: Moment) -> None:
         if fault.kind == "worker" or fault.kind == "stopped worker":
@@ -216,16 +194,17 @@ class Case:
             for worker in [*workers[turn:], *workers[:turn]]:
                 worker.send(signal.SIGSTOP)
                 now = time.time()
-                found = doing(worker.pid, self.run, STEPS, blocking=False)
+                found = doing(worker.pid, self.run, blocking=False)
                 if found.phase in ("idle", "unknown"):
                     worker.send(signal.SIGCONT)
                     continue
                 moment.at = now
-                self._note(moment, {worker.pid: found})
+                self._note(moment, {worker: found})
+                moment.hit |= {found.key} if found.key is not None else set()
                 if fault.kind == "worker":
                     hit.counts = worker.send(signal.SIGKILL)
                 hit.phase, hit.rank = found.phase, found.rank
-                hit.width = self._width(found.key)
+                hit.width = width(self.run, found.key)
                 return
             time.sleep(0.2)
         hit.counts = False
@@ -256,7 +235,7 @@ class Case:
         moment.at = time.time()
         self.cluster.lose(node)
         thread = threading.Thread(target=self._return, args=(node, fault.seconds))
-        self.returning.append(thread)
+        self.threads.append(thread)
         thread.start()
 
     def _return(self, node: Node, seconds: float) -> None:
@@ -275,44 +254,26 @@ class Case:
 
     # what is seen
 
-    def _note(self, moment: Moment, known: dict[int, Doing] | None = None) -> None:
-        """Notes of each trial at which step it is, and its checkpoints."""
+    def _note(self, moment: Moment, known: dict[Process, Doing] | None = None) -> None:
+        """Notes what each trial is doing, and its checkpoints."""
         known = dict(known or {})
-        workers = [worker for worker in self._workers() if worker.pid not in known]
-        with contextlib.ExitStack() as stack:
-            del stack
-            threads = []
-            for worker in workers:
 
-                def note(pid: int = worker.pid) -> None:
-                    known[pid] = doing(pid, self.run, STEPS, blocking=False)
+        def look(worker: Process) -> None:
+            known[worker] = doing(worker.pid, self.run, blocking=False)
 
-                threads.append(threading.Thread(target=note))
-                threads[-1].start()
-            for thread in threads:
-                thread.join()
-        moment.at = moment.at if moment.at and not workers else time.time()
-        for found in known.values():
-            if found.key is not None and (found.key not in moment.trials or found.step is not None):
-                moment.trials[found.key] = found, checkpoints(self.run, found.key)
-
-    def _width(self, key: str | None) -> int | None:
-        """How many workers a trial has had since its last start, by its logs."""
-        if key is None:
-            return None
-        starts = re.findall(r"worker \d+ of (\d+)", (self.run / "trials" / key / "rank-0.log").read_text(errors="replace"))
-        return int(starts[-1]) if starts else None
-
-    def _watch(self) -> None:
-        """Notes each checkpoint when it is written."""
-        seen: set[tuple[str, int, float]] = set()
-        while not self.over.wait(LOOK):
-            for path in (self.run / "trials").glob("[0-9]*/step-*.safetensors"):
-                with contextlib.suppress(FileNotFoundError):
-                    found = path.parent.name, int(path.stem.removeprefix("step-")), path.stat().st_mtime
-                    if found not in seen:
-                        seen.add(found)
-                        self.written.append((found[2], found[0], found[1]))
+        threads = [threading.Thread(target=look, args=(worker,)) for worker in self._workers() if worker not in known]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for worker, found in known.items():
+            if found.key is None:
+                continue
+            moment.workers[worker] = found.key
+            before = moment.trials.get(found.key)
+            if before is None or (before.step or 0) < (found.step or 0):
+                moment.trials[found.key] = found
+            moment.checkpoints[found.key] = checkpoints(self.run, found.key)
 
     def _left(self, files: Sequence[str], shared: set[str]) -> list[str]:
         """What is left, once workers have had some seconds to go."""
@@ -321,61 +282,8 @@ class Case:
             left = results.left_of(self.cluster, self.run, files)
         left += [f"process {p.command}" for driver in self.drivers for p in descendants([driver.pid])]
         return [f"left: {what}" for what in left] + [
-            f"left: /dev/shm/{name}" for name in sorted(results.shared_memory() - shared) if not _held(name)
+            f"left: /dev/shm/{name}" for name in sorted(results.shared_memory() - shared) if not results.held(name)
         ]
-
-    def _measure(self) -> None:
-        """Works out what each fault cost, from what was so when it came and from what the trials' logs say after it."""
-        written = sorted(self.written)
-        for number, (hit, moment) in enumerate(zip(self.hits, self.moments, strict=True)):
-            until = self.moments[number + 1].at if number + 1 < len(self.moments) else float("inf")
-            waits = []
-            for key, (found, there) in sorted(moment.trials.items()):
-                back = self._went_back(key, moment.at, until)
-                if back is None:
-                    continue
-                if hit.phase == "unknown":
-                    hit.phase, hit.width = found.phase, self._width(key)
-                if found.step is not None and found.phase in ("step", "evaluation", "checkpoint"):
-                    hit.lost_steps = max(hit.lost_steps or 0, found.step - back)
-                    seconds = moment.at - there.get(back, max(there.values(), default=moment.at))
-                    hit.lost_s = round(max(hit.lost_s or 0.0, seconds), 2)
-                following = [at for at, name, step in written if name == key and at > moment.at and step > back]
-                if following and following[0] < until:
-                    waits.append(following[0] - moment.at)
-            if waits:
-                hit.next_s = round(max(waits), 2)
-
-    def _went_back(self, key: str, at: float, until: float) -> int | None:
-        """The step that a trial went on from after a moment; None where it did not go back."""
-        text = (self.run / "trials" / key / "rank-0.log").read_text(errors="replace")
-        step = None
-        for line in text.splitlines():
-            when = _time_of(line)
-            if when is None or not at < when < until:
-                continue
-            if step is None and re.search(r"attempt \d+ on slot", line):
-                step = 0
-            if found := re.search(r"continued from .*step-(\d+)\.safetensors", line):
-                return int(found[1])
-        return step
-
-
-def _time_of(line: str) -> float | None:
-    found = re.match(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),(\d{3}) ", line)
-    return time.mktime(time.strptime(found[1], "%Y-%m-%d %H:%M:%S")) + int(found[2]) / 1000 if found else None
-
-
-def _held(name: str) -> bool:
-    """Whether a process has a file of the shared memory open: then it is another's, for those of the case are gone."""
-    return any(name in line for maps in Path("/proc").glob("[0-9]*/maps") for line in _lines(maps))
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:
-        return []
 
 
 @contextlib.contextmanager
@@ -391,34 +299,6 @@ def place(plan: Plan) -> Iterator[Path]:
         if disc:
             subprocess.run(["umount", "--lazy", folder], check=True)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def source() -> str:
-    """A hash of the code that a search runs."""
-    digest = hashlib.sha256()
-    for package in ("search_spaces", "trainables", "tuner"):
-        for path in sorted((ROOT / package).rglob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def reference(plan: Plan) -> results.Results:
-    """What the search of a plan comes to on one quiet machine, one trial at a time; kept for the next case."""
-    search = plan.search
-    search["resources"] = {"workers": plan.smallest, "concurrent_trials": 1}
-    text = yaml.safe_dump(search)
-    name = hashlib.sha256((text + source()).encode()).hexdigest()[:12]
-    kept = ROOT / "runs" / "chaos" / f"{name}.json"
-    if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            spec = Path(folder) / "search.yaml"
-            spec.write_text(text)
-            run = Path(folder) / "run"
-            command = [*TUNER, "launch", str(spec), "--run", str(run)]
-            subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-            kept.write_text(json.dumps(results.results_of(run)))
-    return json.loads(kept.read_text())
 
 
 def record(plan: Plan, outcome: Outcome, commit: str) -> dict[str, Any]:

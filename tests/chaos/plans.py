@@ -1,13 +1,10 @@
 """What happens to a search: a function of the seed."""
 
+import dataclasses
 import random
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
-
-from pydantic import ValidationError
-
-from tuner.plan.resources import Resources
 
 Kind = Literal["worker", "trial actor", "controller", "switchboard", "driver", "node", "stopped worker", "full disc"]
 PROCESSES: tuple[Kind, ...] = ("worker", "trial actor", "controller", "switchboard")
@@ -16,7 +13,7 @@ TRIAL: dict[str, Any] = {
     "data": {"name": "digits", "train_images": 512, "validation_images": 100},
     "encoder": {"name": "resnet10", "width": 4, "projector": {"hidden": 32, "out": 16}},
     "method": {"predictor_hidden": 32},
-    "train": {"epochs": 16, "batch_size": 64, "shard_size": 16, "checkpoint_steps": 2},
+    "train": {"epochs": 12, "batch_size": 64, "shard_size": 16, "checkpoint_steps": 4},
 }
 STEPS = 8  # of an epoch
 
@@ -26,7 +23,7 @@ class Fault:
     """A fault, and when it comes.
 
     Attributes:
-        gap: seconds since the fault before it, or since the launch.
+        gap: seconds since the fault before it, or since the case's faults began.
         kind: what happens.
         draw: from 0 to 1; which of the processes or nodes it happens to.
         seconds: how long it lasts: until a lost node joins again, or a full disc has room again.
@@ -46,22 +43,29 @@ class Plan:
         seed: that it was drawn from.
         name: of the kind of case.
         cpus: of each node.
-        workers: `resources.workers` of the search.
+        workers: `resources.workers` of the search, the smallest and the largest width of a trial.
         trials: of the search.
         faults: that it meets, if it lasts so long.
+        from_launch: whether they begin with the launch, or with the first step.
     """
 
     seed: int
     name: str
     cpus: tuple[int, ...]
-    workers: int | str
+    workers: str
     trials: int
     faults: tuple[Fault, ...]
+    from_launch: bool = True
 
     @property
     def smallest(self) -> int:
         """The smallest width of a trial."""
-        return int(str(self.workers).partition("-")[0])
+        return int(self.workers.partition("-")[0])
+
+    @property
+    def fixed(self) -> "Plan":
+        """The same without lent slots."""
+        return dataclasses.replace(self, workers=str(self.smallest))
 
     @property
     def search(self) -> dict[str, Any]:
@@ -81,9 +85,9 @@ def plan(seed: int) -> Plan:
     """The case of a seed. Moments follow a Poisson process: they are uniform over the time that the search takes."""
     draw, place = random.Random(f"chaos {seed}"), seed % 10
     if place == 4:
-        return _made(draw, seed, "processes, slots of two workers", [*_processes(10)], slots_of=2)
+        return _made(draw, seed, "processes, slots of two workers", [*_processes(10)], slots_of=2, from_launch=False)
     if place < 4:
-        return _made(draw, seed, "processes", [*_processes(10)])
+        return _made(draw, seed, "processes", [*_processes(10)], from_launch=place == 0)
     if place < 7:
         return _made(draw, seed, "drivers", ["driver"] * 8, mean=12.0)
     if place == 7:
@@ -96,9 +100,9 @@ def plan(seed: int) -> Plan:
 def short() -> Plan:
     """A short case that has a bit of everything."""
     kinds: tuple[Kind, ...] = ("worker", "trial actor", "controller", "worker", "node", "driver", "worker")
-    gaps = (14.0, 3.0, 4.0, 6.0, 5.0, 12.0, 16.0)
+    gaps = (1.0, 3.0, 4.0, 6.0, 5.0, 10.0, 16.0)
     faults = tuple(Fault(gap, kind, 0.3, 4.0) for gap, kind in zip(gaps, kinds, strict=True))
-    return Plan(-1, "short", (1, 1), _workers(1), 5, faults)
+    return Plan(-1, "short", (1, 1), "1-2", 5, faults, from_launch=False)
 
 
 def _processes(count: int) -> list[None]:
@@ -107,27 +111,17 @@ def _processes(count: int) -> list[None]:
 
 
 def _made(
-    draw: random.Random, seed: int, name: str, kinds: list[Kind | None], mean: float = 5.0, slots_of: int = 1
+    draw: random.Random,
+    seed: int,
+    name: str,
+    kinds: Sequence[Kind | None],
+    mean: float = 8.0,
+    slots_of: int = 1,
+    from_launch: bool = True,
 ) -> Plan:
-    draw.shuffle(kinds)
     faults = []
-    for kind in kinds:
+    for kind in draw.sample(kinds, len(kinds)):
         drawn = kind or draw.choices(PROCESSES, WEIGHTS)[0]
         gap = draw.expovariate(1 / mean)
         faults.append(Fault(round(gap, 2), drawn, round(draw.random(), 4), round(draw.uniform(2, 10), 2)))
-    return Plan(seed, name, (slots_of, slots_of), _workers(slots_of), 8, tuple(faults))
-
-
-def _workers(smallest: int) -> int | str:
-    """The narrowest range of widths from a smallest one; the smallest one alone, where widths do not change yet."""
-    widths = f"{smallest}-{2 * smallest}"
-    try:
-        Resources.model_validate({"workers": widths})
-    except ValidationError:
-        return smallest
-    return widths
-
-
-def plain(fault: Fault) -> Mapping[str, object]:
-    """A fault's plan, for a record."""
-    return {"gap": fault.gap, "fault": fault.kind, "draw": fault.draw, "lasts": fault.seconds}
+    return Plan(seed, name, (slots_of, slots_of), f"{slots_of}-{2 * slots_of}", 7, tuple(faults), from_launch)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import TrialState
@@ -64,7 +63,9 @@ def faults_of(run: Path, expected: Results) -> list[str]:
     wrong += [f"trial {key}: told {count} times" for key, count in told(run).items() if count > 1]
     for key in sorted(expected.keys() & found.keys()):
         one, other = expected[key], found[key]
-        wrong += [f"trial {key}: another {name}{_where(one[name], other[name])}" for name in one if one[name] != other[name]]
+        wrong += [
+            f"trial {key}: another {name}{_where(one[name], other[name])}" for name in one if one[name] != other[name]
+        ]
     return wrong
 
 
@@ -102,13 +103,25 @@ def left_of(cluster: Cluster, run: Path, files: Iterable[str]) -> list[str]:
     left += [f"port {port}" for process in workers for port in ports(process.pid)]
     names = {entry.name for entry in cluster.files.iterdir()} - set(files)
     left += [f"file {name}" for name in sorted(names) if not name.startswith(OF_TORCH)]
-    left += [f"file {path.relative_to(run)}" for path in sorted(run.rglob("trials/*/.*"))]
+    left += [f"file {path.relative_to(run)}" for path in sorted(run.rglob("trials/*/.*")) if path.name != ".owner"]
     return left
 
 
 def shared_memory() -> set[str]:
     """Names of the files in shared memory."""
     return {entry.name for entry in Path("/dev/shm").iterdir()}
+
+
+def held(name: str) -> bool:
+    """Whether a process has a file of the shared memory open: then it is another's, for ours are gone."""
+    return any(name in line for maps in Path("/proc").glob("[0-9]*/maps") for line in _lines(maps))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
 
 
 def ports(pid: int) -> list[int]:
@@ -145,12 +158,11 @@ def _last_state(folder: Path) -> tuple[list[dict[str, Any]], str | None]:
     if not paths:
         return [], None
     digest = hashlib.sha256()
-    with safe_open(paths[-1], framework="pt") as file:
+    with safe_open(paths[-1], framework="numpy") as file:
         history = json.loads(file.metadata()["values"])["history"]
         for name in sorted(file.keys()):
             tensor = file.get_tensor(name)
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode() + tensor.tobytes())
     return history, digest.hexdigest()
 
 

@@ -1,0 +1,252 @@
+"""Whether a long search keeps its size: `python -m benchmarks.soak [--trials 300] [--simulated 10000]`.
+
+Real trials: tiny ones of an epoch each, one after the other on two slots of a Ray cluster on this machine. Every second
+the resident memory and the open files of each process of the search are noted, with the number of trials that have
+ended. The simulated ones run in this process, by the same core, against a function in place of workers.
+
+The slope of a process is that of a least-squares line through its memory over the trials, from the 50th on: what comes
+before is warming up. What is not to be is said at the end, and makes the exit status 1: a slope above the limit, files
+that become more, or anything that is left on the cluster or the machine once the search has ended. The table of the
+last run is in benchmarks/soak.md.
+"""
+
+import argparse
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.chaos import results
+from tests.chaos.cluster import Cluster, cluster_of
+from tests.chaos.processes import Process
+from tuner.plan import space as spaces
+from tuner.plan import spec as specs
+from tuner.search.core import Core
+from tuner.search.study import Study
+from tuner.simulator.curves import Surface
+from tuner.simulator.simulate import simulate
+
+WARM = 50  # trials
+LOOK = 1.0  # seconds between two looks at the processes
+MOST = 1.0  # MB a trial that a process may grow by, over all its trials
+MOST_WARM = 0.05  # MB a trial that a process may grow by once it is warm
+MOST_FILES = 8  # open files that a process may have more at its end than when it was warm
+SEARCH: dict[str, Any] = {
+    "name": "soak",
+    "space": "teacher",
+    "trial": {
+        "data": {"name": "digits", "train_images": 64, "validation_images": 50},
+        "encoder": {"name": "resnet10", "width": 2, "projector": {"hidden": 8, "out": 8}},
+        "method": {"predictor_hidden": 8},
+        "train": {"epochs": 1, "batch_size": 32, "shard_size": 16},
+    },
+    "stopping": "none",
+    "sampler": "random",
+    "resources": {"workers": 1},
+}
+TITLES = {
+    "switchboard": r"ray::(switchboard-.*:)?Switchboard",
+    "worker": r"ray::RayTrainWorker",
+    "controller": r"ray::TrainController",
+    "trial actor": r"ray::(ResourceTrainable|SlotTrial)",
+}
+TOLD = re.compile(rb'^\{"op_code": ?6,', re.MULTILINE)  # the beginning of a journal's line that ends a trial
+
+
+@dataclass
+class Course:
+    """What a process needed over the trials.
+
+    Attributes:
+        name: of the process.
+        trials: that had ended, at each look.
+        memory: resident, in MB.
+        files: that were open.
+    """
+
+    name: str
+    trials: list[int] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+    files: list[int] = field(default_factory=list)
+
+    def add(self, trials: int, pid: int) -> None:
+        """Adds a look at the process, if it is there."""
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+            files = len(os.listdir(f"/proc/{pid}/fd"))
+        except OSError:
+            return
+        if found := re.search(r"VmRSS:\s+(\d+) kB", status):
+            self.trials.append(trials)
+            self.memory.append(int(found[1]) / 1024)
+            self.files.append(files)
+
+    def since(self, trials: int) -> "Course":
+        """The looks since so many trials had ended."""
+        kept = [at for at, count in enumerate(self.trials) if count >= trials]
+        return Course(
+            self.name,
+            [self.trials[at] for at in kept],
+            [self.memory[at] for at in kept],
+            [self.files[at] for at in kept],
+        )
+
+    @property
+    def slope(self) -> float:
+        """MB a trial, of a least-squares line."""
+        if len(set(self.trials)) < 2:
+            return 0.0
+        return statistics.linear_regression(self.trials, self.memory).slope
+
+
+@dataclass
+class Soak:
+    """What a search needed: the course of each of its processes, and what was left in the end."""
+
+    trials: int
+    seconds: float
+    courses: list[Course]
+    run_bytes: float
+    left: list[str]
+
+
+def real(trials: int, cluster: Cluster) -> Soak:
+    """Runs a search of so many tiny trials on a cluster, and looks at its processes."""
+    files, shared = [entry.name for entry in cluster.files.iterdir()], results.shared_memory()
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        run = Path(folder) / "run"
+        spec = Path(folder) / "search.yaml"
+        spec.write_text(yaml.safe_dump({**SEARCH, "trials": trials}))
+        begun = time.monotonic()
+        with (Path(folder) / "driver.log").open("w") as log:
+            command = [sys.executable, "-m", "tuner.commands.main", "launch", str(spec), "--run", str(run)]
+            driver = subprocess.Popen(
+                [*command, "--address", cluster.address], env=cluster.environment, stdout=log, stderr=log
+            )
+            courses = _watched(driver, cluster, run)
+        seconds = time.monotonic() - begun
+        if driver.returncode:
+            raise SystemExit(f"the search ended with {driver.returncode}:\n{(Path(folder) / 'driver.log').read_text()}")
+        used = sum(path.stat().st_blocks * 512 for path in run.rglob("*")) / trials
+        left, end = ["?"], time.monotonic() + 30
+        while left and time.monotonic() < end:
+            left = results.left_of(cluster, run, files)
+        left += sorted(f"/dev/shm/{name}" for name in results.shared_memory() - shared if not results.held(name))
+    return Soak(trials, seconds, courses, used, left)
+
+
+def _watched(driver: "subprocess.Popen[bytes]", cluster: Cluster, run: Path) -> list[Course]:
+    """Looks at the processes of a search until its driver ends. Several of a kind are numbered."""
+    courses: dict[int, Course] = {}
+    numbers: dict[str, int] = {}
+    while driver.poll() is None:
+        journal = run / "journal.log"
+        ended = len(TOLD.findall(journal.read_bytes())) if journal.exists() else 0
+        for pid, kind in [(driver.pid, "driver"), *_kinds(cluster.processes())]:
+            if pid not in courses:
+                numbers[kind] = numbers.get(kind, 0) + 1
+                courses[pid] = Course(kind if numbers[kind] == 1 else f"{kind} {numbers[kind]}")
+            courses[pid].add(ended, pid)
+        time.sleep(LOOK)
+    return list(courses.values())
+
+
+def _kinds(processes: list[Process]) -> Iterator[tuple[int, str]]:
+    for process in processes:
+        for kind, title in TITLES.items():
+            if re.match(title, process.command):
+                yield process.pid, kind
+
+
+def simulated(trials: int) -> Soak:
+    """Runs a simulated search of so many trials in this process, and looks at it from a thread."""
+    spec = specs.parse({"trials": trials, "sampler": "random", "trial": {"train": {"epochs": 8}}})
+    study = Study(None, spec, spaces.load("teacher"))
+    course, over = Course("simulation"), threading.Event()
+
+    def look() -> None:
+        while not over.wait(LOOK):
+            course.add(len(study.trials()), os.getpid())
+
+    thread, begun = threading.Thread(target=look), time.monotonic()
+    thread.start()
+    try:
+        simulate(Core(study), Surface(_score), 8)
+    finally:
+        over.set()
+        thread.join()
+    return Soak(trials, time.monotonic() - begun, [course], 0.0, [])
+
+
+def _score(values: Mapping[str, object], epoch: int) -> dict[str, float]:
+    """A score that depends on the values and rises with the epochs."""
+    return {"knn_top1": 0.5 + (hash(str(sorted(values.items()))) % 1000) / 4000 + epoch / 100}
+
+
+def faults_of(soak: Soak) -> list[str]:
+    """What is not as it must be."""
+    wrong = [f"left: {what}" for what in soak.left]
+    for course in soak.courses:
+        warm = course.since(WARM if soak.trials > 2 * WARM else soak.trials // 2)
+        if course.slope > MOST:
+            wrong.append(f"{course.name}: grows by {course.slope:.2f} MB a trial")
+        if len(warm.trials) > 1 and soak.trials > 2 * WARM and warm.slope > MOST_WARM:
+            wrong.append(f"{course.name}: grows by {1000 * warm.slope:.0f} kB a trial after the {WARM}th")
+        if len(warm.files) > 1 and warm.files[-1] > warm.files[0] + MOST_FILES:
+            wrong.append(f"{course.name}: {warm.files[0]} open files have become {warm.files[-1]}")
+    return wrong
+
+
+def table(soak: Soak) -> str:
+    """A row for each process."""
+    lines = [
+        f"| process | trials | MB first | MB after {WARM} | MB last | kB a trial after {WARM} | open files |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for course in soak.courses:
+        warm = course.since(WARM)
+        if len(warm.trials) < 2:
+            continue
+        lines.append(
+            f"| {course.name} | {course.trials[0]} to {course.trials[-1]} | {course.memory[0]:.0f} | "
+            f"{warm.memory[0]:.0f} | {warm.memory[-1]:.0f} | {1000 * warm.slope:.1f} | "
+            f"{warm.files[0]} to {warm.files[-1]} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=300)
+    parser.add_argument("--simulated", type=int, default=10_000)
+    options = parser.parse_args()
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n")
+    wrong = []
+    if options.trials:
+        with cluster_of(1, 1) as cluster:
+            soak = real(options.trials, cluster)
+        wrong += faults_of(soak)
+        print(f"{soak.trials} real trials, {soak.seconds:.0f} s; the run directory has {soak.run_bytes / 1024:.0f} kB")
+        print(f"a trial. Left on the cluster and the machine: {', '.join(soak.left) or 'nothing'}.\n")
+        print(table(soak), flush=True)
+    if options.simulated:
+        soak = simulated(options.simulated)
+        wrong += faults_of(soak)
+        print(f"\n{soak.trials} simulated trials, {soak.seconds:.0f} s.\n\n{table(soak)}")
+    print("\n".join(["", *(f"WRONG: {fault}" for fault in wrong)]), file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
