@@ -16,6 +16,7 @@ TRIAL: dict[str, Any] = {
     "train": {"epochs": 12, "batch_size": 64, "shard_size": 16, "checkpoint_steps": 4},
 }
 STEPS = 8  # of an epoch
+MOST_TRIALS = 7  # of a search
 
 
 @dataclass(frozen=True)
@@ -124,4 +125,4 @@ def _made(
         drawn = kind or draw.choices(PROCESSES, WEIGHTS)[0]
         gap = draw.expovariate(1 / mean)
         faults.append(Fault(round(gap, 2), drawn, round(draw.random(), 4), round(draw.uniform(2, 10), 2)))
-    return Plan(seed, name, (slots_of, slots_of), f"{slots_of}-{2 * slots_of}", 7, tuple(faults), from_launch)
+    return Plan(seed, name, (slots_of, slots_of), f"{slots_of}-{2 * slots_of}", MOST_TRIALS, tuple(faults), from_launch)
