@@ -87,7 +87,7 @@ class Slots:
         self._site = Site(self.board, resources, folder, self._room, lambda: self._nodes.dead, fit)
         self._keepers: dict[int, Keeper] = {}
         self._closing, self._soon = threading.Event(), threading.Event()
-        self.waiting, self._waiting_since = "", time.monotonic()
+        self.waiting, self._waiting_since, self._held = "", time.monotonic(), ""
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
 
@@ -105,6 +105,7 @@ class Slots:
 
     def hold(self, why: str) -> None:
         """Has no trial trained while there is a reason; "" ends that."""
+        self._held = why
         ray.get(self.board.hold.remote(why))
 
     def look_soon(self) -> None:
@@ -173,7 +174,8 @@ class Slots:
                 lacks = f"the workers of slot {slot} have been starting for {self._resources.patience}"
                 self._keepers[slot].lacks = lacks
                 log.warning("%s", lacks)
-        why = f"{state.postponed}; that is tried every {POSTPONE_WAIT:g} seconds" if state.postponed else ""
+        tried = f"; that is tried every {POSTPONE_WAIT:g} seconds"
+        why = self._held or (f"{state.postponed}{tried}" if state.postponed else "")
         if state.waiting and not state.busy and not why:
             why = state.why if state.up else self._lacks(nodes)
         self._waiting_since = time.monotonic() if not why else self._waiting_since
@@ -195,7 +197,7 @@ class Slots:
     def __enter__(self) -> "Slots":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, why: BaseException | None, at: object) -> None:
         """Ends the worker groups.
 
         After ^C trials make a checkpoint at their next step, and the groups end with their driver; a second ^C ends it
@@ -206,7 +208,7 @@ class Slots:
         if kind is BrokenOff:  # the switchboard may be what is gone
             return
         if kind is KeyboardInterrupt:
-            self._halt()
+            self._halt(str(why) or "interrupted")
             return
         for keeper in self._keepers.values():
             keeper.end()
@@ -220,9 +222,9 @@ class Slots:
         for keeper in self._keepers.values():
             keeper.thread.join(max(0.0, end - time.monotonic()))
 
-    def _halt(self) -> None:
+    def _halt(self, why: str) -> None:
         """Has all trials make a checkpoint at their next step, for some seconds at most."""
-        words = "interrupted: trials make a checkpoint; ^C again ends at once"
+        words = f"{why}: trials make a checkpoint; ^C again ends at once"
         print(words, file=sys.__stdout__, flush=True)  # standard output goes to the driver's log
         try:
             ray.get(self.board.halt.remote(), timeout=HALT_WAIT)

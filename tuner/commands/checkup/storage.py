@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from trainables.config.errors import UserError
+from trainables.config.errors import BrokenOff, UserError
+from trainables.running import surroundings
 from tuner.commands.checkup.base import Finding, fault, ok, warning
 from tuner.plan.spec import SearchSpec
 from tuner.plan.storage import UNITS, as_size
+from tuner.runs import manifest
 from tuner.runs.hints import counted
 
 LEAST_ROOM = 2**21  # bytes: the journal, logs and a small checkpoint
@@ -37,13 +39,14 @@ def require_usable(path: Path) -> None:
 
     Raises:
         UserError: the storage cannot hold a run.
+        BrokenOff: the storage of a run that is to go on is full or at fault.
     """
     folder = probed(path)
     with _tried(folder) as probe:
         rename(probe)
         if not locks(probe):
             raise UserError(f"{folder}: files there cannot be locked, so two drivers could run one search; {ELSEWHERE}")
-        if (free := room(folder)) < LEAST_ROOM:
+        if (free := room(folder)) < LEAST_ROOM and not _is_run(folder):  # a run that goes on waits for room
             raise UserError(f"{folder}: only {as_size(free)} are free; make room there, or {ELSEWHERE}")
 
 
@@ -61,7 +64,14 @@ def _tried(folder: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(probe, ignore_errors=True)
     except OSError as error:
+        if _is_run(folder) and (said := surroundings.fault(error, folder)):
+            raise BrokenOff(said) from None
         raise UserError(f"{folder}: cannot hold a run ({error.strerror}); {ELSEWHERE}") from None
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a run lies in a folder, so that no other one can be chosen."""
+    return (folder / manifest.NAME).is_file()
 
 
 def rename(probe: Path) -> None:
