@@ -252,6 +252,7 @@ def test_some_damaged_checkpoints(whole: Whole, tmp_path: Path, caplog: pytest.L
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 def test_more_than_five_hundred_damaged_checkpoints(whole: Whole, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     chosen = seeds(range(1000, 1400))
     total = sum(endure(seed, whole, tmp_path / str(seed), caplog, to_the_end=seed % 10 == 0) for seed in chosen)

@@ -72,6 +72,7 @@ GRID: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 def test_every_kind_of_trial_on_1_2_and_4_workers(tiny, tmp_path: Path):
     configs = {name: tiny({**FOUR_SHARDS, **values}) for name, values in GRID.items()}
     trials = [Trial(tmp_path / name, config.plain(), WIDTHS) for name, config in configs.items()]
@@ -118,6 +119,7 @@ def test_trials_that_keep_their_width_go_on_as_well(tiny, tmp_path: Path):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 def test_more_trials_that_keep_their_width(tiny, tmp_path: Path):
     """Shards that depend on each other, and sums that are rounded."""
     train_on_two({name: tiny({**FOUR_SHARDS, **values}) for name, values in MORE_JOINT.items()}, tmp_path)

@@ -4,6 +4,7 @@ import errno
 import itertools
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from tests.trainables.running.test_fit_resume import Killed, assert_same_end, go
 from trainables.config import trial as c
 from trainables.config.errors import UserError
 from trainables.learning.learner import Learner
-from trainables.running import checkpoint
+from trainables.running import checkpoint, saver
 from trainables.running import checkpoint_files as files
 from trainables.running import fit as train
 from trainables.running.checkpoint_files import Disowned, Name
@@ -90,6 +91,46 @@ def test_the_state_is_that_of_its_step_although_the_trial_trains_on_while_it_is_
     one, other = checkpoint.read(tmp_path / "slow" / str(Name(2))), checkpoint.newest(tmp_path / "alone")
     assert other is not None and other.name == Name(2)
     assert [name for name in one.tensors if not torch.equal(one.tensors[name], other.tensors[name])] == []
+
+
+def test_a_fault_costs_at_most_the_interval_the_write_and_two_steps(tiny, tmp_path: Path, monkeypatch):
+    """On a clock that a step moves by a second; a write takes three. The loss is taken after every step."""
+    interval, writing = 5, 3
+    config = tiny({"data.train_images": 800, "train.epochs": 1, "train.checkpoint_minutes": interval / 60})
+    make, save, at, begun, durable, lost = Learner.step, saver.Saver.save, [0], list[int](), [0], list[int]()
+    moved, done = threading.Condition(), threading.Event()
+
+    def stepping(self: Learner, batches: Any) -> torch.Tensor:
+        result = make(self, batches)
+        with moved:
+            at[0] = self.step_index
+            moved.notify_all()
+        if begun and begun[-1] + writing <= at[0]:
+            assert done.wait(60)
+        lost.append(at[0] - durable[0])
+        return result
+
+    def saving(self: saver.Saver, history: list[train.Metrics], timed: bool = False) -> None:
+        done.clear()
+        begun.append(at[0])
+        save(self, history, timed)
+
+    def slow(folder: Path, step: int, tensors: Any, values: Any, keep: int, timed: bool, owner: str) -> Path:
+        with moved:
+            assert moved.wait_for(lambda: min(step + writing, 50) <= at[0], 60)
+        path = WRITE(folder, step, tensors, values, keep, timed, owner)
+        durable[0] = step
+        done.set()
+        return path
+
+    monkeypatch.setattr(Learner, "step", stepping)
+    monkeypatch.setattr(saver.Saver, "save", saving)
+    monkeypatch.setattr(checkpoint, "write", slow)
+    monkeypatch.setattr(saver, "time", SimpleNamespace(monotonic=lambda: float(at[0])))
+    train.fit(config, tmp_path, go_on)
+    assert len(lost) == 50 and begun[-1] == 50
+    assert interval < max(lost) <= interval + writing + 2
+    assert len(begun) >= 50 // (interval + 2) - 1
 
 
 def test_a_trial_that_is_killed_goes_on_from_its_timed_checkpoint(tiny, tmp_path: Path):

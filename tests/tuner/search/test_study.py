@@ -182,6 +182,7 @@ def test_a_space_of_the_user(tmp_path: Path) -> None:
         ("return {1: 2}", ["1: unknown key"]),
         ("return {'train.epochs': 3}", ["train.epochs", "belongs to the search"]),
         ("return {'data.root': 'x'}", ["data.root", "belongs to the search"]),
+        ("return {'train.checkpoint_minutes': 2.0}", ["train.checkpoint_minutes", "belongs to the search"]),
         (
             "trial.suggest_float('a', 0, 1)\n    return {}\nKNOWN_GOOD = [{'a': 2}]",
             ["KNOWN_GOOD[0]", "out of the range"],

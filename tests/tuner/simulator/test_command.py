@@ -97,7 +97,8 @@ def test_curves_of_another_configuration_are_refused(
     assert printed.out == ""
     assert width.startswith("error: trial.encoder.width = 64: is None in ") and curves in width
     assert rate.startswith(f"error: trial.optim.lr.base = 0.7: is {search().trial.optim.lr.base} in ")
-    harmless = ["trial.data.root=/elsewhere", "trial.train.checkpoint_steps=7", "stopping.reduction=4", "name=other"]
+    checkpoints = ["trial.train.checkpoint_steps=7", "trial.train.checkpoint_minutes=7"]
+    harmless = ["trial.data.root=/elsewhere", *checkpoints, "stopping.reduction=4", "name=other"]
     assert cli.main(["simulate", path, "--curves", curves, *(word for s in harmless for word in ("--set", s))]) == 0
 
 
