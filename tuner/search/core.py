@@ -225,6 +225,7 @@ class Core:
         trial, epoch = self._trials[event.key], int(event.metrics["epoch"])
         if epoch in trial.decided:
             self.study.observe(event.key, event.metrics)  # a kill may have come between the record and the value
+            self._state.speeds.note(event.key, event.metrics)
             return Stop(event.key) if trial.stop or trial.decided[epoch] == "stop" else Continue(event.key)
         score = self._state.sign * float(event.metrics[self._metric])
         decided = self._decide(trial, epoch, score)

@@ -35,18 +35,25 @@ class Speeds:
             key: of the trial.
             metrics: of the epoch; without its speed and its number of workers nothing is measured.
         """
+        before, ended = self._last.get(key), self.note(key, metrics)
         speed, workers = _positive(metrics, "time/images_per_second"), int(_positive(metrics, "time/workers"))
-        ended, epoch = _positive(metrics, "time/measured_at"), int(metrics["epoch"])
         if not (speed and workers):
             return {}
         fields: dict[str, int | float] = {"workers": workers, "images_per_second": speed}
-        number, before = self._last.get(key, (epoch - 1, 0.0))
-        begun = metrics.get("time/first_step_at")  # the life of a trial may have begun later
-        if isinstance(begun, int | float) and max(before, begun) < ended and epoch > number:
-            fields["seconds"] = (ended - max(before, begun)) / (epoch - number)
-        self._last[key] = epoch, ended
+        begun, epoch = float(metrics.get("time/first_step_at", math.nan)), int(metrics["epoch"])
+        if before is None and epoch == 1:
+            before = 0, begun
+        # workers that took the trial within this epoch have not seen all of it
+        if before is not None and begun <= before[1] < ended and epoch > before[0]:
+            fields["seconds"] = (ended - before[1]) / (epoch - before[0])
         self.take_up(key, fields)
         return fields
+
+    def note(self, key: str, metrics: Mapping[str, Any]) -> float:
+        """Notes when an epoch has ended, which was measured before or is measured now; returns that time."""
+        ended = _positive(metrics, "time/measured_at")
+        self._last[key] = int(metrics["epoch"]), ended
+        return ended
 
     def take_up(self, key: str, fields: Mapping[str, Any]) -> None:
         """Takes the fields of an epoch's record; a record of an earlier version has none of them."""

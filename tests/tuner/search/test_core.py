@@ -46,6 +46,13 @@ from tuner.search.study import Study
 
 TEACHER = spaces.load("teacher")
 EPOCHS = 6
+SPEEDS = {1: 1.0, 2: 1.7, 3: 2.4}  # of the elastic driver, by width
+LENT: dict[str, Any] = {  # an elastic search whose trials have widths of 1, 2 and 3
+    "trials": 4,
+    "stopping": {"grace_epochs": 2, "reduction": 2},
+    "resources": {"workers": "1-3"},
+    "trial": {"train": {"epochs": EPOCHS, "batch_size": 6, "shard_size": 2}},
+}
 WORK = WorkWanted(3, 3)
 
 
@@ -93,40 +100,54 @@ def epoch(core: Core, key: str, number: int, score: float) -> Decision | None:
 
 @dataclass
 class Driver:
-    """Drives a core on three slots in virtual time.
+    """Drives a core in virtual time: on three slots, or, in an elastic search, on two or three in turn.
 
     Attributes:
         core: the core.
+        elastic: whether slots come and go, and are lent.
         decisions: what was decided after each epoch, by trial and epoch.
         starts: first segments, in order, with the proposed values.
+        told: metrics of each epoch, by trial and epoch.
         queue: epochs that are being trained, by the time of their end.
     """
 
     core: Core
+    elastic: bool = False
     decisions: dict[tuple[str, int], str] = field(default_factory=dict)
     starts: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    told: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
     queue: list[tuple[float, int, str, int]] = field(default_factory=list)
 
     def run(self) -> None:
-        order, running = itertools.count(), {}
+        order, running, began = itertools.count(), {}, {}
         now = 0.0
 
+        def slots() -> int:
+            return 2 if self.elastic and (now % 24 < 12) else 3
+
         def train(key: str, number: int) -> None:
-            heapq.heappush(self.queue, (now + seconds(running[key].values), next(order), key, number))
+            took = (10 if self.elastic else 1) * seconds(running[key].values) / SPEEDS[self.core.widths[key]]
+            heapq.heappush(self.queue, (now + took, next(order), key, number))
 
         def fill() -> None:
-            while isinstance(decision := self.core.hear(WORK), Start):
+            while isinstance(decision := self.core.hear(WorkWanted(slots(), 3)), Start):
                 key = decision.proposal.key
                 running[key] = decision.proposal
                 if decision.segment == 1:
                     self.starts.append((key, decision.proposal.values))
+                began[key] = now
                 self.core.hear(SegmentBegan(key, now))
                 train(key, 1)  # a segment tells what its trial's checkpoint knows again
+            self.core.hear(SlotsSeen(now, {"a": slots()}))
 
         fill()
         while self.queue:
             now, _, key, number = heapq.heappop(self.queue)
-            last = metrics(running[key].values, number)
+            width, last = self.core.widths[key], metrics(running[key].values, number)
+            if self.elastic:
+                last |= timed(number, width, 10 * SPEEDS[width], last["knn_top1"])
+                last |= {"time/measured_at": now, "time/first_step_at": began[key]}
+            self.told[key, number] = last
             decision = self.core.hear(EpochEnded(key, last))
             self.decisions[key, number] = type(decision).__name__
             if isinstance(decision, Stop) or number == EPOCHS:
@@ -155,45 +176,61 @@ def _no_flush() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Driver]:
-    """A search on three slots that nobody interrupts, with its journal."""
-    journal = tmp_path_factory.mktemp("reference") / "journal"
-    driver = Driver(core_of(journal))
+@dataclass
+class Reference:
+    """A search that nobody interrupts, with its journal."""
+
+    journal: bytes
+    driver: Driver
+    changes: dict[str, Any]
+
+    @property
+    def study(self) -> Study:
+        return self.driver.core.study
+
+
+@pytest.fixture(scope="module", params=["fixed", "lent"])
+def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """A search on three slots, and an elastic one on two or three."""
+    journal, changes = tmp_path_factory.mktemp("reference") / "journal", LENT if request.param == "lent" else {}
+    driver = Driver(core_of(journal, **changes), elastic=bool(changes))
     driver.run()
-    return journal.read_bytes(), driver
+    return Reference(journal.read_bytes(), driver, changes)
 
 
-def test_the_reference_has_three_trials_at_once_and_stops(reference: tuple[bytes, Driver]) -> None:
-    _, driver = reference
-    events = [(key, content["event"]) for _, key, content in records(driver.core.study)]
+def test_the_reference_has_three_trials_at_once_and_stops(reference: Reference) -> None:
+    events = [(key, content["event"]) for _, key, content in records(reference.study)]
+    decisions = list(reference.driver.decisions.values())
+    assert [sequence for sequence, _, _ in records(reference.study)] == list(range(len(events)))
+    if reference.driver.elastic:
+        widths = [content["width"] for _, _, content in records(reference.study) if content["event"] == "resize"]
+        assert set(widths) == {1, 2, 3} and len(widths) >= 5 and "Stop" in decisions
+        return
     assert [key for key, _ in events[:3]] == ["0000", "0001", "0002"]
     assert {name for _, name in events} == {"start", "epoch", "end"}
-    assert list(driver.decisions.values()).count("Stop") >= 2
-    assert [sequence for sequence, _, _ in records(driver.core.study)] == list(range(len(events)))
+    assert decisions.count("Stop") >= 2
 
 
-def test_a_kill_after_every_line_changes_no_decision(reference: tuple[bytes, Driver], tmp_path: Path) -> None:
+def test_a_kill_after_every_line_changes_no_decision(reference: Reference, tmp_path: Path) -> None:
     """What was decided before the kill is decided again when it is heard again, and stays in the journal as it was.
 
     What follows is decided by what the journal holds: every trial is asked and told once, and a stop stays a stop.
     """
-    content, whole = reference
-    lines = content.splitlines(keepends=True)
+    lines, whole, changes = reference.journal.splitlines(keepends=True), reference.driver, reference.changes
     before = records(whole.core.study)
     for count in range(len(lines) + 1):
         journal = tmp_path / f"after-{count}"
         journal.write_bytes(b"".join(lines[:count]))
-        taken = records(Study(journal, search(), TEACHER, reading=True)) if count > 1 else []
+        taken = records(Study(journal, search(**changes), TEACHER, reading=True)) if count > 1 else []
         assert taken == before[: len(taken)], count
-        again = Driver(core_of(journal))
+        again = Driver(core_of(journal, **changes), whole.elastic)
         again.run()
         for key, number in decided(taken):
             if (key, number) in again.decisions:
                 assert again.decisions[key, number] == whole.decisions[key, number], (count, key, number)
         kept = records(again.core.study)
         assert kept[: len(taken)] == taken and [sequence for sequence, *_ in kept] == list(range(len(kept)))
-        assert_asked_and_told_once(again.core.study)
+        assert_asked_and_told_once(again.core.study, search(**changes).trials)
         assert [t.params for t in again.core.study.trials()][: asked(taken)] == [
             t.params for t in whole.core.study.trials()
         ][: asked(taken)]
@@ -207,51 +244,52 @@ def asked(taken: list[tuple[int, str, dict[str, Any]]]) -> int:
     return sum(content["event"] == "start" and content["segment"] == 1 for _, _, content in taken)
 
 
-def assert_asked_and_told_once(study: Study) -> None:
+def assert_asked_and_told_once(study: Study, count: int) -> None:
     trials = study.trials()
-    assert [trial.number for trial in trials] == list(range(9))
+    assert [trial.number for trial in trials] == list(range(count))
     assert all(trial.state.is_finished() for trial in trials)
     told = [key for _, key, content in study.records() if content["event"] == "end"]
     epochs = decided(study.records())
-    assert len(told) >= 9 and set(told) == {f"{number:04d}" for number in range(9)}
+    assert len(told) >= count and set(told) == {f"{number:04d}" for number in range(count)}
     assert len(epochs) == len(set(epochs)), "an epoch is judged once"
 
 
-def follow(core: Core, events: list[tuple[str, dict[str, Any]]], study: Study) -> list[tuple[str, Any]]:
+def follow(core: Core, events: list[tuple[str, dict[str, Any]]], whole: Driver) -> list[tuple[str, Any]]:
     """Tells a core the events of a recorded search in the recorded order; returns what it decides.
 
     Trials whose epochs the core knows are told them again from the first one, as a resumed trial tells them.
     """
     decisions: list[tuple[str, Any]] = []
     for key, content in events:
-        values = study.trial(key).user_attrs["values"]
         if content["event"] == "start":
             decision = core.hear(WORK)
             assert isinstance(decision, Start)
             decisions.append((decision.proposal.key, decision.proposal.values))
         elif content["event"] == "epoch":
-            decision = core.hear(EpochEnded(key, metrics(values, content["epoch"])))
+            decision = core.hear(EpochEnded(key, whole.told[key, content["epoch"]]))
             decisions.append((key, type(decision).__name__))
+        elif content["event"] == "resize":
+            core.hear(SlotsSeen(0.0, {"a": content["slots"]}))
+            decisions.append((key, core.widths[key]))
         else:
-            last = max(study.trial(key).intermediate_values)
-            core.hear(TrialEnded(key, metrics(values, last), None, {}))
+            last = max(whole.core.study.trial(key).intermediate_values)
+            core.hear(TrialEnded(key, whole.told[key, last], None, {}))
     return decisions
 
 
-def test_after_a_kill_the_same_events_lead_to_the_same_decisions(
-    reference: tuple[bytes, Driver], tmp_path: Path
-) -> None:
-    """After every line: the rest of the recorded events is told to a new core, in the recorded order."""
-    content, whole = reference
-    lines, study = content.splitlines(keepends=True), whole.core.study
-    events = [(key, entry) for _, key, entry in records(study)]
-    expected = [
-        (key, study.trial(key).user_attrs["values"])
-        if entry["event"] == "start"
-        else (key, {"stop": "Stop", "continue": "Continue"}[entry["decision"]])
-        for key, entry in events
-        if entry["event"] != "end"
+def expected_of(key: str, entry: dict[str, Any], study: Study) -> tuple[str, Any]:
+    """What a record says was decided, as `follow` returns it."""
+    if entry["event"] == "start":
+        return key, study.trial(key).user_attrs["values"]
+    return key, entry["width"] if entry["event"] == "resize" else {"stop": "Stop", "continue": "Continue"}[
+        entry["decision"]
     ]
+
+
+def test_after_a_kill_the_same_events_lead_to_the_same_decisions(reference: Reference, tmp_path: Path) -> None:
+    """After every line: the rest of the recorded events is told to a new core, in the recorded order."""
+    lines, whole, study = reference.journal.splitlines(keepends=True), reference.driver, reference.study
+    events = [(key, entry) for _, key, entry in records(study)]
     torn = 0
     for count, tail in itertools.product(range(2, len(lines) + 1), (b"", b'{"op_code": 9, "wor')):
         if tail and count % 7:  # a torn last line at some places
@@ -259,23 +297,25 @@ def test_after_a_kill_the_same_events_lead_to_the_same_decisions(
         journal = tmp_path / "journal"
         journal.write_bytes(b"".join(lines[:count]) + tail)
         torn += bool(tail)
-        core = core_of(journal)
+        core = core_of(journal, **reference.changes)
         taken = len(core.study.records())
         unfinished = list(core.unfinished)
         for key in unfinished:  # a new segment of each trial that was interrupted
             decision = core.hear(WORK)
-            assert isinstance(decision, Start) and decision.proposal.key == key
+            assert isinstance(decision, Start) and decision.proposal.key == key and decision.width == 1
         for key in unfinished:  # each tells again what it has told before
             for _, other, entry in records(core.study)[:taken]:
                 if other == key and entry["event"] == "epoch":
-                    told = core.hear(EpochEnded(key, metrics(study.trial(key).user_attrs["values"], entry["epoch"])))
+                    told = core.hear(EpochEnded(key, whole.told[key, entry["epoch"]]))
                     assert type(told).__name__.lower() == entry["decision"]
         ended = {key for _, key, entry in records(study)[:taken] if entry["event"] == "end"}
         if half := sorted(ended & set(unfinished)):  # the end was noted, and not told yet
             assert len(half) == 1
-            follow(core, [(half[0], {"event": "end"})], study)
-        before = sum(entry["event"] != "end" for _, entry in events[:taken])
-        assert follow(core, events[taken:], study) == expected[before:], count
+            follow(core, [(half[0], {"event": "end"})], whole)
+        if resized := [entry for _, entry in events[:taken] if entry["event"] == "resize"]:
+            core.hear(SlotsSeen(0.0, {"a": resized[-1]["slots"]}))  # a trial begins on one slot, and gets the others
+        expected = [expected_of(key, entry, study) for key, entry in events[taken:] if entry["event"] != "end"]
+        assert follow(core, events[taken:], whole) == expected, count
         assert outcome(core.study) == outcome(study), count
     assert torn > 5
 
