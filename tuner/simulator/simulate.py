@@ -50,6 +50,7 @@ def simulate(search: Core, curves: Curves, slots: int = 1, nodes: Iterable[Node]
                 continue
             world.now = at
             _end_epoch(world, trial)
+            world.settle()
         while (started := world.start()) is not None:
             world.find(started)
         world.see_slots()
