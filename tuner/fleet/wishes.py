@@ -117,7 +117,7 @@ def interrupt() -> None:
     """Interrupts the main thread as ^C does, but in other words."""
     main = threading.main_thread().ident
     assert main is not None
-    signal.pthread_kill(main, signal.SIGUSR1)
+    signal.pthread_kill(main, signal.SIGUSR2)
 
 
 def _paused(number: int, frame: FrameType | None) -> None:
@@ -127,4 +127,4 @@ def _paused(number: int, frame: FrameType | None) -> None:
 def expect_pause() -> None:
     """Prepares the main thread for `interrupt`."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGUSR1, _paused)
+        signal.signal(signal.SIGUSR2, _paused)

@@ -20,7 +20,7 @@ class TrialView:
 
     Attributes:
         key: its number in the study, as four digits or more.
-        state: in a word or two: one of `viewer.STATES`, "queued", "queued again" or "interrupted".
+        state: in a word or two: one of `viewer.STATES`, "paused", "queued", "queued again" or "interrupted".
         epoch: the last one that was heard of.
         epochs: how long the trial is.
         score: the objective at its end, or else at its last epoch.

@@ -16,6 +16,7 @@ from tuner.report.points import PointView, summary
 from tuner.report.view import RunView, TrialView, best_of
 from tuner.runs.fleet_state import FleetState
 from tuner.runs.run import Run
+from tuner.search.records import is_paused
 from tuner.search.study import Study, key_of
 
 STATES = {
@@ -264,6 +265,8 @@ def _state(trial: FrozenTrial, session: list[float] | None) -> str:
     if session is None:
         return "interrupted"
     begun = trial.user_attrs.get("started_at")
+    if is_paused(trial):
+        return "paused"
     if begun is None:
         return "queued"
     return "queued again" if session and begun < session[0] else STATES[trial.state]

@@ -32,6 +32,17 @@ def records_of(trials: Sequence[FrozenTrial]) -> list[tuple[int, FrozenTrial, di
     return sorted(noted, key=lambda record: record[0])
 
 
+def is_paused(trial: FrozenTrial) -> bool:
+    """Returns whether a trial that has not ended is paused, by its last record that says so or otherwise."""
+    telling = ("epoch", "paused", "promotion", "start", "lost")
+    records = trial.system_attrs.items()
+    told = (name for name, content in records if name.startswith(RECORD) and content["event"] in telling)
+    if (last := max(told, default=None, key=lambda name: int(name.removeprefix(RECORD)))) is None:
+        return False
+    content = trial.system_attrs[last]
+    return content["event"] == "paused" or content.get("decision") == "pause"
+
+
 def fault_in(trials: Sequence[FrozenTrial]) -> str | None:
     """Returns what is wrong with the first record that the core cannot have written; None if all are whole."""
     for trial in trials:

@@ -81,6 +81,25 @@ def test_a_run_of_an_earlier_version_has_no_slots(search: tuple[Run, Study]) -> 
     assert (content["slots"], content["slot_seconds"], content["utilisation"]) == ([], None, None)
 
 
+def test_a_paused_trial_is_called_so_until_it_goes_on(search: tuple[Run, Study]) -> None:
+    run, study = search
+    states = []
+    for number, content in enumerate(
+        [
+            {"event": "start", "segment": 1, "width": 1},
+            {"event": "wanted", "pause": True},
+            {"event": "epoch", "epoch": 1, "score": 0.5, "decision": "pause"},
+            {"event": "promotion"},
+            {"event": "paused"},
+            {"event": "start", "segment": 2, "width": 1},
+            {"event": "epoch", "epoch": 2, "score": 0.5, "decision": "continue"},
+        ]
+    ):
+        study.record("0001", 100_000_000 * (number // 4) + number, content)
+        states.append(view_of(run, study).trials[1].state)
+    assert states == ["running", "running", "paused", "running", "paused", "running", "running"]
+
+
 def test_the_closing_lines_say_how_the_slots_were_used() -> None:
     told = closing.used(replace(BLANK, slot_seconds=12345.6, utilisation=0.874))
     assert told == ["slots were up for 12,346 s in all, 87% of it in steps and evaluation"]
