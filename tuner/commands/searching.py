@@ -86,10 +86,10 @@ def _run(run: Run, study: Study, wait: float) -> None:
 
     say(words)
 
-    from tuner.fleet import bridge
+    from tuner.fleet import session
     from tuner.report.tensorboard import TensorBoard
 
     def screen(room: int) -> Progress:
         return Progress(run, study, room, console)
 
-    bridge.run_search(run, study, screen, [lambda: TensorBoard(run, study)], wait, say)
+    session.run_search(run, study, screen, [lambda: TensorBoard(run, study)], wait, say)

@@ -4,7 +4,6 @@ It translates: the core decides, and Tune's state is thrown away.
 """
 
 import contextlib
-import functools
 import logging
 import threading
 import time
@@ -12,35 +11,18 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any
 
-from ray import tune
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-from ray.tune.search import Searcher
+from ray.tune.schedulers import TrialScheduler
 
-from trainables.config.errors import TrialFailure
-from trainables.running.messages import EpochReport, Position, Work
-from tuner.fleet import nodes
-from tuner.fleet.accounts import HEAD
+from trainables.running.messages import EpochReport, Work
 from tuner.fleet.baseline import Baseline
 from tuner.fleet.claims import State
-from tuner.fleet.cluster import cluster
-from tuner.fleet.conversation import SlotLost
 from tuner.fleet.following import slots_seen
-from tuner.fleet.housekeeping import LOOK as HOUSE_LOOK
-from tuner.fleet.housekeeping import Housekeeping
-from tuner.fleet.noting import FleetNotes
-from tuner.fleet.repeated import Repeated
 from tuner.fleet.slots import Slots
-from tuner.fleet.trial import SlotOrder, SlotTrial
-from tuner.fleet.waiting import account_for, tell_wait, wait_for_room
-from tuner.fleet.watch import Watch
-from tuner.fleet.wishes import Wishes
-from tuner.runs.hints import failed_alike, resume_hint
+from tuner.fleet.trial import SlotOrder
 from tuner.runs.run import BASELINE, Run
 from tuner.search import events
-from tuner.search.allocation import concurrent_trials
 from tuner.search.core import Core
 from tuner.search.listener import Listener
 from tuner.search.study import Proposal, Study
@@ -276,158 +258,3 @@ class Bridge:
         if self.core.halted and not self.halt_told:
             self.halt_told = True
             self.say("trials share a fault: no more trials are proposed, and those that run go on to their end")
-
-
-class CoreSearcher(Searcher):
-    """Tune's searcher: hands its questions to the bridge."""
-
-    def __init__(self, bridge: Bridge):
-        objective = bridge.core.study.spec.objective
-        super().__init__(metric=objective.metric, mode=objective.mode)
-        self.bridge = bridge
-
-    def suggest(self, trial_id: str) -> Any:
-        order = self.bridge.next(trial_id)
-        if isinstance(order, events.Finish):
-            return Searcher.FINISHED
-        return None if order is None else {"order": order}
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        self.bridge.end(trial_id, result or {}, error)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: what there is to know is in the journal."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing: a resume makes a new searcher over the journal."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its searcher beside its own state, which a resume does not read; live handles stay out of it."""
-        return {}
-
-
-class CoreScheduler(FIFOScheduler):
-    """Tune's scheduler: the core judges, trials start in the order in which they were asked."""
-
-    def __init__(self, bridge: Bridge):
-        super().__init__()
-        self.bridge = bridge
-
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        return self.bridge.hear(trial.trial_id, result.get("report"))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """As the searcher's."""
-        return {}
-
-
-class Screen(Listener, Protocol):
-    """The terminal while a search runs, as a context."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *error: object) -> None: ...
-
-    def say(self, note: str) -> None:
-        """What is going on before the first trial."""
-
-    def waits(self, why: str) -> None:
-        """What the search waits for; empty where it goes on."""
-
-    def ends(self, why: str) -> None:
-        """Why no more trials are proposed."""
-
-    def warns(self, line: str) -> None:
-        """What a user should know, such as a disc with little room; empty where that is over."""
-
-    def follow(self, positions: Mapping[str, Position]) -> None:
-        """Where the trials are within their epochs."""
-
-
-def run_search(
-    run: Run,
-    study: Study,
-    screen: Callable[[int], Screen],
-    boards: Sequence[Callable[[], Listener]] = (),
-    wait: float = 0.0,
-    say: Callable[[str], None] = lambda text: None,
-) -> None:
-    """Runs what is left of a search.
-
-    Args:
-        run: of the search.
-        study: of the run.
-        screen: makes the terminal's view, from how many trials run at once.
-        boards: make what else is told, once the untrained encoder has been scored.
-        wait: seconds to wait for a cluster that has no room for a trial; 0 to refuse it at once.
-        say: called with a line for the terminal before there is a view.
-
-    Raises:
-        UserError: the cluster has no room for a trial, or the space is at fault.
-        BrokenOff: the cluster had no room for a trial in all the time to wait.
-        TrialFailure: the untrained encoder cannot be scored, or trials failed alike.
-    """
-    spec = study.spec
-    left = spec.trials - sum(trial.state.is_finished() for trial in study.trials())
-    if left <= 0:
-        return
-    study.pass_over_failures()
-    core = Core(study)
-    with cluster(spec.address, run), contextlib.ExitStack() as stack:
-        if (account := account_for(spec.address, spec.resources)) is not None:
-            stack.enter_context(account)
-        wait_for_room(run, spec.resources, wait, say, account, core.useful_slots)
-        room = concurrent_trials(list(nodes.look().usable.values()), spec.resources, left)
-        with (
-            Slots(core.useful_slots, spec.resources, run.ray_folder, account=account) as groups,
-            screen(room) as shown,
-            Watch(groups.board, resume_hint(run)),
-            Wishes(run).heard() as wishes,
-        ):
-            baseline, keeping = Baseline(run, spec), Housekeeping(run, groups.hold, shown.warns)
-            shown.say("starting workers" + ("" if baseline.known else ", then the untrained encoder is scored"))
-
-            def listeners() -> list[Listener]:
-                return [*(board() for board in boards), shown]
-
-            bridge, notes = Bridge(core, run, groups, listeners, None if baseline.known else baseline), FleetNotes(run)
-            bridge.say, bridge.admits, wishes.search = shown.ends, keeping.admits, bridge
-
-            def look(state: State) -> None:
-                notes.note(state, groups.waiting, bridge.look(state), keeping.warnings)
-                shown.follow(state.positions)
-
-            groups.on_wait, groups.on_look = functools.partial(tell_wait, run, shown.waits), look
-            with Repeated(lambda: keeping.look(bridge), HOUSE_LOOK, "housekeeping"):
-                tune_with(bridge)
-
-
-def tune_with(bridge: Bridge) -> None:
-    """Runs Tune until the core finishes."""
-    search = bridge.core
-    tuner = tune.Tuner(
-        tune.with_resources(SlotTrial, HEAD),
-        tune_config=tune.TuneConfig(
-            num_samples=-1, search_alg=CoreSearcher(bridge), scheduler=CoreScheduler(bridge), reuse_actors=True
-        ),
-        run_config=tune.RunConfig(
-            name=f"tune-{uuid.uuid4().hex[:8]}",
-            storage_path=str(bridge.run.ray_folder),
-            failure_config=tune.FailureConfig(max_failures=ACTOR_RESTARTS),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            verbose=0,
-        ),
-    )
-    tuner.fit()
-    if bridge.baseline is not None:
-        raise bridge.baseline.failure or SlotLost(bridge.broken_off)
-    for listener in bridge.listeners:
-        listener.search_ended()
-    if search.fault:
-        raise search.fault
-    if search.alike:
-        last = search.study.trial(search.alike[-1]).user_attrs["error"]
-        raise TrialFailure(failed_alike(bridge.run, search.alike, last))
-    if search.unfinished:
-        keys = ", ".join(str(int(key)) for key in search.unfinished)
-        raise RuntimeError(f"trials {keys} cannot be run: {bridge.broken_off}")

@@ -124,9 +124,14 @@ class Keeper:
         return came_up
 
 
+def preload() -> None:
+    """Imports Ray Train, which takes seconds, while the switchboard starts."""
+    import tuner.fleet.trainer  # noqa: F401
+
+
 def _launch(site: Site, slot: int) -> BaseException | None:
     """Runs a worker group for as long as its controller lives; returns why it ended."""
-    from tuner.fleet.trainer import trainer  # imports Ray Train, while the switchboard starts
+    from tuner.fleet.trainer import trainer  # not before a slot needs it: see `preload`
 
     try:
         return trainer(site.board, slot, site.resources, site.folder, site.fit).fit().error

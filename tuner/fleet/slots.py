@@ -21,7 +21,7 @@ from tuner.fleet.accounts import HEAD, Account
 from tuner.fleet.board import Board, Fit
 from tuner.fleet.claims import State
 from tuner.fleet.following import changes, number_of_slots
-from tuner.fleet.keeper import Keeper, Site, free
+from tuner.fleet.keeper import Keeper, Site, free, preload
 from tuner.fleet.nodes import Nodes, Room, first_line
 from tuner.fleet.roster import POSTPONE_WAIT
 from tuner.fleet.switchboard import Switchboard
@@ -90,6 +90,7 @@ class Slots:
         self.waiting, self._waiting_since, self._held = "", time.monotonic(), ""
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
+        threading.Thread(target=preload, daemon=True).start()
 
     def state(self) -> State:
         """A summary of the switchboard."""

@@ -25,8 +25,8 @@ def account_for(address: str, resources: Resources) -> Account | None:
 
 def wait_for_room(
     run: Run, resources: Resources, seconds: float, say: Callable[[str], None], account: Account | None, useful: int = 1
-) -> None:
-    """Returns once the cluster has nodes with room for a trial, whether or not others use them now.
+) -> list[nodes.Amounts]:
+    """Waits until the cluster has nodes with room for a trial, whether or not others use them now.
 
     Args:
         run: whose readers are told what is waited for.
@@ -36,14 +36,18 @@ def wait_for_room(
         account: by which an autoscaler is told what is needed.
         useful: how many slots could be used.
 
+    Returns:
+        All resources of each node.
+
     Raises:
         UserError: there is no room, and `seconds` is 0.
         BrokenOff: there was none in all this time.
     """
     end, told = time.monotonic() + seconds, ""
     while True:
+        usable = list(nodes.look().usable.values())
         try:
-            concurrent_trials(list(nodes.look().usable.values()), resources, 1)
+            concurrent_trials(usable, resources, 1)
             break
         except UserError as lack:
             if not seconds:
@@ -60,6 +64,7 @@ def wait_for_room(
     if told:
         run.note("")
         say("going on")
+    return usable
 
 
 def tell_wait(run: Run, say: Callable[[str], None], why: str) -> None:

@@ -78,7 +78,7 @@ def test_a_node_joins_drains_and_all_nodes_go_and_one_comes_back(tuner: Tuner, c
     os.kill(raylet, signal.SIGKILL)
     log = run / "trials" / key / "rank-0.log"
     continued = wait_for(lambda: re.findall(r"continued from \S*step-0*(\d+)", log.read_text()), "its next start", 200)
-    assert int(continued[-1]) == saved.step, "no step is lost beyond the checkpoint of the drain"
+    assert int(continued[-1]) == saved.name.step, "no step is lost beyond the checkpoint of the drain"
 
     wait_for(lambda: processes(run), "a trial on the node that is left")
     kill_node_of(next(iter(processes(run).values())))

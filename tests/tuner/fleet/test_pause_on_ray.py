@@ -11,7 +11,7 @@ import torch
 from tests.tuner.conftest import SMALL
 from trainables.running import checkpoint
 from trainables.running.fit import fit
-from tuner.fleet import bridge
+from tuner.fleet import bridge, tuning
 from tuner.fleet.cluster import cluster
 from tuner.fleet.slots import Slots
 from tuner.plan import space, spec
@@ -78,7 +78,7 @@ def test_a_paused_trial_goes_on_elsewhere_bit_for_bit(tmp_path: Path) -> None:
     with cluster("local", run), Slots(2, wanted.resources, run.ray_folder) as slots:
         while len(slots.state().up) < 2:  # or 0000 would begin alone
             time.sleep(0.2)
-        bridge.tune_with(bridge.Bridge(Core(study, PauseFirst(wanted)), run, slots, lambda: [ear]))
+        tuning.tune_with(bridge.Bridge(Core(study, PauseFirst(wanted)), run, slots, lambda: [ear]))
     assert ear.began == ["0000", "0001", "0002", "0000", "end"]
     log = (run.trial_folder("0000") / "rank-0.log").read_text()
     places = [line.partition(" on slot ")[2][0] for line in log.splitlines() if " on slot " in line]

@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 
 from tests.tuner.conftest import SMALL
 from trainables.running.messages import EpochReport, Work
-from tuner.fleet import bridge
+from tuner.fleet import bridge, tuning
 from tuner.fleet.baseline import Baseline
 from tuner.fleet.claims import SlotState, State
 from tuner.fleet.switchboard import Switchboard
@@ -68,7 +68,7 @@ def ordered(between: bridge.Bridge, trial_id: str) -> SlotOrder:
 def test_an_order_has_all_that_a_slot_trial_needs(study: tuple[Study, Run]) -> None:
     asked, run = study
     between = made(study, PlayedSlots(1, up=1))
-    order = bridge.CoreSearcher(between).suggest("t0")["order"]
+    order = tuning.CoreSearcher(between).suggest("t0")["order"]
     config = asked.proposal(asked.trial("0000")).config
     assert order == SlotOrder(
         "board",
@@ -78,7 +78,7 @@ def test_an_order_has_all_that_a_slot_trial_needs(study: tuple[Study, Run]) -> N
         "knn_top1",
     )
     assert str(order) == "0000"
-    assert bridge.CoreSearcher(between).suggest("t1") is None
+    assert tuning.CoreSearcher(between).suggest("t1") is None
 
 
 def test_no_more_trials_than_there_are_workers_for(study: tuple[Study, Run]) -> None:
@@ -103,7 +103,7 @@ def test_a_trial_whose_tune_actor_died_is_begun_again_and_the_search_goes_on(stu
         between.end(f"t{number}", {}, actor_died=True)
     assert ordered(between, "again").work.key == "0000"
     between.end("again", {}, actor_died=True)
-    assert bridge.CoreSearcher(between).suggest("never") == Searcher.FINISHED
+    assert tuning.CoreSearcher(between).suggest("never") == Searcher.FINISHED
     assert between.broken_off.startswith("the Tune actors of trial 0000 died again and again")
 
 
@@ -111,7 +111,7 @@ def test_a_search_without_any_slot_left_ends_with_the_reason(study: tuple[Study,
     between = made(study, PlayedSlots(2, up=2))
     between.next("t0")
     between.end("t0", {"lost": "slot 0: no GPU"}, actor_died=False)
-    assert bridge.CoreSearcher(between).suggest("t1") == Searcher.FINISHED
+    assert tuning.CoreSearcher(between).suggest("t1") == Searcher.FINISHED
     assert between.broken_off == "slot 0: no GPU"
 
 
@@ -158,7 +158,7 @@ def test_nothing_is_asked_where_the_untrained_encoder_cannot_be_scored(
     between = made(study, PlayedSlots(1, up=1), baseline=baseline)
     between.next("t0")
     between.end("t0", {"report": None, **result}, actor_died=False)
-    assert bridge.CoreSearcher(between).suggest("t1") == Searcher.FINISHED
+    assert tuning.CoreSearcher(between).suggest("t1") == Searcher.FINISHED
     assert not asked.trials() and run.read_baseline() is None
     assert str(baseline.failure or between.broken_off).startswith(words)
 
@@ -181,7 +181,7 @@ def test_a_score_of_the_untrained_encoder_that_does_not_come_is_asked_for_again(
         assert ordered(between, "next").work.key == "0000"
         return
     between.end("last", {}, actor_died=False)
-    assert bridge.CoreSearcher(between).suggest("never") == Searcher.FINISHED
+    assert tuning.CoreSearcher(between).suggest("never") == Searcher.FINISHED
     assert between.broken_off == "trial untrained: it ended without a score, again and again"
     assert between.baseline is not None and not asked.trials()
 
