@@ -42,6 +42,11 @@ def processes(run: Path) -> dict[str, int]:
     return {key: process for key, process in last.items() if trains(process)}
 
 
+def begun(run: Path) -> int:
+    """How often workers have taken a trial."""
+    return sum(len(starts(folder)) for folder in (run / "trials").glob("[0-9]*"))
+
+
 def scores(state: dict[str, Any]) -> list[dict[str, Any]]:
     """All that is known of each trial, but for times and for the slots that it was on."""
     return [{**row, "metrics": {**row["metrics"], "slot": None}} for row in without_times(state)]
@@ -87,9 +92,10 @@ def test_a_node_joins_drains_and_all_nodes_go_and_one_comes_back(tuner: Tuner, c
     print(f"what is lacking is said {time.monotonic() - lost:.1f} s after the loss of all nodes")
     assert driver.poll() is None
     time.sleep(15)
+    before = begun(run)
     cluster.add_node(num_cpus=1)
     back = time.monotonic()
-    wait_for(lambda: processes(run), "work on the node that came back", 90)
+    wait_for(lambda: begun(run) > before, "work on the node that came back", 90)
     print(f"it went on {time.monotonic() - back:.1f} s after a node came back")
     out, err = driver.communicate(timeout=400)
     assert driver.returncode == 0, f"{out}\n{err}\n{log_of(run)}"
