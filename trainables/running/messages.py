@@ -5,8 +5,8 @@ The metrics of a trial and the data of the transport (slot, incarnation, sequenc
 
 import dataclasses
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Metrics = dict[str, Any]
@@ -50,7 +50,7 @@ class Work:
 
     Attributes:
         key: of the trial, or of the evaluation; also the name of its folder.
-        config: nested plain values of a TrialConfig; of an evaluation, the arguments of `scoring.Evaluation`.
+        config: nested plain values of a TrialConfig; of an evaluation, those of an `Evaluation`.
         folder: of its checkpoints and logs, an absolute path.
         task: what is done.
     """
@@ -59,6 +59,29 @@ class Work:
     config: dict[str, Any]
     folder: str
     task: Literal["train", "evaluate"] = "train"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a checkpoint is scored by, as `tuner evaluate` asks for it.
+
+    Attributes:
+        checkpoint: its file.
+        split: "validation" or "test"; protocols learn from images of the bank.
+        protocols: their names.
+        changes: dotted keys that differ from the trial's.
+        save: where backbone and classifier are written, if anywhere.
+    """
+
+    checkpoint: str
+    split: str
+    protocols: Sequence[str]
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    save: str | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """As nested plain values, from which `Evaluation(**values)` makes it again."""
+        return {**vars(self), "changes": dict(self.changes)}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Scores of a trial's network: after an epoch, and of a checkpoint."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,7 +15,7 @@ from trainables.networks.group import Group
 from trainables.running import checkpoint as checkpoints
 from trainables.running import classifier_file, preparation
 from trainables.running.checkpoint import Checkpoint
-from trainables.running.messages import Metrics, Report
+from trainables.running.messages import Evaluation, Metrics, Report
 from trainables.running.resolve import resolved
 from trainables.running.segment import Segment
 
@@ -30,29 +29,6 @@ def score(learner: Learner, bank: data.Images, validation: data.Images) -> Metri
     network, probe = learner.network(chosen.network), learner.student.probe
     scores = measure(Subject(network, learner.config, bank, validation, learner.group, probe), chosen.protocols)
     return {**scores, "validation_images": float(len(validation))}
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a checkpoint is scored by.
-
-    Attributes:
-        checkpoint: its file.
-        split: "validation" or "test"; protocols learn from images of the bank.
-        protocols: their names.
-        changes: dotted keys that differ from the trial's.
-        save: where backbone and classifier are written, if anywhere.
-    """
-
-    checkpoint: str
-    split: str
-    protocols: tuple[str, ...]
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    save: str | None = None
-
-    def plain(self) -> dict[str, Any]:
-        """As nested plain values, such as travel to a worker: `Evaluation(**values)`."""
-        return {**vars(self), "changes": dict(self.changes), "protocols": [*self.protocols]}
 
 
 def scored(asked: Evaluation, workers: Group = Group(), read: Checkpoint | None = None) -> dict[str, Any]:
@@ -108,7 +84,7 @@ def perform(
         workers: this worker's place.
         segment: whose requests come too late here.
     """
-    result = scored(Evaluation(**{**values, "protocols": tuple(values["protocols"])}), workers)
+    result = scored(Evaluation(**values), workers)
     if workers.rank == 0:
         report({"epoch": 0.0, "scored": result})
 

@@ -112,6 +112,12 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
     text = "write backbone and linear classifier for a torchvision ResNet (safetensors)"
     command.add_argument("--save", type=Path, metavar="FILE", help=text)
     _settable(command, "data.root=/new/place, evaluation.linear.recipe=eman or data.labels.per_class=10")
+    text = "score on slots of a Ray cluster, each of so many workers, instead of in this process"
+    command.add_argument("--workers", type=whole_number, help=text)
+    command.add_argument("--cpus-per-worker", type=whole_number, default=1)
+    command.add_argument("--gpus-per-worker", type=float, default=0)
+    command.add_argument("--address", help=f"score on slots of this cluster: {ADDRESS}")
+    command.add_argument("--wait", type=_duration, metavar="DURATION", help=WAIT)
     command.add_argument("--json", action="store_true")
 
 

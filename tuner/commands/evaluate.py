@@ -2,7 +2,10 @@
 
 import argparse
 import json
+import os
+import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +16,10 @@ from trainables.config.settings import read_settings
 from trainables.data import progress
 from trainables.data.check import check_data
 from trainables.running.checkpoint_header import PATTERN, config_in
-from tuner.commands import searching
-from tuner.plan import jobs
+from trainables.running.messages import Evaluation
+from tuner.commands import checks, searching
+from tuner.plan import jobs, spec
+from tuner.plan.spec import SearchSpec
 from tuner.report import scores
 from tuner.report.bars import Bars
 from tuner.report.scores import Scored
@@ -43,8 +48,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.save:
         arguments.save.parent.mkdir(parents=True, exist_ok=True)
         arguments.save.touch()  # a file that cannot be written is refused before the work
+    slots = _slots(arguments)
     with Bars() as bars:
-        first, second = _work(paths, arguments.split, arguments.save, protocols, changes, bars)
+        checkpoints = _read_all(paths, arguments.save, changes, bars)
+        asked = [Evaluation(str(found.path.absolute()), arguments.split, protocols, changes) for found in checkpoints]
+        if arguments.save:
+            asked[0] = replace(asked[0], save=str(arguments.save.absolute()))
+        scored = _here(asked, checkpoints, bars) if slots is None else _on_slots(asked, slots, bars)
+    first, second = scored[0], scored[1] if len(scored) > 1 else None
     if arguments.json:
         print(json.dumps(scores.as_json(first, second), indent=2))
     else:
@@ -70,19 +81,31 @@ def _changes(arguments: argparse.Namespace) -> dict[str, object]:
     return changes
 
 
-def _work(
-    paths: Sequence[Path], split: str, save: Path | None, protocols: tuple[str, ...], changes: Changes, bars: Bars
-) -> tuple[Scored, Scored | None]:
-    """Scores one checkpoint or two, and writes the file that is asked for.
+@dataclass(frozen=True)
+class _SlotsWanted:
+    """Where an evaluation runs that is not to run in this process: its cluster, and the seconds to wait for room."""
 
-    Args:
-        paths: of the checkpoints.
-        split: to be scored.
-        save: where backbone and classifier of the first one are written.
-        protocols: their names.
-        changes: dotted keys that differ from the trial's.
-        bars: show how far it is.
-    """
+    spec: SearchSpec
+    wait: float
+
+
+def _slots(arguments: argparse.Namespace) -> _SlotsWanted | None:
+    """The slots that the command line asks for; None where it asks for none."""
+    if arguments.workers is None and arguments.address is None:
+        return None
+    resources = {
+        "workers": arguments.workers or 1,
+        "cpus_per_worker": arguments.cpus_per_worker,
+        "gpus_per_worker": arguments.gpus_per_worker,
+    }
+    address = arguments.address or jobs.default_address()
+    wanted = spec.parse({"name": "evaluate", "address": address, "resources": resources})
+    checks.require_cluster(wanted)
+    return _SlotsWanted(wanted, searching.seconds_to_wait(arguments.wait, address))
+
+
+def _read_all(paths: Sequence[Path], save: Path | None, changes: Changes, bars: Bars) -> "list[Checkpoint]":
+    """Reads the checkpoints. The first one can be saved where that is asked, and they can be compared."""
     checkpoints = []
     for position, path in enumerate(paths):
         bars.tell("checkpoints read", position, len(paths))
@@ -92,9 +115,34 @@ def _work(
         raise UserError(f"--save {save}: {reason}")
     for other in others:
         _check_same_data(first, other, changes)
+    return checkpoints
+
+
+def _here(asked: Sequence[Evaluation], checkpoints: "Sequence[Checkpoint]", bars: Bars) -> list[Scored]:
+    """Scores checkpoints in this process."""
+    from trainables.networks.group import Group, default_device
+    from trainables.running import scoring
+
     with progress.told_to(bars.tell):
-        scored = _scored(first, split, protocols, changes, save)
-        return scored, _scored(others[0], split, protocols, changes) if others else None
+        return [
+            Scored(**scoring.scored(evaluation, Group(device=default_device()), found))
+            for evaluation, found in zip(asked, checkpoints, strict=True)
+        ]
+
+
+def _on_slots(asked: Sequence[Evaluation], slots: _SlotsWanted, bars: Bars) -> list[Scored]:
+    """Scores checkpoints on slots of a cluster; each protocol of each is a piece of work.
+
+    Until the end, logs lie in a folder beside the first checkpoint, which all nodes see.
+    """
+    from tuner.fleet import evaluations  # Ray, which takes a while
+
+    beside = Path(asked[0].checkpoint).parent / f".evaluation-{os.getpid()}"
+    run = runs.Run.create(beside, "evaluate", slots.spec.plain(), 0)
+    bars.say("starting Ray and its workers")
+    results = evaluations.score(run, slots.spec, asked, bars.say, bars.tell, slots.wait)
+    shutil.rmtree(run.path, ignore_errors=True)
+    return [Scored(**result) for result in results]
 
 
 def _protocols(names: Sequence[str]) -> tuple[str, ...]:
@@ -167,14 +215,3 @@ def _check_same_data(first: "Checkpoint", second: "Checkpoint", changes: Changes
         if one[key] != other[key]:
             difference = f"data.{key} = {other[key]}, which is {one[key]} for {first.path}"
             raise UserError(f"--against {second.path}: {difference}")
-
-
-def _scored(
-    found: "Checkpoint", split: str, protocols: tuple[str, ...], changes: Changes, save: Path | None = None
-) -> Scored:
-    """Scores a checkpoint in this process; writes its backbone and classifier where `save` says so."""
-    from trainables.networks.group import Group, default_device
-    from trainables.running import scoring
-
-    asked = scoring.Evaluation(str(found.path), split, protocols, changes, str(save) if save else None)
-    return Scored(**scoring.scored(asked, Group(device=default_device()), found))

@@ -27,7 +27,9 @@ def command(name: str, *arguments: object) -> str:
 
 
 def resume_hint(run: Run) -> str:
-    """How to continue a run that was interrupted."""
+    """How to continue a run that was interrupted; an evaluation is begun again."""
+    if run.kind == "evaluate":
+        return "start it again"
     return f"continue with: {command('tuner', 'resume', run.path)}"
 
 

@@ -14,7 +14,7 @@ from trainables.config.errors import UserError
 from tuner.runs.files import write_atomically
 
 PACKAGES = ("teacher-tuner", "torch", "torchvision", "ray", "optuna", "pydantic", "numpy", "pyarrow")
-Kind = Literal["search", "train"]
+Kind = Literal["search", "train", "evaluate"]
 Content = dict[str, Any]  # nested plain values, as JSON has them
 NAME = "manifest.json"
 
