@@ -1,7 +1,7 @@
 """How the number of slots follows the cluster. Pure: the decisions that `Slots` carries out."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from tuner.fleet.claims import SlotState
@@ -76,13 +76,3 @@ def slots_seen(up: Iterable[SlotState], running: Collection[str]) -> tuple[dict[
         if state.trial is not None:
             held.setdefault(state.trial, Counter())[state.node] += 1
     return dict(slots), {key: dict(nodes) for key, nodes in held.items()}
-
-
-def widest(widths: Sequence[int], slots: int) -> int:
-    """The largest of some numbers of workers for which there are slots; the smallest one where there are too few.
-
-    Args:
-        widths: ascending; the first one is that of a slot.
-        slots: how many there are.
-    """
-    return max((width for width in widths if width <= slots * widths[0]), default=widths[0])

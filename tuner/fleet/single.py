@@ -9,7 +9,7 @@ from trainables.running.messages import Metrics, Work
 from tuner.fleet.claims import State
 from tuner.fleet.cluster import cluster
 from tuner.fleet.conversation import Conversation
-from tuner.fleet.following import slots_seen, widest
+from tuner.fleet.following import slots_seen
 from tuner.fleet.noting import FleetNotes
 from tuner.fleet.slots import Slots
 from tuner.fleet.waiting import account_for, tell_wait, wait_for_room
@@ -18,6 +18,8 @@ from tuner.fleet.wishes import Wishes
 from tuner.plan.resources import Resources
 from tuner.runs.hints import resume_hint
 from tuner.runs.run import Run
+from tuner.search.allocation import Running, allot
+from tuner.search.speeds import Speeds
 from tuner.search.state import fixed_because
 
 
@@ -51,25 +53,42 @@ def converse(
 
 
 class OneTrial:
-    """Has a single trial hold as many slots as it can use, whenever slots come and go.
+    """Has a single trial hold as many slots as pay, whenever slots come and go.
 
     Args:
         groups: the slots.
         key: of the trial.
         widths: numbers of workers that it may have, ascending; the first one is that of a slot.
+        epochs: of the trial.
     """
 
-    def __init__(self, groups: Slots, key: str, widths: tuple[int, ...]):
-        self._groups, self._key, self._widths = groups, key, widths
-        self.width = widths[0]
+    def __init__(self, groups: Slots, key: str, widths: tuple[int, ...], epochs: int):
+        self._groups, self._key, self._smallest = groups, key, widths[0]
+        self._counts = [width // self._smallest for width in widths]
+        self._speeds, self._left = Speeds(self._smallest), epochs
+        self._epochs, self._slots = epochs, 1
+
+    @property
+    def width(self) -> int:
+        """Workers that it is to have."""
+        return self._slots * self._smallest
+
+    def hear(self, metrics: Metrics) -> None:
+        """Takes an epoch's metrics, which tell how fast it is on its present width."""
+        self._speeds.measure(self._key, metrics)
+        self._left = self._epochs - int(metrics["epoch"])
 
     def look(self, state: State) -> None:
         """Takes a look at the slots."""
-        slots, _ = slots_seen(state.slots, [self._key])
-        width = widest(self._widths, sum(slots.values()))
-        if width != self.width:
-            self.width = width
-            self._groups.resize({self._key: width // self._widths[0]})
+        slots, held = slots_seen(state.slots, [self._key])
+        seconds = self._left * self._speeds.pace(self._key)
+        gains = self._speeds.gains(self._key, self._counts)
+        count = max(
+            1, allot(slots, [Running(self._key, self._slots, gains, seconds, held.get(self._key, {}))], 0)[self._key]
+        )
+        if count != self._slots:
+            self._slots = count
+            self._groups.resize({self._key: count})
 
 
 def train_alone(
@@ -107,7 +126,7 @@ def train_alone(
             Watch(groups.board, resume_hint(run)),
             Wishes(run).heard(),
         ):
-            trial, notes = OneTrial(groups, key, widths), FleetNotes(run)
+            trial, notes = OneTrial(groups, key, widths, config.train.epochs), FleetNotes(run)
 
             def look(state: State) -> None:
                 trial.look(state)
@@ -119,4 +138,9 @@ def train_alone(
                 tell_wait, run, lambda why: say(f"waiting: {why}" if why else "going on")
             )
             groups.on_look = look
-            return converse(groups, run, key, config, hear)
+
+            def heard(metrics: Metrics) -> None:
+                trial.hear(metrics)
+                hear(metrics)
+
+            return converse(groups, run, key, config, heard)

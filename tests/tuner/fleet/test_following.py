@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuner.fleet.claims import SlotState
-from tuner.fleet.following import Changes, changes, number_of_slots, slots_seen, widest
+from tuner.fleet.following import Changes, changes, number_of_slots, slots_seen
 from tuner.plan.resources import Resources
 
 
@@ -81,8 +81,3 @@ def test_what_the_core_is_told_of_the_slots() -> None:
     ]
     assert slots_seen(up, ["a", "b"]) == ({"x": 2, "y": 1}, {"a": {"x": 1, "y": 1}})
     assert slots_seen([], ["a"]) == ({}, {})
-
-
-@pytest.mark.parametrize(("slots", "width"), [(0, 2), (1, 2), (2, 4), (3, 4), (4, 8), (9, 8)])
-def test_the_widest_of_a_trials_widths(slots: int, width: int) -> None:
-    assert widest((2, 4, 8), slots) == width
