@@ -2,8 +2,8 @@
 
 A Learner makes steps on random images, with the loop's own Saver, for some seconds in each way in turn: without
 checkpoints by time; written by a thread from a copy, as `fit` does; and written on the training thread. Stalled is the
-share of the wall time that the training thread spends in the Saver. The rate of steps also counts what the writing
-thread takes from the others. benchmarks/checkpoints.md has the table of the last run.
+share of the wall time that the training thread spends in the Saver. Its CPU time is given as well, because other work
+on the machine does not change that. benchmarks/checkpoints.md has the table of the last run.
 """
 
 import argparse
@@ -52,6 +52,7 @@ class Times:
         wall: seconds.
         steps: that were made.
         stalls: seconds that each checkpoint kept the training thread.
+        busy: seconds of CPU that the training thread spent in that, for each checkpoint.
         asking: seconds in which the training thread looked whether a checkpoint is due.
         writes: seconds that each took to be hashed and written.
     """
@@ -59,6 +60,7 @@ class Times:
     wall: float = 0.0
     steps: int = 0
     stalls: list[float] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
     asking: float = 0.0
     writes: list[float] = field(default_factory=list)
 
@@ -109,11 +111,12 @@ def take_turn(way: str, learner: Learner, batches: list[Batch], seconds: float, 
             learner.step(batches)
             times.steps += 1
             if saver.wanted:
-                at = time.perf_counter()
+                at, busy = time.perf_counter(), time.thread_time()
                 saver.between_steps([])
                 if way == "on the training thread":
                     saver.wait()
                 times.stalls.append(time.perf_counter() - at)
+                times.busy.append(time.thread_time() - busy)
         times.wall += time.perf_counter() - began
 
 
@@ -127,9 +130,9 @@ def main() -> None:
     torch.set_num_threads(1)
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, one thread"
     print(f"{machine}, torch {torch.__version__}; every {60 * given.minutes:g} s, {given.rounds} rounds\n")
-    heads = ("trial", "checkpoints", "MB", "ms a step", "ratio", "stall in ms: median, max (number)", "write in s")
-    print("|", *(f"{head} |" for head in (*heads, "stalled", "stalled at one a minute")))
-    print("|---|---|---|---|---|---|---|---|---|")
+    heads = ("trial", "checkpoints", "MB", "ms a step", "ratio", "stall in ms: median, max (number)", "CPU ms of it")
+    print("|", *(f"{head} |" for head in (*heads, "write in s", "stalled", "stalled at one a minute")))
+    print("|---|---|---|---|---|---|---|---|---|---|")
     write = checkpoint.write
     for trial in given.trial:
         learner, batches = learner_of(trial, given.minutes)
@@ -147,10 +150,11 @@ def main() -> None:
             row = f"| {trial} | {way} | {size / 1e6:.1f} | {1000 * step:.1f} | {step / first:.3f} |"
             if of.stalls:
                 median, most = 1000 * statistics.median(of.stalls), 1000 * max(of.stalls)
-                row += f" {median:.1f}, {most:.1f} ({len(of.stalls)}) | {statistics.median(of.writes):.3f} |"
+                row += f" {median:.1f}, {most:.1f} ({len(of.stalls)}) | {1000 * statistics.median(of.busy):.1f} |"
+                row += f" {statistics.median(of.writes):.3f} |"
                 row += f" {100 * of.stalled:.2f} % | {100 * statistics.mean(of.stalls) / 60:.3f} % |"
             else:
-                row += " | | 0 | 0 |"
+                row += " | | | 0 | 0 |"
             print(row, flush=True)
 
 

@@ -47,9 +47,9 @@ def fit(
         folder: where the trial's checkpoints are.
         report: called on rank 0 for each evaluated epoch.
         workers: this worker's place.
-        segment: of the trial. `segment.leave()`, called on rank 0, has all workers write a checkpoint at one of the
-            next two steps and return. If an evaluation comes first, that is finished and reported. `segment.left` says
-            whether the trial was left before its end.
+        segment: of the trial. `segment.leave()`, called on rank 0, has all workers write a checkpoint and return, two
+            steps after the one that is being made. If an epoch that is evaluated ends before that, the evaluation is
+            finished and reported first. `segment.left` says whether the trial was left before its end.
 
     Returns:
         The metric history, one entry for each evaluated epoch.

@@ -7,8 +7,8 @@ class Segment:
     """A stretch of a trial on one group of workers.
 
     Args:
-        owner: token of whoever runs this segment. The newest token that took a trial's folder may write there. Empty:
-            no ownership is taken, and none is checked.
+        owner: token of this segment, different from that of every other one. The newest token that took a trial's
+            folder may write there. Empty: no ownership is taken, and none is checked.
 
     Attributes:
         owner: the token.
@@ -20,7 +20,7 @@ class Segment:
         self._asked = threading.Event()
 
     def leave(self) -> None:
-        """Asks `fit` to write a checkpoint at the next step and to return. Called on rank 0, from any thread."""
+        """Asks `fit` to write a checkpoint soon and to return, see there. Called on rank 0, from any thread."""
         self._asked.set()
 
     @property
