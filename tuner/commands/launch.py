@@ -6,6 +6,7 @@ from trainables.config import equivalence
 from tuner.commands import checks, searching
 from tuner.plan import jobs, points, reading, space, spec
 from tuner.runs import run as runs
+from tuner.runs.beginning import beginning, unused
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -13,7 +14,7 @@ def run(arguments: argparse.Namespace) -> int:
     jobs.require_kept(arguments.run, "--run")
     search = reading.read(arguments.search, settings(arguments))
     proposing = points.load(search) if search.table else space.load(search.space)
-    path = arguments.run or runs.unused(runs.RUNS, search.name)
+    path = arguments.run or unused(runs.RUNS, search.name)
     checks.require_all(search, path, proposing)
     if rule := equivalence.own_line(search.trial):
         print(rule)
@@ -26,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{made.path}: replaced; nothing had been asked in it")
     if proposing.file is not None:
         made.keep_space(proposing.file)
-    with runs.beginning(made, launched=True):
+    with beginning(made, launched=True):
         return searching.finish(made, searching.opened(made, search), arguments.wait)
 
 

@@ -8,6 +8,7 @@ from tuner.commands import checks, searching, train
 from tuner.commands.launch import settings
 from tuner.plan import jobs, reading
 from tuner.runs import run as runs
+from tuner.runs.beginning import beginning
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -21,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"{error}{f'; {again}' if begun.untouched and not begun.held() else ''}") from None
     checks.require_all(search, begun.path)
     begun.hold()
-    with runs.beginning(begun, launched=False):
+    with beginning(begun, launched=False):
         study = searching.opened(begun, search) if begun.kind == "search" else None
         begun.write_spec(search.plain())
         if changed := formats.news(begun.format):

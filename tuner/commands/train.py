@@ -18,6 +18,7 @@ from tuner.report.bars import Bars, about
 from tuner.report.view import best_of
 from tuner.report.wording import of_images
 from tuner.runs import run as runs
+from tuner.runs.beginning import beginning, unused
 from tuner.runs.hints import command, shown
 
 QUIET = 60.0  # seconds between two plain lines within an epoch
@@ -41,14 +42,14 @@ def run(arguments: argparse.Namespace) -> int:
         alone = reading.settled(spec.parse(content))
     except UserError as error:
         raise UserError(str(error).removeprefix("trial.")) from None  # as `--set` spells it here
-    path = arguments.run or runs.unused(runs.RUNS, f"train-{arguments.config.stem}")
+    path = arguments.run or unused(runs.RUNS, f"train-{arguments.config.stem}")
     checks.require_all(alone, path)
     if note := spec.width_note(alone):
         print(note)
     made = runs.Run.create(path, "train", alone.plain(), config.seed)
     if made.replaces:
         print(f"{made.path}: replaced; nothing had been trained in it")
-    with runs.beginning(made, launched=True):
+    with beginning(made, launched=True):
         return continue_run(made, alone, arguments.wait)
 
 

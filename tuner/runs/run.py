@@ -19,13 +19,13 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 
 from trainables.config import formats
-from trainables.config.errors import TrialFailure, UserError
+from trainables.config.errors import UserError
 from trainables.config.settings import read_yaml
 from tuner.runs import manifest as manifests
 from tuner.runs.files import write_atomically
@@ -331,42 +331,3 @@ def format_of_search(path: Path) -> int:
     """
     of_run = path.name == "spec.yaml" and path.with_name("manifest.json").is_file()
     return Run(path.parent).format if of_run else formats.FORMAT
-
-
-def unused(folder: Path, name: str) -> Path:
-    """The first of name, name-2, name-3, ... in `folder` that does not exist, or that gives way to another run.
-
-    A run gives way if nothing was asked in it and nobody holds it.
-    """
-    candidates = [folder / name, *(folder / f"{name}-{n}" for n in range(2, 10_000))]
-    return next(path for path in candidates if not path.exists() or _gives_way(path))
-
-
-def _gives_way(path: Path) -> bool:
-    try:
-        run = Run(path)
-    except UserError:
-        return False
-    return run.untouched and not run.held()
-
-
-@contextlib.contextmanager
-def beginning(run: Run, launched: bool) -> Iterator[None]:
-    """A context around what a launch or a resume does once it holds its run.
-
-    If that fails before anything was asked, the run can be launched again: an error of the user discards a run that was
-    just `launched`, and after a failure the run stays with its logs until a launch replaces it.
-    """
-    try:
-        yield
-    except UserError:
-        if launched:
-            run.discard()
-        raise
-    except TrialFailure as failure:
-        if not run.untouched:
-            raise
-        with contextlib.suppress(OSError):  # on a full disc; it is said all the same
-            run.note_failure(str(failure).splitlines()[0])
-        again = f"{run.path} holds no result yet: put it right and launch it again, which replaces that run"
-        raise TrialFailure(f"{failure}\n  {again}") from None

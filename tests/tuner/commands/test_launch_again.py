@@ -16,6 +16,7 @@ from tests.tuner.conftest import SMALL, Tuner
 from trainables.config.errors import TrialFailure, UserError
 from tuner.commands import main as cli
 from tuner.runs import run as runs
+from tuner.runs.beginning import beginning, unused
 
 STUDY = '{"op_code": 0, "worker_id": "w", "study_name": "search", "directions": [2]}\n'
 TRIAL = '{"op_code": 4, "worker_id": "w", "study_id": 0, "datetime_start": "2026-01-01T00:00:00"}\n'
@@ -40,7 +41,7 @@ def test_a_run_in_which_nothing_was_asked_is_replaced(tmp_path: Path, kind: runs
     if kind == "train":
         before.trial_folder("full").mkdir()
         (before.trial_folder("full") / "rank-0.log").touch()
-    assert before.untouched and runs.unused(tmp_path, "run") == tmp_path / "run"
+    assert before.untouched and unused(tmp_path, "run") == tmp_path / "run"
     after = runs.Run.create(tmp_path / "run", "search", {"name": "new"}, 0)
     assert after.replaces and after.spec == {"name": "new"} and not any((after.path / "trials").iterdir())
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
@@ -54,7 +55,7 @@ def test_of_two_launches_at_once_one_holds_the_run(tmp_path: Path) -> None:
     first = runs.Run.create(tmp_path / "run", "search", {"name": "first"}, 0)
     with pytest.raises(UserError, match="is being run by process"):
         runs.Run.create(tmp_path / "run", "search", {"name": "second"}, 0)
-    assert runs.unused(tmp_path, "run") == tmp_path / "run-2"
+    assert unused(tmp_path, "run") == tmp_path / "run-2"
     assert first.held() and first.spec == {"name": "first"} and [entry.name for entry in tmp_path.iterdir()] == ["run"]
 
 
@@ -121,7 +122,7 @@ def test_any_other_run_stays(tmp_path: Path, change: Any) -> None:
     with pytest.raises(UserError, match="already exists"):
         runs.Run.create(tmp_path / "run", "search", {}, 0)
     run.discard()
-    assert runs.unused(tmp_path, "run") == tmp_path / "run-2"
+    assert unused(tmp_path, "run") == tmp_path / "run-2"
     assert sorted(path for path in run.path.rglob("*")) == before and list(tmp_path.iterdir()) == [run.path]
 
 
@@ -138,29 +139,29 @@ def test_a_run_that_is_held_stays(tmp_path: Path) -> None:
     run.hold()
     with pytest.raises(UserError, match="is being run by process"):
         runs.Run.create(tmp_path / "run", "search", {}, 0)
-    assert runs.unused(tmp_path, "run") == tmp_path / "run-2" and run.untouched
+    assert unused(tmp_path, "run") == tmp_path / "run-2" and run.untouched
 
 
 def test_what_an_end_before_the_first_trial_leaves(tmp_path: Path) -> None:
     """An error of the user discards a launch that left no log, never a resumed run; a failure keeps the log."""
     run = runs.Run.create(tmp_path / "run", "search", {}, 0)
-    with pytest.raises(UserError, match="^no room$"), runs.beginning(run, launched=False):
+    with pytest.raises(UserError, match="^no room$"), beginning(run, launched=False):
         raise UserError("no room")
     assert run.path.exists()
-    with pytest.raises(UserError, match="^no room$"), runs.beginning(run, launched=True):
+    with pytest.raises(UserError, match="^no room$"), beginning(run, launched=True):
         raise UserError("no room")
     assert not run.path.exists()
 
     run = made(tmp_path / "run")
     said = f"(?s)^bad data\n  log: x\n  {run.path} holds no result yet: .* launch it again, which replaces that run$"
-    with pytest.raises(TrialFailure, match=said), runs.beginning(run, launched=True):
+    with pytest.raises(TrialFailure, match=said), beginning(run, launched=True):
         raise TrialFailure("bad data\n  log: x")
     assert (
         runs.Run(run.path).manifest["failure"] == "bad data"
         and (run.trial_folder(runs.BASELINE) / "rank-0.log").exists()
     )
     with_a_trial(run)
-    with pytest.raises(TrialFailure, match="^later$"), runs.beginning(run, launched=True):
+    with pytest.raises(TrialFailure, match="^later$"), beginning(run, launched=True):
         raise TrialFailure("later")
 
 

@@ -1,5 +1,6 @@
 """A search that runs on Ray is paused, changed and stopped by commands in other processes."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 from tests.tuner.conftest import SMALL, Tuner
 from tests.tuner.fleet.test_kill import wait_for
 from trainables.config.settings import read_yaml
+from tuner.runs.run import Run
+from tuner.runs.storage_watch import measured
 
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
 EPOCHS = 60
@@ -69,3 +72,39 @@ def refused(tuner: Tuner, *arguments: str) -> str:
     assert process.returncode == 2, err
     (line,) = err.splitlines()
     return line
+
+
+def test_a_search_keeps_its_storage_limit_and_waits_where_it_cannot(tuner: Tuner) -> None:
+    """A trial keeps two checkpoints of 0.3 MB; three best trials, one that runs and the rest make up 4 MB."""
+    train = {**SMALL["trial"]["train"], "epochs": 4, "checkpoint_steps": None}
+    changes: dict[str, Any] = {
+        "trials": 7,
+        "trial": {**SMALL["trial"], "train": train},
+        "stopping": {"kind": "none"},
+        "resources": {"workers": 1, "concurrent_trials": 1},
+    }
+    search = tuner.write_search(**changes, storage={"limit": "1.5 MB"})
+    printed = (tuner.folder / "printed limited").open("w+")
+    driver = tuner.start("launch", search, "--run", "limited", stdout=printed)
+    run = tuner.folder / "limited"
+    said = wait_for(
+        lambda: driver.poll() is None and run.exists() and tuner.state("limited")["waits"], "word of the wait", 400
+    )
+    assert "waiting: storage.limit = 1.5 MB: the run holds " in said
+    assert "tuner set " in said
+    held = [trial["epoch"] for trial in tuner.state("limited")["trials"]]
+    tuner.run("set", "limited", "storage.limit=4 MB")
+    most = 0.0
+    while driver.poll() is None:
+        most = max(most, measured(Run(run), {}).total)
+        time.sleep(0.5)
+    _, err = driver.communicate(timeout=60)
+    assert driver.returncode == 0, err
+    assert most <= 4e6
+    state = tuner.state("limited")
+    assert [trial["state"] for trial in state["trials"]] == ["complete"] * 7
+    assert all(trial["epoch"] >= before for trial, before in zip(state["trials"], held, strict=False))
+    best = sorted(state["trials"], key=lambda trial: (-trial["score"], trial["key"]))[:3]
+    assert all(list((run / "trials" / trial["key"]).glob("step-*")) for trial in best)
+    assert list(run.glob("trials/*/checkpoints-deleted.txt")) or len(list(run.glob("trials/*/step-*"))) < 14
+    assert "going on" in Path(printed.name).read_text()
