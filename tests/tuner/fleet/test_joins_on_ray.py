@@ -115,7 +115,7 @@ def test_a_launch_waits_for_a_node_and_goes_on_by_itself(tuner: Tuner) -> None:
         (line,) = err.splitlines()
         assert line.startswith("error: resources.workers = 1: a trial needs 1 CPU") and "waited for 3 s" in line
         assert "tuner resume ended" in line
-        assert "waiting: resources.workers = 1: a trial needs 1 CPU on one node, the cluster has 0 CPU" in out
+        assert "waiting: resources.workers = 1: a trial needs 1 CPU, the cluster has 0 CPU" in out
 
         refused = tuner.start("launch", small, "--address", cluster.address, "--run", "refused", "--wait", "0s")
         _, err = refused.communicate(timeout=120)
