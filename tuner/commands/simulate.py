@@ -45,6 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
     recorded = None if source is None else _recorded(source)
     curves = files.read(arguments.curves) if source is None or recorded is None else files.of_run(source, recorded)
     _require_same_trial(spec, curves, arguments.curves)
+    if arguments.replay or not spec.resources.is_elastic:  # the slots say how many trials run at once
+        alone = spec.resources.model_copy(update={"concurrent_trials": None})
+        spec = spec.model_copy(update={"resources": alone})
     study = _study(spec, source, curves, arguments.pool)
     core = Core(study)
     if arguments.replay:

@@ -129,7 +129,9 @@ class Core:
             self._tell_stopped(self._half_stopped.pop())
         if self.halted or self.ended:
             return Finish(self.alike)
-        if len(self.running) >= trials_at_once(event.room, event.up):
+        most = self._state.resources.concurrent_trials
+        room = event.room if most is None else min(event.room, most)
+        if len(self.running) >= trials_at_once(room, event.up):
             return Wait()
         try:
             for key in promoted(self.stopper):

@@ -223,6 +223,8 @@ class World:
 
     def settle(self) -> None:
         """Gives each trial as many slots as the core has decided: first what is too much is free, then the rest."""
+        if not self.is_elastic and not self._free:
+            return
         widths = self.core.widths
         trials = [(self.trials[key], width // self.smallest) for key, width in widths.items()]
         for trial, count in trials:

@@ -48,7 +48,7 @@ class PlayedSlots:
 
 @pytest.fixture
 def study(tmp_path: Path) -> tuple[Study, Run]:
-    wanted = spec.parse(SMALL)
+    wanted = spec.parse({**SMALL, "resources": {"workers": 2}})
     run = Run.create(tmp_path / "run", "search", wanted.plain(), 0)
     return Study(run.journal, wanted, space.load(wanted.space)), run
 

@@ -608,6 +608,17 @@ def test_no_more_trials_than_there_is_room_for() -> None:
     assert core.hear(WORK) == Finish()
 
 
+def test_no_more_trials_than_the_user_asked_for() -> None:
+    """Also where there are more slots, for they are for the widths; what is asked for may change meanwhile."""
+    core = core_of(None, resources={"concurrent_trials": 1})
+    started(core, "0000")
+    assert core.hear(WORK) == Wait() and core.useful_slots == 1
+    core.study.take_over(search(resources={"concurrent_trials": 2, "max_slots": 1}))
+    assert core.useful_slots == 1
+    started(core, "0001")
+    assert core.hear(WORK) == Wait()
+
+
 def test_trials_that_fail_alike_halt_the_search() -> None:
     core = core_of(None)
     for number in range(3):
