@@ -26,7 +26,7 @@ NAME = "accounts-1"  # ends with the version of the protocol: drivers of another
 LEASE = 30.0  # seconds for which a claim counts after it was made
 CHECK_EVERY = 1.0  # seconds between two looks for leases that have run out
 RENEW_EVERY = 2.0  # seconds between two renewals of a driver
-ANSWER_WITHIN = 10.0  # seconds for the actor to start or to answer
+ANSWER_WITHIN = 3.0  # seconds for the actor to hear that a driver leaves
 HEAD = {"node:__internal_head__": 0.001}
 MOST_BUNDLES = 10_000  # that the autoscaler is told of
 
@@ -119,28 +119,32 @@ class Account:
         self._workers, self._demand = workers, demand
         self._driver = uuid.uuid4().hex
         self._handle: AccountsHandle | None = None
+        self._asked: ray.ObjectRef[int] | None = None  # an answer that may still have to come
         self._allowance: int | None = None
         self._renewed = -RENEW_EVERY
         self._told = ""
 
     def allowance(self, held: int, wanted: int) -> int:
-        """How many slots the driver may hold. While the actor does not answer, that is what it said last.
+        """How many slots the driver may hold, by the last answer: it does not wait for one.
 
         Args:
             held: slots that hold resources now.
-            wanted: slots that could be used.
+            wanted: slots that could be used. The driver may hold them all before the first answer.
         """
-        if time.monotonic() - self._renewed >= RENEW_EVERY:
-            try:
+        try:
+            if self._asked is not None and ray.wait([self._asked], timeout=0)[0]:
+                answer, self._asked = self._asked, None
+                self._allowance = ray.get(answer)
+            if self._asked is None and time.monotonic() - self._renewed >= RENEW_EVERY:
+                self._renewed = time.monotonic()
                 claim = Claim(held, wanted, self._workers, self._demand)
                 self._handle = self._handle or _accounts()
-                self._allowance = ray.get(self._handle.renew.remote(self._driver, claim), timeout=ANSWER_WITHIN)
-            except Exception as error:  # Ray raises errors of many kinds; the actor may have ended a moment ago
-                self._handle = None
-                if first_line(error) != self._told:
-                    self._told = first_line(error)
-                    log.warning("the accounts of the cluster do not answer (%s)", self._told)
-            self._renewed = time.monotonic()
+                self._asked = self._handle.renew.remote(self._driver, claim)
+        except Exception as error:  # Ray raises errors of many kinds; the actor may have ended a moment ago
+            self._handle = None
+            if first_line(error) != self._told:
+                self._told = first_line(error)
+                log.warning("the accounts of the cluster do not answer (%s)", self._told)
         return wanted if self._allowance is None else self._allowance
 
     def __enter__(self) -> "Account":
