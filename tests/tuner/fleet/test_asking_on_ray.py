@@ -20,6 +20,11 @@ def trials(tuner: Tuner) -> dict[str, dict[str, Any]]:
     return {trial["key"]: trial for trial in tuner.state("run")["trials"]}
 
 
+def trained(tuner: Tuner) -> set[str]:
+    """Keys of the trials that slots train now."""
+    return {slot["trial"] for slot in tuner.state("run")["slots"] if slot["trial"]}
+
+
 def test_a_search_is_paused_changed_and_stopped(tuner: Tuner) -> None:
     train = {**SMALL["trial"]["train"], "epochs": EPOCHS, "checkpoint_steps": None}
     search = tuner.write_search(
@@ -28,34 +33,34 @@ def test_a_search_is_paused_changed_and_stopped(tuner: Tuner) -> None:
     printed = (tuner.folder / "printed").open("w+")
     driver = tuner.start("launch", search, "--run", "run", stdout=printed)
     run = tuner.folder / "run"
-    wait_for(lambda: driver.poll() is not None or (run / "lock").exists(), "run")
-    wait_for(lambda: driver.poll() is not None or trials(tuner).get("0000", {}).get("workers"), "first trial")
+    wait_for(lambda: driver.poll() is not None or (run / "lock").exists(), "run", 120)
+    wait_for(lambda: driver.poll() is not None or trials(tuner).get("0000", {}).get("workers"), "first trial", 500)
 
     assert "trial 0000 pauses after its present epoch" in tuner.run("pause", "run", "--trial", "0")
     wait_for(lambda: trials(tuner)["0000"]["state"] == "paused", "pause of a trial")
     epoch = trials(tuner)["0000"]["epoch"]
     assert 0 < epoch < EPOCHS
-    wait_for(lambda: {"0001", "0002"} & {slot["trial"] for slot in tuner.state("run")["slots"]}, "work on other trials")
+    wait_for(lambda: {"0001", "0002"} & trained(tuner), "work on other trials")
 
     tuner.run("set", "run", "resources.max_slots=1", "storage.limit=2 GB")
     assert read_yaml(run / "spec.yaml")["storage"] == {"limit": "2 GB"}
     wait_for(lambda: len(tuner.state("run")["slots"]) == 1, "one slot")
 
-    assert "paused; continue with: " in tuner.run("pause", "run")
+    assert "paused; continue with: " in tuner.run("pause", "run", 120)
     _, err = driver.communicate(timeout=60)
     assert driver.returncode == 130, err
     assert err.startswith("paused as asked; continue with: ")
     assert "paused as asked: trials make a checkpoint" in Path(printed.name).read_text()
-    assert "no driver runs it now" in refused(tuner, "pause", "run")
+    assert "no driver runs it now" in refused(tuner, "pause", "run", 120)
     before = {key: trial["epoch"] for key, trial in trials(tuner).items()}
 
     driver = tuner.start("resume", "run", stdout=printed)
-    wait_for(lambda: driver.poll() is not None or any(slot["trial"] for slot in tuner.state("run")["slots"]), "resume")
+    wait_for(lambda: driver.poll() is not None or trained(tuner), "resume", 500)
     tuner.run("pause", "run", "--trial", "0", "--off")
     tuner.run("stop", "run", "--trial", "1")
     wait_for(lambda: trials(tuner)["0001"]["state"] in ("stopped", "failed"), "stop of a trial")
     assert "--trial 1: has ended already" in refused(tuner, "stop", "run", "--trial", "1")
-    assert "the search has ended" in tuner.run("stop", "run")
+    assert "the search has ended" in tuner.run("stop", "run", 120)
     _, err = driver.communicate(timeout=60)
     assert driver.returncode in (0, 1), err
     ended = trials(tuner)
