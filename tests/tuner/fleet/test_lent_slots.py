@@ -389,3 +389,28 @@ def _held_once(claims: Iterable[Claim]) -> None:
     """No life trains two claims."""
     lives = [life for claim in claims if claim.generation for life in claim.generation.present]
     assert len(lives) == len(set(lives))
+
+
+def test_while_trials_are_held_they_are_left_and_none_starts() -> None:
+    """As when a run holds more than `storage.limit` allows."""
+
+    async def scene(board: Switchboard) -> None:
+        one = await Slot(board, 0).attach()
+        claim = await board.acquire("a", work("a"))
+        assert claim is not None
+        epoch = asyncio.create_task(board.take(claim, 0))
+        await one.take()
+        await board.hold("/run: holds 2 GB")
+        assert await one.wanted() == "leave"
+        await one.leave()
+        await board.acquire("b", work("b"))
+        two = await Slot(board, 1).attach()
+        await asyncio.sleep(0.1)
+        state = await board.state()
+        assert (state.busy, state.waiting, state.postponed) == (0, 2, "/run: holds 2 GB")
+        await board.hold("")
+        assert {(await slot.take()).work.key for slot in (one, two)} == {"a", "b"}
+        assert (await board.state()).postponed == ""
+        epoch.cancel()
+
+    play(scene)
