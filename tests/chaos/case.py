@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -22,8 +23,9 @@ from tests.chaos.hits import Hit, Moment, measure, width
 from tests.chaos.phases import Doing, checkpoints, doing
 from tests.chaos.plans import Fault, Plan
 from tests.chaos.processes import Process, descendants
-from tests.chaos.references import ROOT, TUNER, reference
+from tests.chaos.references import ROOT, reference
 
+TUNER = (sys.executable, "-m", "tuner.commands.main")
 TITLES = {
     "worker": r"ray::RayTrainWorker",
     "stopped worker": r"ray::RayTrainWorker",

@@ -1,4 +1,7 @@
-"""What a search comes to where nothing disturbs it."""
+"""What a search comes to where nothing disturbs it: each of its trials trained alone, without Ray, by one group.
+
+`python -m tests.chaos.references SPEC FOLDER` trains them, also by torchrun.
+"""
 
 import hashlib
 import json
@@ -6,14 +9,21 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import torch.distributed as dist
 import yaml
+from optuna.trial import TrialState
 
 from tests.chaos.plans import MOST_TRIALS, Plan
-from tests.chaos.results import Results, results_of
+from tests.chaos.results import Results, last_state, timeless
+from trainables.networks import group
+from trainables.running.fit import fit
+from tuner.plan import space as spaces
+from tuner.plan import spec as specs
+from tuner.search.study import Study
 
 ROOT = Path(__file__).parents[2]
-TUNER = (sys.executable, "-m", "tuner.commands.main")
 KEPT = ROOT / "runs" / "chaos"  # the folder `runs` is not in the repository
 
 
@@ -27,23 +37,49 @@ def source() -> str:
 
 
 def reference(plan: Plan) -> Results:
-    """What the search of a plan comes to on one quiet machine, one trial at a time; kept for the next case.
+    """What the search of a plan comes to, each trial alone at the smallest width; kept for the next case.
 
     A random proposal depends on the number of its trial alone, so a shorter search is the beginning of a longer one.
     """
-    search = {**plan.search, "trials": MOST_TRIALS}
-    search["resources"] = {"workers": plan.smallest, "concurrent_trials": 1}
-    text = yaml.safe_dump(search)
+    text = yaml.safe_dump({**plan.search, "trials": MOST_TRIALS})
     name = hashlib.sha256((text + source()).encode()).hexdigest()[:12]
     kept = KEPT / f"{name}.json"
     if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             spec = Path(folder) / "search.yaml"
             spec.write_text(text)
-            run = Path(folder) / "run"
-            command = [*TUNER, "launch", str(spec), "--run", str(run)]
-            subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-            kept.write_text(json.dumps(results_of(run)))
-    found: Results = json.loads(kept.read_text())
-    return {key: found[key] for key in sorted(found)[: plan.trials]}
+            torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={plan.smallest}"]
+            command = [sys.executable, *(torchrun if plan.smallest > 1 else []), "-m", "tests.chaos.references"]
+            subprocess.run([*command, str(spec), folder], cwd=ROOT, check=True)
+            found = {path.name: _result(path) for path in sorted(Path(folder).glob("[0-9]*"))}
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(found))
+    results: Results = json.loads(kept.read_text())
+    return {key: results[key] for key in sorted(results)[: plan.trials]}
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    """What a search would note of a trial."""
+    history, digest = last_state(folder)
+    return {
+        "state": TrialState.COMPLETE.name,
+        "values": [history[-1]["knn_top1"]],
+        "curve": {str(int(metrics["epoch"])): metrics["knn_top1"] for metrics in history},
+        "metrics": {name: value for name, value in timeless(history[-1]).items() if name != "loss_curve"},
+        "history": [timeless(metrics) for metrics in history],
+        "weights": digest,
+    }
+
+
+def main(spec: Path, folder: Path) -> None:
+    """Trains all trials of a search, one after the other."""
+    search = specs.parse(yaml.safe_load(spec.read_text()))
+    study, workers = Study(None, search, spaces.load(search.space)), group.from_torchrun()
+    while (proposal := study.ask()) is not None:
+        fit(proposal.config, folder / proposal.key, lambda metrics: "on", workers)
+    if workers.size > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

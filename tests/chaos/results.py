@@ -39,13 +39,13 @@ def results_of(run: Path) -> Results:
     found: Results = {}
     for trial in study.get_trials(deepcopy=False):
         key = f"{trial.number:04d}"
-        history, digest = _last_state(run / "trials" / key)
+        history, digest = last_state(run / "trials" / key)
         found[key] = {
             "state": trial.state.name,
             "values": trial.values,
             "curve": {str(epoch): value for epoch, value in sorted(trial.intermediate_values.items())},
-            "metrics": _timeless(trial.user_attrs.get("metrics") or {}),
-            "history": [_timeless(metrics) for metrics in history],
+            "metrics": timeless(trial.user_attrs.get("metrics") or {}),
+            "history": [timeless(metrics) for metrics in history],
             "weights": digest,
         }
     return found
@@ -152,7 +152,7 @@ def _study(run: Path) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=storage)
 
 
-def _last_state(folder: Path) -> tuple[list[dict[str, Any]], str | None]:
+def last_state(folder: Path) -> tuple[list[dict[str, Any]], str | None]:
     """Metric history and a hash of the tensors of a trial's newest checkpoint."""
     paths = sorted(folder.glob("step-*.safetensors"))
     if not paths:
@@ -166,7 +166,8 @@ def _last_state(folder: Path) -> tuple[list[dict[str, Any]], str | None]:
     return history, digest.hexdigest()
 
 
-def _timeless(metrics: dict[str, Any]) -> dict[str, Any]:
+def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Metrics that are a function of the trial."""
     return {name: value for name, value in metrics.items() if not name.startswith("time/")}
 
 
