@@ -5,12 +5,14 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 import yaml
 from optuna.trial import TrialState
@@ -50,7 +52,8 @@ def reference(plan: Plan) -> Results:
             spec.write_text(text)
             torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={plan.smallest}"]
             command = [sys.executable, *(torchrun if plan.smallest > 1 else []), "-m", "tests.chaos.references"]
-            subprocess.run([*command, str(spec), folder], cwd=ROOT, check=True)
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            subprocess.run([*command, str(spec), folder], cwd=ROOT, env=environment, check=True)
             found = {path.name: _result(path) for path in sorted(Path(folder).glob("[0-9]*"))}
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(found))
@@ -75,6 +78,7 @@ def main(spec: Path, folder: Path) -> None:
     """Trains all trials of a search, one after the other."""
     search = specs.parse(yaml.safe_load(spec.read_text()))
     study, workers = Study(None, search, spaces.load(search.space)), group.from_torchrun()
+    torch.set_num_threads(1)  # as many as a worker of a slot has
     while (proposal := study.ask()) is not None:
         fit(proposal.config, folder / proposal.key, lambda metrics: "on", workers)
     if workers.size > 1:
