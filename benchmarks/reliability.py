@@ -17,7 +17,7 @@ RECORDS = HERE / "reliability.jsonl"
 PAGE = HERE / "reliability.md"
 PROCESSES = ("worker", "trial actor", "controller", "switchboard")
 TARGETS = {"process kills": 200, "driver kills": 100, "node losses": 30}
-PHASES = {"step": None, "evaluation": 20, "checkpoint": 20, "regroup": 20, "start-up": 20}  # process kills in each
+PHASES = ("step", "evaluation", "checkpoint", "regroup", "start-up")
 Line = Mapping[str, Any]
 
 HEAD = """# What a search survives
@@ -105,20 +105,18 @@ def _costs(faults: Sequence[Line]) -> str:
 
 
 def _phases(faults: Sequence[Line]) -> str:
-    count = Counter(fault["phase"] for fault in faults)
-    total = max(1, sum(count.values()))
-    names = [*PHASES, *sorted(count.keys() - PHASES.keys())]
-    leads = [fault for fault in faults if fault.get("rank") == 0]
-    members = [fault for fault in faults if fault.get("rank")]
+    names = [*PHASES, *sorted({fault["phase"] for fault in faults} - {*PHASES})]
+    text = _row("kills", *names) + _rule(1 + len(names))
+    for label, aimed in (("at any moment", False), ("aimed at a phase", True)):
+        count = Counter(fault["phase"] for fault in faults if bool(fault.get("aimed")) == aimed)
+        text += _row(label, *(count[name] for name in names))
+    leads = sum(fault.get("rank") == 0 for fault in faults)
+    members = sum(bool(fault.get("rank")) for fault in faults)
     widths = Counter(fault["width"] for fault in faults if fault.get("width"))
-    wide = ", ".join(f"{number} on {width}" for width, number in sorted(widths.items()))
+    wide = ", ".join(f"{number} of {width}" for width, number in sorted(widths.items()))
     return (
-        _row("phase", *names)
-        + _rule(1 + len(names))
-        + _row("kills", *(count[name] for name in names))
-        + _row("share", *(f"{count[name] / total:.0%}" for name in names))
-        + f"\nOf the workers that were killed {len(leads)} led their trial and {len(members)} did not. "
-        f"Trials by how many workers they had: {wide}.\n"
+        f"{text}\nOf the workers that were killed {leads} led their trial and {members} did not; the others had none "
+        f"yet. The trials that were hit had so many workers: {wide}.\n"
     )
 
 

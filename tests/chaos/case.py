@@ -36,8 +36,9 @@ TITLES = {
 LOOK = 0.05  # seconds between two looks at the checkpoints and at the driver
 VICTIM_WAIT = 20.0  # seconds for a process of the kind that a fault needs to be there, and at work
 DEATHS_WAIT = 3.0  # seconds within which the workers that go with a fault have died
+AIM_WAIT, AIM_LOOK = 15.0, 0.05  # seconds for a phase that is aimed at, and between two looks for it
 QUIET = 20.0  # seconds for the workers of a driver that has ended to go
-CASE_WAIT = 900.0  # seconds for a case
+CASE_WAIT = 600.0  # seconds for a case
 DISC = "24m"  # size of the disc of a case in which it fills up
 ENDS_OF = {"switchboard": 3, "full disc": 3}  # exit statuses of a driver by which it may end after these faults
 
@@ -189,27 +190,26 @@ class Case:
 
     def _hit_worker(self, fault: Fault, hit: Hit, moment: Moment) -> None:
         """Hits a worker at work. It is stopped first: what it is doing then is what it is doing when it dies."""
-        end = time.monotonic() + VICTIM_WAIT
-        while time.monotonic() < end and not self.over.is_set():
+        begun = time.monotonic()
+        hit.counts, hit.aimed = False, bool(fault.aim)
+        while time.monotonic() < begun + VICTIM_WAIT and not self.over.is_set():
             workers = self._workers()
             turn = int(fault.draw * len(workers))
             for worker in [*workers[turn:], *workers[:turn]]:
                 worker.send(signal.SIGSTOP)
                 now = time.time()
                 found = doing(worker.pid, self.run, blocking=False)
-                if found.phase in ("idle", "unknown"):
+                aside = fault.aim not in ("", found.phase) and time.monotonic() < begun + AIM_WAIT
+                if found.phase in ("idle", "unknown") or aside:
                     worker.send(signal.SIGCONT)
                     continue
                 moment.at = now
                 self._note(moment, {worker: found})
                 moment.hit |= {found.key} if found.key is not None else set()
-                if fault.kind == "worker":
-                    hit.counts = worker.send(signal.SIGKILL)
-                hit.phase, hit.rank = found.phase, found.rank
-                hit.width = width(self.run, found.key)
+                hit.counts = fault.kind == "stopped worker" or worker.send(signal.SIGKILL)
+                hit.phase, hit.rank, hit.width = found.phase, found.rank, width(self.run, found.key)
                 return
-            time.sleep(0.2)
-        hit.counts = False
+            time.sleep(AIM_LOOK if fault.aim else 0.2)
 
     def _hit_actor(self, fault: Fault, hit: Hit, moment: Moment) -> None:
         title, end = re.compile(TITLES[fault.kind]), time.monotonic() + VICTIM_WAIT

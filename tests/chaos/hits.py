@@ -18,6 +18,7 @@ class Hit:
         phase: of the worker that was hit, or of the first trial that had to go back.
         rank: of the worker that was hit.
         width: how many workers its trial had.
+        aimed: whether it waited for a phase.
         counts: whether it hit something that lived and was at work.
         lost_steps: of the trial that lost most; None where no trial went back.
         lost_s: seconds since the checkpoint that it went on from.
@@ -29,6 +30,7 @@ class Hit:
     phase: Phase = "unknown"
     rank: int | None = None
     width: int | None = None
+    aimed: bool = False
     counts: bool = True
     lost_steps: int | None = None
     lost_s: float | None = None

@@ -13,8 +13,9 @@ TRIAL: dict[str, Any] = {
     "data": {"name": "digits", "train_images": 512, "validation_images": 100},
     "encoder": {"name": "resnet10", "width": 4, "projector": {"hidden": 32, "out": 16}},
     "method": {"predictor_hidden": 32},
-    "train": {"epochs": 12, "batch_size": 64, "shard_size": 16, "checkpoint_steps": 4},
+    "train": {"epochs": 20, "batch_size": 64, "shard_size": 16, "checkpoint_steps": 4},
 }
+RARE = ("regroup", "regroup", "checkpoint", "evaluation", "start-up")  # phases that are short, and are aimed at
 STEPS = 8  # of an epoch
 MOST_TRIALS = 7  # of a search
 
@@ -28,12 +29,14 @@ class Fault:
         kind: what happens.
         draw: from 0 to 1; which of the processes or nodes it happens to.
         seconds: how long it lasts: until a lost node joins again, or a full disc has room again.
+        aim: the phase of a worker that it waits for; empty where it comes at its moment.
     """
 
     gap: float
     kind: Kind
     draw: float
     seconds: float
+    aim: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,9 @@ def plan(seed: int) -> Plan:
     draw, place = random.Random(f"chaos {seed}"), seed % 10
     if place == 4:
         return _made(draw, seed, "processes, slots of two workers", [*_processes(10)], slots_of=2, from_launch=False)
-    if place < 4:
+    if place == 3:
+        return _made(draw, seed, "short phases", ["worker"] * 10, from_launch=False, aims=RARE)
+    if place < 3:
         return _made(draw, seed, "processes", [*_processes(10)], from_launch=place == 0)
     if place < 7:
         return _made(draw, seed, "drivers", ["driver"] * 8, mean=12.0)
@@ -100,10 +105,10 @@ def plan(seed: int) -> Plan:
 
 def short() -> Plan:
     """A short case that has a bit of everything."""
-    kinds: tuple[Kind, ...] = ("worker", "trial actor", "controller", "worker", "node", "driver", "worker")
-    gaps = (1.0, 3.0, 4.0, 6.0, 5.0, 10.0, 16.0)
-    faults = tuple(Fault(gap, kind, 0.3, 4.0) for gap, kind in zip(gaps, kinds, strict=True))
-    return Plan(-1, "short", (1, 1), "1-2", 5, faults, from_launch=False)
+    kinds: tuple[Kind, ...] = ("worker", "node", "controller", "driver", "worker", "trial actor")
+    gaps = (1.0, 3.0, 6.0, 6.0, 14.0, 2.0)
+    faults = tuple(Fault(gap, kind, 0.3, 3.0) for gap, kind in zip(gaps, kinds, strict=True))
+    return Plan(-1, "short", (1, 1), "1-2", MOST_TRIALS, faults, from_launch=False)
 
 
 def _processes(count: int) -> list[None]:
@@ -119,10 +124,13 @@ def _made(
     mean: float = 8.0,
     slots_of: int = 1,
     from_launch: bool = True,
+    aims: Sequence[str] = ("",),
 ) -> Plan:
     faults = []
     for kind in draw.sample(kinds, len(kinds)):
         drawn = kind or draw.choices(PROCESSES, WEIGHTS)[0]
         gap = draw.expovariate(1 / mean)
-        faults.append(Fault(round(gap, 2), drawn, round(draw.random(), 4), round(draw.uniform(2, 10), 2)))
+        faults.append(
+            Fault(round(gap, 2), drawn, round(draw.random(), 4), round(draw.uniform(2, 10), 2), draw.choice(aims))
+        )
     return Plan(seed, name, (slots_of, slots_of), f"{slots_of}-{2 * slots_of}", MOST_TRIALS, tuple(faults), from_launch)

@@ -16,14 +16,14 @@ from tests.chaos.processes import Frame
 
 @pytest.mark.long
 @pytest.mark.ray
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_search_that_loses_workers_a_node_and_its_driver_ends_as_one_that_was_left_alone() -> None:
     case = short()
     with cluster_of(*case.cpus) as cluster, place(case) as folder:
         outcome = Case(case, cluster, folder).go()
     assert outcome.wrong == []
     met = [hit.fault for hit in outcome.hits if hit.counts]
-    assert {"worker", "node", "driver"} <= set(met) and len(met) >= len(case.faults) - 2
+    assert {"worker", "node", "driver"} <= set(met)
     assert outcome.resumes >= 1
 
 
@@ -102,4 +102,8 @@ def test_the_table_of_records() -> None:
     counted = totals(json.loads(json.dumps(lines)))
     assert counted == {"process kills": 2, "driver kills": 1, "node losses": 0}
     text = rendered(lines)
-    assert "| worker | 2 | 6 | 9 |" in text and "seed 2: lost: 0003" in text
+    assert (
+        "| worker | 2 | 6 | 9 |" in text
+        and "| at any moment | 2 | 0 | 0 | 0 | 0 |" in text
+        and "seed 2: lost: 0003" in text
+    )
