@@ -30,17 +30,21 @@ class Changes:
     retire: tuple[int, ...] = ()
 
 
-def changes(count: int, kept: Collection[int], ending: Collection[int], up: Iterable[SlotState]) -> Changes:
+def changes(
+    count: int, kept: Collection[int], ending: Collection[int], up: Iterable[SlotState], starting: Collection[int] = ()
+) -> Changes:
     """What has to change to have `count` slots.
 
-    A new slot gets the lowest index that is free. The first to end are slots without workers, then those that train no
-    trial, then those that are lent to a trial beside its first one, at last the only slot of a trial.
+    A new slot gets the lowest index that is free. The first to end are slots that wait for room, then those whose
+    workers start, those that train no trial, those that are lent to a trial beside its first one, and at last the only
+    slot of a trial.
 
     Args:
         count: how many slots there should be.
         kept: indices of the slots that are not ending.
         ending: indices of the slots that are.
         up: the slots whose workers are up.
+        starting: indices of the slots that have room, and whose workers start.
     """
     lacking = count - len(kept)
     if lacking >= 0:
@@ -52,8 +56,9 @@ def changes(count: int, kept: Collection[int], ending: Collection[int], up: Iter
 
     def order(slot: int) -> tuple[int, int]:
         trial = trials.get(slot)
-        rank = 0 if slot not in trials else 1 if trial is None else 2 if first[trial] != slot else 3
-        return rank, -slot
+        if slot not in trials:
+            return int(slot in starting), -slot
+        return 2 if trial is None else 3 if first[trial] != slot else 4, -slot
 
     return Changes(retire=tuple(sorted(sorted(kept, key=order)[:-lacking])))
 

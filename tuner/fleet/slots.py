@@ -150,7 +150,8 @@ class Slots:
         self.number = number_of_slots(nodes.usable.values(), self._resources, useful, allowance)
         self._retire([slot.slot for slot in state.slots if slot.retiring], "its node is about to go")
         kept = [slot for slot, keeper in self._keepers.items() if not keeper.ends]
-        todo = changes(self.number, kept, self._keepers.keys() - set(kept), state.slots)
+        ending = self._keepers.keys() - set(kept)
+        todo = changes(self.number, kept, ending, state.slots, self._room.starting().keys())
         self._retire(todo.retire, "there are more slots than can be used")
         for slot in todo.begin:
             ray.get(self.board.expect.remote(slot))

@@ -53,6 +53,11 @@ def test_which_slots_begin_and_end(
     assert changes(count, kept, ending, up) == expected
 
 
+def test_a_slot_that_lost_its_node_ends_before_one_that_starts_on_another() -> None:
+    assert changes(1, [0, 1], [], [], starting=[1]) == Changes(retire=(0,))
+    assert changes(1, [0, 1, 2], [], [slot(2)], starting=[1]) == Changes(retire=(0, 1))
+
+
 slots_of = st.dictionaries(st.integers(0, 8), st.tuples(st.sampled_from([None, "a", "b", "c"]), st.booleans()))
 
 
