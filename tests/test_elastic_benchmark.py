@@ -1,5 +1,6 @@
 """The figures and the picture of `benchmarks.elastic`, from logs and times that are written here."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,7 @@ def test_seconds_from_a_change_to_its_use() -> None:
     assert measure.until_used(HAPPENED[3], STRETCHES[:4]) is None
     assert measure.until_resumed(HAPPENED[2], STRETCHES) == 30
     assert measure.until_resumed(HAPPENED[2], STRETCHES[:2]) is None
+    assert math.isnan(measure.until_resumed(HAPPENED[2], STRETCHES[1:]) or 0)
 
 
 def test_metrics_are_compared_in_every_bit_but_for_times() -> None:
@@ -88,6 +90,7 @@ def test_metrics_are_compared_in_every_bit_but_for_times() -> None:
 def test_the_table_has_medians_and_all_values() -> None:
     assert cell([1.0, 4.0, 2.0], "{:.1f}") == "2.0 (1.0, 4.0, 2.0)"
     assert cell([None, 4.0, None], "{:.1f}") == "never (never, 4.0, never)"
+    assert cell([math.nan, 4.0, 5.0], "{:.1f}") == "4.5 (-, 4.0, 5.0)" and cell([math.nan], "{:.1f}") == "-"
     assert cell([None], "{:.1f}") == "never" and cell([3.0], "{:.1f}") == "3.0"
     text = table([ROUND], TRIALS)
     images = round(TRIALS.images / 210)

@@ -9,13 +9,16 @@ with those of the trial trained alone, in one process, without Ray.
 - utilisation: seconds in steps and evaluations / seconds that the nodes were there, start-up included;
 - images a second: training images of all trials / seconds to all results.
 
-The table of the last run is in benchmarks/elastic.md, its timeline in benchmarks/elastic.png.
+The page and the timeline are written to --folder; those of the last run on a calm machine are benchmarks/elastic.md and
+benchmarks/elastic.png.
 """
 
 import argparse
 import os
 import platform
 import statistics
+import sys
+import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +27,7 @@ from benchmarks.elastic.contenders import CONTENDERS
 from benchmarks.elastic.drawing import draw
 from benchmarks.elastic.nodes import script
 from benchmarks.elastic.rounds import Round, play, reference
-from benchmarks.elastic.table import script_table, seconds, table
+from benchmarks.elastic.table import PAGE, script_table, seconds, table
 from benchmarks.elastic.trials import Trials
 
 
@@ -55,12 +58,28 @@ def main() -> None:
                 one.write(folder / f"{name}-{repeat}.json")
                 print(f"  {seconds(one):6.1f} s: exit status {one.status}, {one.equal} trials equal", flush=True)
     rounds = [Round.read(path) for path in sorted(folder.glob("*-[0-9]*.json"))]
-    cores, libraries = len(os.sched_getaffinity(0)), ", ".join(f"{name} {version(name)}" for name in ("ray", "torch"))
-    loads = ", ".join(f"{one.load:.1f}" for one in rounds)
-    print(f"\n{platform.processor() or platform.machine()}, {cores} cores, {libraries}; load at each launch: {loads}\n")
-    print(script_table(rounds, events), "\n", table(rounds, trials), sep="\n")
+    page = PAGE.format(
+        command=" ".join(["python -m benchmarks.elastic", *sys.argv[1:]]),
+        machine=machine(),
+        loads=", ".join(f"{one.load:.1f}" for one in rounds),
+        count=trials.count,
+        epochs=trials.epochs,
+        script=script_table(rounds, events),
+        table=table(rounds, trials),
+        limit=options.limit,
+    )
+    (folder / "elastic.md").write_text(page)
+    print(page)
     draw([middle([one for one in rounds if one.contender == name]) for name in _names(rounds)], folder / "elastic.png")
-    print(f"\ntimeline: {folder / 'elastic.png'}")
+    print(f"page and timeline: {folder / 'elastic.md'}, {folder / 'elastic.png'}")
+
+
+def machine() -> str:
+    """Processor, cores and versions, in words."""
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    name = models[0].partition(":")[2].strip() if models else platform.machine()
+    libraries = ", ".join(f"{library} {version(library)}" for library in ("ray", "torch"))
+    return f"{len(os.sched_getaffinity(0))} cores ({name}), {libraries}, {time.strftime('%Y-%m-%d')}"
 
 
 def middle(rounds: Sequence[Round]) -> Round:

@@ -3,6 +3,7 @@
 Everything but `stretches_in` is a pure function of times.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -129,9 +130,11 @@ def until_used(event: Event, done: Iterable[Stretch]) -> float | None:
 def until_resumed(event: Event, done: Sequence[Stretch]) -> float | None:
     """Seconds from the loss of a node to the next step of the trial that it trained, on any node.
 
-    None if it trained none, or if the trial made no step any more.
+    NaN if it trained none; None if the trial made no step any more.
     """
     hit = {stretch.trial for stretch in _on(event.node, done) if stretch.begins <= event.at <= stretch.ends}
+    if not hit:
+        return math.nan
     later = [stretch.begins - event.at for stretch in done if stretch.trial in hit and stretch.begins > event.at]
     return min(later, default=None)
 

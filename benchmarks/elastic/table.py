@@ -1,5 +1,6 @@
 """The table of the rounds, in Markdown."""
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 
@@ -9,6 +10,38 @@ from benchmarks.elastic.nodes import Event
 from benchmarks.elastic.rounds import Round
 from benchmarks.elastic.trials import Trials
 
+PAGE = """\
+# A search on nodes that come and go
+
+`{command}` on {machine}. Load at each launch: {loads}.
+
+A head without CPUs and two nodes of one CPU each, on one machine. The search begins on node 1, gets node 2, loses
+node 1 and gets it back. Each contender trains the same {count} trials (digits, ResNet-18 of width 16, BYOL, {epochs}
+epochs, 4 exact shards in fp32, a checkpoint after each epoch) under the same script of events.
+
+![timeline](elastic.png)
+
+{script}
+
+## Figures
+
+{table}
+
+Medians of the rounds, in brackets each of them; the picture shows the round with the median time of each contender.
+
+- From change to use: from a node's join, as the cluster knows it, to the first step on it; from the kill to the next
+  step of the trial that the node trained ("-": it trained none).
+- Utilisation: seconds in steps and evaluations / seconds that the nodes were there, start-up included. Both come from
+  the logs of the workers and from `/proc`.
+- Images a second: training images of all trials / seconds to all results.
+- Equal bit for bit: all metrics of all epochs are those of the trial trained alone, in one process, without Ray.
+- "never": a change was not used before the search ended, or the search had no end within {limit:.0f} s.
+
+Ray Tune + Ray Train is `benchmarks/elastic/stock.py`: a TorchTrainer a trial with `max_failures=-1`, a look at the
+cluster every 5 s (`elastic_resize_monitor_interval_s`), a start-up of a worker group limited to 10 s, workers polled
+every 0.5 s, trial actors on the head, and checkpoints on a disc that all nodes share. It runs one trial at a time,
+because an elastic trainer takes all that is free.
+"""
 Figure = Callable[[Round], float | None]
 
 
@@ -53,13 +86,19 @@ def _after(one: Round, index: int) -> float | None:
 
 
 def cell(values: Sequence[float | None], form: str) -> str:
-    """The median of some values, and in brackets all of them; "never" stands for a change that was never used."""
-    there = [value for value in values if value is not None]
-    if len(values) == 1 or not there:
-        return form.format(there[0]) if there else "never"
-    each = ", ".join("never" if value is None else form.format(value) for value in values)
-    middle = statistics.median(float("inf") if value is None else value for value in values)
-    return f"{'never' if middle == float('inf') else form.format(middle)} ({each})"
+    """The median of some values, and in brackets all of them.
+
+    None, a change that was never used, is the largest value, in words "never". NaN, where there was nothing to measure,
+    is "-" and does not count.
+    """
+
+    def word(value: float) -> str:
+        return "never" if value == math.inf else "-" if math.isnan(value) else form.format(value)
+
+    each = [math.inf if value is None else value for value in values]
+    counting = [value for value in each if not math.isnan(value)]
+    middle = word(statistics.median(counting) if counting else math.nan)
+    return middle if len(each) == 1 else f"{middle} ({', '.join(map(word, each))})"
 
 
 def table(rounds: Sequence[Round], trials: Trials) -> str:
