@@ -246,3 +246,20 @@ def test_a_trial_keeps_its_slots_and_uses_the_fewest_nodes(
         if rest > 0:
             rest, nodes = rest - rooms[node], nodes + 1
     assert len({node_of[slot] for slot in taken}) == nodes
+
+
+def test_the_fullest_nodes_come_first_and_the_smallest_that_is_enough_last() -> None:
+    free = {0: "a", 1: "b", 2: "b", 3: "c", 4: "c", 5: "c"}
+    assert sorted(choose(free, {}, 5)) == [1, 2, 3, 4, 5]
+    assert sorted(choose(free, {}, 4)) == [0, 3, 4, 5]
+    assert choose(free, {}, 1) == [0] and sorted(choose(free, {}, 2)) == [1, 2]
+    assert sorted(choose(free, {6: "b"}, 4)) == [0, 1, 2, 6], "first its own node"
+    assert sorted(choose({}, {0: "a", 1: "b", 2: "b"}, 2)) == [1, 2]
+
+
+def test_a_trial_with_little_left_gives_back_last() -> None:
+    gains = {1: 1.0, 2: 2.0}
+    little, long = Running("0000", 2, gains, 6.0), Running("0001", 2, gains, 1000.0)
+    assert little.has_little_left
+    assert allot({"a": 3}, [little, long], 0) == {"0000": 2, "0001": 1}
+    assert allot({"a": 2}, [little, long], 0) == {"0000": 1, "0001": 1}
