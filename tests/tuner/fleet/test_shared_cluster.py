@@ -20,7 +20,6 @@ LEFT = """
 import json, sys, ray
 ray.init(sys.argv[1], log_to_driver=False, configure_logging=False)
 actors = {actor["ActorClassName"] for actor in ray._private.state.actors().values() if actor["State"] != "DEAD"}
-actors = sorted(actors - {"_AutoscalingCoordinatorActor"})  # Ray's own, one for all that use Ray Train on a cluster
 groups = [group["state"] for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
 print(json.dumps([actors, groups, ray.available_resources().get("CPU", 0)]))
 """

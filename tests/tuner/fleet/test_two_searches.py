@@ -1,4 +1,4 @@
-"""Two searches share a cluster that has no room for all that both would take: both go on, and end."""
+"""Two searches share a cluster that has no room for all that both would take: both train at once, and end."""
 
 from collections.abc import Iterator
 
@@ -19,19 +19,19 @@ def address() -> Iterator[str]:
 
 @pytest.mark.parametrize("workers", [(2, 1), (1, 2)])
 def test_two_searches_on_three_cpus_end(tuner: Tuner, address: str, workers: tuple[int, int]) -> None:
-    """The second has room for one of its three slots, or for none until the first has ended: it waits, and says so."""
+    """The second has room for one of its three slots, or for none until the first gives back what is not its share."""
     first, second = (f"{place} of {workers}" for place in ("first", "second"))
-    long = {**SMALL["trial"], "train": {**SMALL["trial"]["train"], "epochs": 20}}
+    long = {**SMALL["trial"], "train": {**SMALL["trial"]["train"], "epochs": 80}}
     drivers = {}
     for name, count, trial in ((first, workers[0], long), (second, workers[1], SMALL["trial"])):
         search = tuner.write_search(trials=3, resources={"workers": count}, trial=trial, stopping={"kind": "none"})
         drivers[name] = tuner.start("launch", search, "--address", address, "--run", name)
         wait_for(lambda name=name: (tuner.folder / name / "logs" / "driver.log").exists(), "start")
-        if name == first:
-            wait_for(lambda: starts(tuner.folder / first / "trials" / "0000"), "first trial")
+        wait_for(lambda name=name: starts(tuner.folder / name / "trials" / "0000"), f"first trial of the {name}")
+    assert drivers[first].poll() is None, "the second did not have to wait for its end"
     for name, driver in drivers.items():
         out, err = driver.communicate(timeout=280)
         assert driver.returncode == 0, f"{name}: {out}\n{err}"
         assert {row["state"] for row in tuner.state(name)["trials"]} == {"complete"}
-        waited = "waiting: no room for 2 workers of 1 CPU" in out
-        assert waited == (name == second and workers[1] == 2), out
+        # how long the first takes to give room back decides whether there is anything to be told
+        assert (name == second and workers[1] == 2) or "waiting: " not in out, out
