@@ -19,7 +19,7 @@ LONG = {**SMALL["trial"], "train": {**SMALL["trial"]["train"], "epochs": 100}}
 LEFT = """
 import json, sys, ray
 ray.init(sys.argv[1], log_to_driver=False, configure_logging=False)
-actors = {actor["ActorClassName"] for actor in ray._private.state.actors().values() if actor["State"] != "DEAD"}
+actors = sorted(actor["ActorClassName"] for actor in ray._private.state.actors().values() if actor["State"] != "DEAD")
 groups = [group["state"] for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
 print(json.dumps([actors, groups, ray.available_resources().get("CPU", 0)]))
 """
