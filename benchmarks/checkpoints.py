@@ -101,6 +101,7 @@ def timed(work: Callable[P, R], into: list[float]) -> Callable[P, R]:
 def take_turn(way: str, learner: Learner, batches: list[Batch], seconds: float, folder: Path, times: Times) -> None:
     """Steps for so many seconds, as `fit` makes them."""
     learner.requests.asked = frozenset()
+    learner.requests.forget("checkpoint")  # what the turn before asked last
     with Saver(learner, folder, Segment()) as saver:
         began = time.perf_counter()
         while time.perf_counter() < began + seconds:
