@@ -15,7 +15,7 @@ import ray
 from trainables.config.errors import BrokenOff, TrialFailure, UserError
 from trainables.running.surroundings import fault
 from tuner.fleet import slots
-from tuner.fleet.wishes import expect_pause
+from tuner.fleet.wishes import why_interrupted
 from tuner.plan import jobs
 from tuner.runs.hints import resume_hint
 from tuner.runs.run import Run
@@ -46,7 +46,6 @@ def cluster(address: str, run: Run) -> Iterator[None]:
     else:
         options = {"runtime_env": {"env_vars": variables}}
     _end_like_interrupted()
-    expect_pause()
     with quiet(run.driver_log):
         try:
             try:
@@ -63,8 +62,8 @@ def cluster(address: str, run: Run) -> Iterator[None]:
             _end_like_interrupted()  # Ray has put a handler of its own there, which aborts
             run.note_hardware([_hardware(node["Resources"]) for node in ray.nodes() if node["Alive"]])
             yield
-        except KeyboardInterrupt as end:  # without a shutdown, which would wait for the workers
-            raise KeyboardInterrupt(f"{str(end) or 'interrupted'}; {resume_hint(run)}") from None
+        except KeyboardInterrupt:  # without a shutdown, which would wait for the workers
+            raise KeyboardInterrupt(f"{why_interrupted()}; {resume_hint(run)}") from None
         except (UserError, TrialFailure):
             ray.shutdown()
             raise

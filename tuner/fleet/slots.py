@@ -25,6 +25,7 @@ from tuner.fleet.keeper import Keeper, Site, free, preload
 from tuner.fleet.nodes import Nodes, Room, first_line
 from tuner.fleet.roster import POSTPONE_WAIT
 from tuner.fleet.switchboard import Switchboard
+from tuner.fleet.wishes import why_interrupted
 from tuner.plan.resources import Resources
 from tuner.search.allocation import what_fits
 
@@ -199,7 +200,7 @@ class Slots:
     def __enter__(self) -> "Slots":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, why: BaseException | None, at: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         """Ends the worker groups.
 
         After ^C trials make a checkpoint at their next step, and the groups end with their driver; a second ^C ends it
@@ -210,7 +211,7 @@ class Slots:
         if kind is BrokenOff:  # the switchboard may be what is gone
             return
         if kind is KeyboardInterrupt:
-            self._halt(str(why) or "interrupted")
+            self._halt()
             return
         for keeper in self._keepers.values():
             keeper.end()
@@ -224,9 +225,9 @@ class Slots:
         for keeper in self._keepers.values():
             keeper.thread.join(max(0.0, end - time.monotonic()))
 
-    def _halt(self, why: str) -> None:
+    def _halt(self) -> None:
         """Has all trials make a checkpoint at their next step, for some seconds at most."""
-        words = f"{why}: trials make a checkpoint; ^C again ends at once"
+        words = f"{why_interrupted()}: trials make a checkpoint; ^C again ends at once"
         print(words, file=sys.__stdout__, flush=True)  # standard output goes to the driver's log
         try:
             ray.get(self.board.halt.remote(), timeout=HALT_WAIT)

@@ -5,7 +5,6 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from types import FrameType
 from typing import Protocol
 
 from trainables.config.errors import UserError
@@ -18,7 +17,7 @@ from tuner.search.study import Study
 
 log = logging.getLogger(__name__)
 LOOK = 1.0  # seconds between two looks for requests
-PAUSED = "paused as asked"  # by `tuner pause`: what a driver says in place of "interrupted"
+_asked = threading.Event()  # whether the interruption of the main thread was asked for by `tuner pause`
 
 
 class Search(Protocol):
@@ -114,17 +113,16 @@ class Wishes:
 
 
 def interrupt() -> None:
-    """Interrupts the main thread as ^C does, but in other words."""
+    """Interrupts the main thread as ^C does.
+
+    `why_interrupted` gives the reason: an exception with words of its own loses them inside of Ray.
+    """
+    _asked.set()
     main = threading.main_thread().ident
     assert main is not None
-    signal.pthread_kill(main, signal.SIGUSR2)
+    signal.pthread_kill(main, signal.SIGINT)
 
 
-def _paused(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt(PAUSED)
-
-
-def expect_pause() -> None:
-    """Prepares the main thread for `interrupt`."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGUSR2, _paused)
+def why_interrupted() -> str:
+    """Why the main thread was interrupted, in words."""
+    return "paused as asked" if _asked.is_set() else "interrupted"

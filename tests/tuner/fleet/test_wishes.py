@@ -147,17 +147,16 @@ def test_a_full_run_can_only_be_paused(tmp_path: Path) -> None:
 PAUSED = """
 import sys, time
 from pathlib import Path
-from tuner.fleet.wishes import Wishes, expect_pause
+from tuner.fleet.wishes import Wishes, why_interrupted
 from tuner.runs.run import Run
 run = Run(Path(sys.argv[1]))
 run.hold()
-expect_pause()
 with Wishes(run).heard():
     print("held", flush=True)
     try:
         time.sleep(60)
-    except KeyboardInterrupt as interrupt:
-        print(interrupt.args[0], flush=True)
+    except KeyboardInterrupt:
+        print(why_interrupted(), flush=True)
         sys.exit(130)
 """
 
