@@ -34,7 +34,7 @@ TITLES = {
     "switchboard": r"ray::(switchboard-.*:)?Switchboard",
 }
 LOOK = 0.05  # seconds between two looks at the checkpoints and at the driver
-VICTIM_WAIT = 20.0  # seconds for a process of the kind that a fault needs to be there, and at work
+VICTIM_WAIT = 60.0  # seconds for a process of the kind that a fault needs to be there, and at work
 DEATHS_WAIT = 3.0  # seconds within which the workers that go with a fault have died
 AIM_WAIT, AIM_LOOK = 15.0, 0.05  # seconds for a phase that is aimed at, and between two looks for it
 QUIET = 20.0  # seconds for the workers of a driver that has ended to go
@@ -226,19 +226,25 @@ class Case:
 
     def _hit_node(self, fault: Fault, hit: Hit, moment: Moment) -> None:
         """Loses a node, and has another one join some seconds later."""
-        nodes = list(self.cluster.nodes)
-        if not nodes:
+        end, working = time.monotonic() + VICTIM_WAIT, list[Node]()
+        while not working and time.monotonic() < end and not self.over.is_set():
+            time.sleep(0.2)
+            working = [node for node in self.cluster.nodes if self._works(node)]
+        if not working:
             hit.counts = False
             return
-        turn = int(fault.draw * len(nodes))
-        node = nodes[turn]
+        node = working[int(fault.draw * len(working))]
         self._note(moment)
-        hit.counts = any(re.match(TITLES["worker"], process.command) for process in node.processes())
         moment.at = time.time()
         self.cluster.lose(node)
         thread = threading.Thread(target=self._return, args=(node, fault.seconds))
         self.threads.append(thread)
         thread.start()
+
+    @staticmethod
+    def _works(node: Node) -> bool:
+        """Whether a node has workers."""
+        return any(re.match(TITLES["worker"], process.command) for process in node.processes())
 
     def _return(self, node: Node, seconds: float) -> None:
         time.sleep(seconds)
