@@ -168,6 +168,7 @@ class Case:
         moment.hit |= {key for process, key in moment.workers.items() if not process.lives}
 
     def _meet(self, fault: Fault, hit: Hit, moment: Moment) -> None:
+        moment.everything = fault.kind in ("driver", "switchboard", "full disc")
         if fault.kind == "worker" or fault.kind == "stopped worker":
             self._hit_worker(fault, hit, moment)
         elif fault.kind == "driver":

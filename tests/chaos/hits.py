@@ -47,6 +47,7 @@ class Moment:
         checkpoints: of these trials, by step, and when they were written.
         workers: processes of these trials, by their ids.
         hit: the trials whose workers died of it.
+        everything: whether the whole search was hit, also trials that had no worker then.
     """
 
     at: float
@@ -54,6 +55,7 @@ class Moment:
     checkpoints: dict[str, dict[int, float]] = field(default_factory=dict)
     workers: dict[Process, str] = field(default_factory=dict)
     hit: set[str] = field(default_factory=set)
+    everything: bool = False
 
 
 def measure(run: Path, hits: Sequence[Hit], moments: Sequence[Moment]) -> None:
@@ -79,7 +81,7 @@ def _cost(run: Path, moment: Moment, key: str, later: Sequence[Moment]) -> dict[
     """What a fault cost a trial; nothing where another fault met it before it was back."""
     lines = stretches(run, key)
     back = next((line for line in lines if line.at > moment.at), None)
-    if back is None or any(key in other.hit and other.at < back.at for other in later):
+    if back is None or any((other.everything or key in other.hit) and other.at < back.at for other in later):
         return {}
     cost: dict[str, float] = {"next_s": back.at - moment.at}
     found = moment.trials.get(key)
