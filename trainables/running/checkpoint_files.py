@@ -98,6 +98,12 @@ def unpin(path: Path, holder: str) -> None:
     _pin_of(path, holder).unlink(missing_ok=True)
 
 
+def unpin_all(folder: Path, holder: str) -> None:
+    """Removes a holder's pins from all checkpoints of a trial's folder."""
+    for file in folder.glob(f"{PATTERN}.pin-{holder}"):
+        file.unlink(missing_ok=True)
+
+
 def pinned(path: Path) -> bool:
     """Whether anything needs a checkpoint to be kept."""
     return any(path.parent.glob(f"{path.name}.pin-*"))

@@ -15,6 +15,7 @@ from typing import Any
 
 from ray.tune.schedulers import TrialScheduler
 
+from trainables.running import checkpoint_files
 from trainables.running.messages import EpochReport, Work
 from tuner.fleet.baseline import Baseline
 from tuner.fleet.claims import State
@@ -29,6 +30,7 @@ from tuner.search.study import Proposal, Study
 
 log = logging.getLogger(__name__)
 ACTOR_RESTARTS = 3  # of the light trainable; its workers are not touched by its death
+PAUSE = "pause"  # who needs the checkpoint of a paused trial
 ACTOR_RETRIES = 2  # how often a trial is begun again after these restarts
 
 
@@ -152,6 +154,7 @@ class Bridge:
     def _start(self, trial_id: str, start: events.Start, has_workers: bool) -> SlotOrder:
         proposal = start.proposal
         self.segments[trial_id] = _Segment(proposal)
+        checkpoint_files.unpin_all(self.run.trial_folder(proposal.key), PAUSE)
         if has_workers:
             self._begin(proposal.key)
         for listener in self.listeners:
@@ -176,6 +179,9 @@ class Bridge:
             for listener in self.listeners:
                 listener.epoch_heard(segment.proposal, report.metrics)
             segment.paused = isinstance(decision, events.Pause)
+            if segment.paused:  # what it goes on from is kept, whatever the disc is short of
+                folder = self.run.trial_folder(report.key)
+                checkpoint_files.pin(folder / str(checkpoint_files.Name(int(report.metrics["step"]))), PAUSE)
             return TrialScheduler.CONTINUE if isinstance(decision, events.Continue) else TrialScheduler.STOP
 
     def end(self, trial_id: str, result: Mapping[str, Any], actor_died: bool) -> None:

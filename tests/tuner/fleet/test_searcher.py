@@ -11,6 +11,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from tests.tuner.conftest import SMALL
+from trainables.running import checkpoint_files
 from trainables.running.messages import EpochReport, Work
 from tuner.fleet import bridge, tuning
 from tuner.fleet.baseline import Baseline
@@ -227,6 +228,23 @@ def test_a_trial_that_is_stopped_from_outside_ends_without_another_epoch(study: 
     assert not between.broken_off, "no slot is lost"
     assert study[0].trial(order.work.key).state.is_finished()
     assert ordered(between, "t1").work.key == "0001"
+
+
+def test_the_checkpoint_of_a_paused_trial_is_kept_until_it_goes_on(study: tuple[Study, Run]) -> None:
+    slots, run = PlayedSlots(1, up=1), study[1]
+    between = made(study, slots)
+    key = ordered(between, "t0").work.key
+    folder = run.trial_folder(key)
+    folder.mkdir(parents=True)
+    (checkpoint := folder / "step-0000000008.safetensors").touch()
+    between.wish(events.PauseWanted(key))
+    times = {"time/first_step_at": 1.0, "time/measured_at": 2.0}
+    between.hear("t0", EpochReport(key, 0, {"epoch": 1, "step": 8.0, "knn_top1": 0.5, **times}))
+    assert checkpoint_files.pinned(checkpoint)
+    between.end("t0", {}, actor_died=False)
+    between.wish(events.PromotionWanted(key))
+    assert ordered(between, "t1").work.key == key
+    assert not checkpoint_files.pinned(checkpoint)
 
 
 def test_the_core_is_asked_by_one_thread_at_a_time(elastic: tuple[Study, Run], monkeypatch: pytest.MonkeyPatch) -> None:
