@@ -30,7 +30,8 @@ epochs, 4 exact shards in fp32, a checkpoint after each epoch) under the same sc
 Medians of the rounds, in brackets each of them; the picture shows the round with the median time of each contender.
 
 - From change to use: from a node's join, as the cluster knows it, to the first step on it; from the kill to the next
-  step of the trial that the node trained ("-": it trained none).
+  step of the trial that the node trained ("-": it trained none). With lent slots node 2 has a trial of its own then;
+  the trial that lost its node is the next one there.
 - Utilisation: seconds in steps and evaluations / seconds that the nodes were there, start-up included. Both come from
   the logs of the workers and from `/proc`.
 - Images a second: training images of all trials / seconds to all results.
