@@ -266,7 +266,8 @@ def noted(run: runs.Run, *records: tuple[str, object]) -> None:
         ("core:x", EPOCH, "trial 0001 has a record that is none of ours: core:x"),
         ("core:1", EPOCH, "trial 0001 has a record that is none of ours: core:1"),
         ("core:" + "9" * 5000, EPOCH, "trial 0001 has a record that is none of ours: core:999"),
-        ("core:00000001", {**EPOCH, "decision": "resize"}, "trial 0001 has a resize without a width: core:00000001"),
+        ("core:00000001", {**EPOCH, "decision": "resize"}, OTHER),
+        ("core:00000001", {"event": "resize", "segment": 2}, OTHER),
     ],
 )
 def test_a_record_that_the_core_cannot_have_written(
@@ -297,10 +298,12 @@ def test_records_that_the_core_writes(tmp_path: Path) -> None:
         START,
         {**EPOCH, "score": float("nan")},
         WANTED,
-        {**EPOCH, "epoch": 2, "decision": "resize"},
+        {"event": "resize", "segment": 2, "width": 4, "slots": 2},
         {"event": "wanted", "pause": True, "width": None},
         {**EPOCH, "epoch": 3, "score": float("-inf"), "decision": "pause"},
         {"event": "promotion"},
+        {"event": "paused"},
+        {"event": "stop"},
         {**START, "segment": 3},
         {"event": "lost", "why": "its Tune actor died"},
         {"event": "end", "failed": True},
