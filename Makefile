@@ -45,7 +45,7 @@ chaos: $(READY)
 	$(BIN)/python -m benchmarks.reliability
 
 soak: $(READY)
-	$(BIN)/python -m benchmarks.soak
+	$(BIN)/python -m benchmarks.soak --page benchmarks/soak.md
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

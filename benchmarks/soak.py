@@ -62,6 +62,12 @@ TITLES = {
     "trial actor": r"ray::(ResourceTrainable|SlotTrial)",
 }
 TOLD = re.compile(rb'^\{"op_code": ?6,', re.MULTILINE)  # the beginning of a journal's line that ends a trial
+HEAD = """# Whether a long search keeps its size
+
+`make soak`, on {machine}. Resident memory and open files of each process of a search, looked at every second, over the
+trials that had ended. The slope is that of a least-squares line from the 50th trial on. Limits: 1 MB a trial in all, 50
+kB a trial after the 50th, 8 more open files.
+"""
 
 
 @dataclass
@@ -223,28 +229,35 @@ def table(soak: Soak) -> str:
             f"{warm.memory[0]:.0f} | {warm.memory[-1]:.0f} | {1000 * warm.slope:.1f} | "
             f"{warm.files[0]} to {warm.files[-1]} |"
         )
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=300)
     parser.add_argument("--simulated", type=int, default=10_000)
+    parser.add_argument("--page", type=Path, help="file for the table, such as benchmarks/soak.md")
     options = parser.parse_args()
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n")
-    wrong = []
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    text, wrong = [HEAD.format(machine=machine)], []
     if options.trials:
         with cluster_of(1, 1) as cluster:
             soak = real(options.trials, cluster)
         wrong += faults_of(soak)
-        print(f"{soak.trials} real trials, {soak.seconds:.0f} s; the run directory has {soak.run_bytes / 1024:.0f} kB")
-        print(f"a trial. Left on the cluster and the machine: {', '.join(soak.left) or 'nothing'}.\n")
-        print(table(soak), flush=True)
+        text += [
+            f"## {soak.trials} real trials, {soak.seconds:.0f} s\n",
+            f"The run directory has {soak.run_bytes / 1024:.0f} kB a trial. "
+            f"Left on the cluster and the machine: {', '.join(soak.left) or 'nothing'}.\n",
+            table(soak),
+        ]
     if options.simulated:
         soak = simulated(options.simulated)
         wrong += faults_of(soak)
-        print(f"\n{soak.trials} simulated trials, {soak.seconds:.0f} s.\n\n{table(soak)}")
-    print("\n".join(["", *(f"WRONG: {fault}" for fault in wrong)]), file=sys.stderr)
+        text += [f"## {soak.trials:,} simulated trials, {soak.seconds:.0f} s\n", table(soak)]
+    text += [f"- wrong: {fault}" for fault in wrong] or ["Nothing is above its limit.\n"]
+    print("\n".join(text))
+    if options.page is not None:
+        options.page.write_text("\n".join(text))
     return 1 if wrong else 0
 
 
