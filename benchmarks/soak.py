@@ -200,14 +200,20 @@ def _score(values: Mapping[str, object], epoch: int) -> dict[str, float]:
     return {"knn_top1": 0.5 + (hash(str(sorted(values.items()))) % 1000) / 4000 + epoch / 100}
 
 
+def lasting(soak: Soak) -> list[Course]:
+    """The processes that have lived for half of the trials, from the second trial on: a first one imports much."""
+    courses = [course.since(2) for course in soak.courses]
+    return [course for course in courses if course.trials and course.trials[-1] - course.trials[0] >= soak.trials / 2]
+
+
 def faults_of(soak: Soak) -> list[str]:
     """What is not as it must be."""
     wrong = [f"left: {what}" for what in soak.left]
-    for course in soak.courses:
-        warm = course.since(WARM if soak.trials > 2 * WARM else soak.trials // 2)
+    for course in lasting(soak):
+        warm = course.since(WARM)
         if course.slope > MOST:
             wrong.append(f"{course.name}: grows by {course.slope:.2f} MB a trial")
-        if len(warm.trials) > 1 and soak.trials > 2 * WARM and warm.slope > MOST_WARM:
+        if soak.trials > 2 * WARM and warm.slope > MOST_WARM:
             wrong.append(f"{course.name}: grows by {1000 * warm.slope:.0f} kB a trial after the {WARM}th")
         if len(warm.files) > 1 and warm.files[-1] > warm.files[0] + MOST_FILES:
             wrong.append(f"{course.name}: {warm.files[0]} open files have become {warm.files[-1]}")
@@ -215,20 +221,23 @@ def faults_of(soak: Soak) -> list[str]:
 
 
 def table(soak: Soak) -> str:
-    """A row for each process."""
+    """A row for each process that lasts."""
     lines = [
-        f"| process | trials | MB first | MB after {WARM} | MB last | kB a trial after {WARM} | open files |",
+        f"| process | trials | MB after 2 | MB after {WARM} | MB last | kB a trial after {WARM} | open files |",
         "|---|---|---|---|---|---|---|",
     ]
-    for course in soak.courses:
+    kept = lasting(soak)
+    for course in kept:
         warm = course.since(WARM)
-        if len(warm.trials) < 2:
-            continue
-        lines.append(
-            f"| {course.name} | {course.trials[0]} to {course.trials[-1]} | {course.memory[0]:.0f} | "
-            f"{warm.memory[0]:.0f} | {warm.memory[-1]:.0f} | {1000 * warm.slope:.1f} | "
-            f"{warm.files[0]} to {warm.files[-1]} |"
-        )
+        cells = [f"{warm.memory[0]:.0f}", f"{1000 * warm.slope:.1f}"] if len(set(warm.trials)) > 1 else ["", ""]
+        files = f"{course.files[0]} to {course.files[-1]}"
+        seen = f"{course.trials[0]} to {course.trials[-1]}"
+        memory = f"{course.memory[0]:.0f} | {cells[0]} | {course.memory[-1]:.0f}"
+        lines.append(f"| {course.name} | {seen} | {memory} | {cells[1]} | {files} |")
+    brief = [course for course in soak.courses if course.name not in {course.name for course in kept}]
+    if brief:
+        most = max(max(course.memory, default=0.0) for course in brief)
+        lines.append(f"\n{len(brief)} more processes lived for less than half of the trials, of {most:.0f} MB at most.")
     return "\n".join(lines) + "\n"
 
 

@@ -64,6 +64,8 @@ def measure(run: Path, hits: Sequence[Hit], moments: Sequence[Moment]) -> None:
         met = sorted(moment.hit & moment.trials.keys()) or sorted(moment.trials)
         if hit.phase == "unknown" and met:
             hit.phase, hit.width = moment.trials[met[0]].phase, width(run, met[0], moment.at)
+        elif hit.phase == "unknown" and hit.counts:
+            hit.phase = "start-up"  # no worker had a trial
         costs = [_cost(run, moment, key, moments[number + 1 :]) for key in sorted(moment.hit)]
         for name in ("lost_steps", "lost_s", "next_s"):
             values = [cost[name] for cost in costs if name in cost]
