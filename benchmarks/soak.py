@@ -98,9 +98,9 @@ class Course:
             self.memory.append(int(found[1]) / 1024)
             self.files.append(files)
 
-    def since(self, trials: int) -> "Course":
-        """The looks since so many trials had ended."""
-        kept = [at for at, count in enumerate(self.trials) if count >= trials]
+    def between(self, first: int, end: float = float("inf")) -> "Course":
+        """The looks at which at least `first` trials had ended, and fewer than `end`."""
+        kept = [at for at, count in enumerate(self.trials) if first <= count < end]
         return Course(
             self.name,
             [self.trials[at] for at in kept],
@@ -182,7 +182,7 @@ def simulated(trials: int) -> Soak:
     course, over = Course("simulation"), threading.Event()
 
     def look() -> None:
-        while not over.wait(LOOK):
+        while not over.wait(LOOK / 5):
             course.add(len(study.trials()), os.getpid())
 
     thread, begun = threading.Thread(target=look), time.monotonic()
@@ -201,8 +201,11 @@ def _score(values: Mapping[str, object], epoch: int) -> dict[str, float]:
 
 
 def lasting(soak: Soak) -> list[Course]:
-    """The processes that have lived for half of the trials, from the second trial on: a first one imports much."""
-    courses = [course.since(2) for course in soak.courses]
+    """The processes that have lived for half of the trials, from the second trial to the last one.
+
+    A first trial imports much, and so does the end of a search.
+    """
+    courses = [course.between(2, soak.trials) for course in soak.courses]
     return [course for course in courses if course.trials and course.trials[-1] - course.trials[0] >= soak.trials / 2]
 
 
@@ -210,7 +213,7 @@ def faults_of(soak: Soak) -> list[str]:
     """What is not as it must be."""
     wrong = [f"left: {what}" for what in soak.left]
     for course in lasting(soak):
-        warm = course.since(WARM)
+        warm = course.between(WARM)
         if course.slope > MOST:
             wrong.append(f"{course.name}: grows by {course.slope:.2f} MB a trial")
         if soak.trials > 2 * WARM and warm.slope > MOST_WARM:
@@ -228,7 +231,7 @@ def table(soak: Soak) -> str:
     ]
     kept = lasting(soak)
     for course in kept:
-        warm = course.since(WARM)
+        warm = course.between(WARM)
         cells = [f"{warm.memory[0]:.0f}", f"{1000 * warm.slope:.1f}"] if len(set(warm.trials)) > 1 else ["", ""]
         files = f"{course.files[0]} to {course.files[-1]}"
         seen = f"{course.trials[0]} to {course.trials[-1]}"
