@@ -76,10 +76,13 @@ def allot(slots: Mapping[str, int], trials: Sequence[Running], waiting: int) -> 
         trial.key: trial.slots if trial.has_little_left else max(n for n in trial.gains if n <= trial.slots)
         for trial in trials
     }
-    anew = {trial.key: trial.slots if trial.has_little_left else 1 for trial in trials}
+    anew = {trial.key: 1 for trial in trials}
     for result in (kept, anew):
         _shrink(result, trials, room)
         _widen(result, trials, room, idle)
+    ending = [trial.key for trial in trials if trial.seconds(kept[trial.key]) < LITTLE]
+    if any(anew[key] != kept[key] for key in ending):  # what they hold is free in a moment
+        return kept
     return anew if _ends(anew, trials) < MUCH_EARLIER * _ends(kept, trials) else kept
 
 
@@ -107,7 +110,8 @@ def _widen(result: dict[str, int], trials: Sequence[Running], room: int, idle: M
     """
     while True:
         spare = room - sum(result.values())
-        steps = [(trial, trial.above(result[trial.key])) for trial in trials if not trial.has_little_left]
+        long = [trial for trial in trials if trial.seconds(result[trial.key]) >= LITTLE]
+        steps = [(trial, trial.above(result[trial.key])) for trial in long]
         able = [(t, wider) for t, wider in steps if wider is not None and wider - result[t.key] <= spare]
         if not able:
             return

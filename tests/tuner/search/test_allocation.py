@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trainables.config.errors import UserError
@@ -167,6 +167,17 @@ def test_a_trial_has_a_width_that_pays(case: Any) -> None:
 
 @unhurried
 @given(clusters())
+@example(
+    (
+        {"a": 5},
+        [
+            Running("0000"),
+            Running("0001", 2, {1: 1.0, 2: 2.0}, 5.0),
+            Running("0002", 4, {1: 1.0, 2: 1.5, 5: 2.0}, 4.0),
+        ],
+        0,
+    )
+)
 def test_asking_again_changes_nothing(case: Any) -> None:
     slots, trials, waiting = case
     result = allot(slots, trials, waiting)
@@ -201,7 +212,12 @@ def test_no_slot_is_idle_that_a_trial_could_use(case: Any) -> None:
     spare = sum(slots.values()) - waiting - sum(result.values())
     for trial in applied(trials, result):
         wider = trial.above(result[trial.key])
-        assert trial.has_little_left or result[trial.key] == 0 or wider is None or wider - result[trial.key] > spare
+        assert (
+            trial.seconds(max(1, result[trial.key])) < LITTLE
+            or result[trial.key] == 0
+            or wider is None
+            or wider - result[trial.key] > spare
+        )
 
 
 def test_idle_slots_go_to_the_trial_that_would_end_last() -> None:

@@ -244,7 +244,7 @@ def test_what_a_sampler_notes_is_kept_in_the_journal(tmp_path: Path) -> None:
     run_one(study)
     run_one(study, 2)
     record = {"event": "start", "segment": 1, "width": 1}
-    study.ask({"core:00000000": record})
+    study.ask(lambda config: {"core:00000000": record})
     again = Study(tmp_path / "journal", search(), TEACHER, reading=True)
     for known in (study, again):
         attributes = [
