@@ -302,8 +302,8 @@ def _asked(board: Board, assignment: Assignment, segment: Segment, log: Path) ->
 
 
 def _dump_stacks(log: Path) -> None:
-    """Writes what each thread of this process is doing to a trial's log."""
-    with log.open("a") as file:
+    """Writes what each thread of this process is doing to a trial's log; nothing where the log cannot be written."""
+    with contextlib.suppress(OSError), log.open("a") as file:
         file.write("stacks of a worker that makes no progress:\n")
         file.flush()
         faulthandler.dump_traceback(file)
