@@ -92,7 +92,9 @@ class StorageWatch:
         assert limit is not None
         holds = f"storage.limit = {limit}: the run holds {as_size(self._holding.total)}"
         needs = f"its trials may still write {as_size(self._holding.growth(running, more))}"
-        raised = command("tuner", "set", self.run.path, f"storage.limit={as_size(2 * bytes_of(limit))}")
+        enough = self._holding.total + self._holding.growth(running, 1)
+        higher = as_size(max(2 * bytes_of(limit), 1.1 * enough))
+        raised = command("tuner", "set", self.run.path, f"storage.limit={higher}")
         rule = "nothing more may be deleted"
         return f"{holds}, {needs}, and {rule}; make room in {self.run.path}, or raise it: {raised}"
 

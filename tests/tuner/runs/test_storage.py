@@ -1,5 +1,6 @@
 """`storage.limit`: what is deleted, in which order, and what never is."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,18 @@ def test_the_limit_is_kept(run: Run) -> None:
     watch.look(None, trials, ["0003"], more=True)
     assert not watch.full
     assert not watch.refuses(["0003", "0004"])
+
+
+def test_the_limit_that_a_full_run_proposes_is_enough(run: Run) -> None:
+    for key in ("0000", "0001"):
+        write(run, key, 5)
+    trials = {key: known(ended=False) for key in ("0000", "0001")}
+    watch = StorageWatch(run)
+    watch.look("1 MB", trials, ["0000"], more=True)
+    (proposed,) = re.findall("storage.limit=([^']*)'", watch.full)
+    watch.look(proposed, trials, ["0000"], more=True)
+    assert not watch.full
+    assert not watch.refuses(["0000"])
 
 
 def test_the_untrained_encoder_tells_the_size_of_a_first_checkpoint(run: Run) -> None:
