@@ -163,9 +163,9 @@ class Slots:
         ending = [slot for slot in slots if slot in self._keepers and not self._keepers[slot].ends]
         if ending:
             log.info("slots %s end: %s", ", ".join(map(str, ending)), why)
-            ray.get(self.board.retire.remote(ending, why))
-            for slot in ending:
+            for slot in ending:  # before its workers go home, or its group would be launched again
                 self._keepers[slot].end()
+            ray.get(self.board.retire.remote(ending, why))
 
     def _note(self, nodes: Nodes, state: State) -> None:
         """Works out why no trial is trained, and tells of a change."""
@@ -213,6 +213,7 @@ class Slots:
         if kind is KeyboardInterrupt:
             self._halt()
             return
+        self._watcher.join(CLOSE_WAIT)  # or it would begin a slot in place of one that ends
         for keeper in self._keepers.values():
             keeper.end()
         try:
@@ -220,7 +221,6 @@ class Slots:
         except ray.exceptions.RayError as failure:
             log.warning("the switchboard cannot be closed (%s)", first_line(failure))
             return
-        self._watcher.join(CLOSE_WAIT)
         end = time.monotonic() + CLOSE_WAIT
         for keeper in self._keepers.values():
             keeper.thread.join(max(0.0, end - time.monotonic()))
