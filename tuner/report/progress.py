@@ -53,7 +53,8 @@ class Progress:
             spec = self.study.spec
             workers = spec.resources.workers
             each = f"{workers} worker{'' if workers == 1 else 's'} each"
-            size = f"{counted(spec.trials, 'trial')}, {self.room} at once, {each}"
+            now = "" if spec.address == "local" else " for now"  # nodes may join, and may go
+            size = f"{counted(spec.trials, 'trial')}, {self.room} at once{now}, {each}"
             self._print(f"search '{spec.name}': {size} -> {self.run.path}")
         return self
 
