@@ -31,12 +31,12 @@ class Tuner:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def start(self, *arguments: str, stdout: Any = subprocess.PIPE) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, stdout: Any = subprocess.PIPE, in_background: bool = False
+    ) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "tuner.commands.main", *arguments]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(
-            command, cwd=self.folder, stdout=stdout, stderr=pipe, text=True, preexec_fn=_hear_interrupts
-        )
+        first, pipe = _ignore_interrupts if in_background else _hear_interrupts, subprocess.PIPE
+        return subprocess.Popen(command, cwd=self.folder, stdout=stdout, stderr=pipe, text=True, preexec_fn=first)
 
     def run(self, *arguments: str, status: int = 0) -> str:
         process = self.start(*arguments)
@@ -56,6 +56,11 @@ class Tuner:
 def _hear_interrupts() -> None:
     """As in a terminal; a shell that runs the tests in the background has its children ignore them."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _ignore_interrupts() -> None:
+    """As a shell has it for what a script starts in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="module")

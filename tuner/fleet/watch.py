@@ -100,7 +100,7 @@ class Watch:
         self.gone = gone
         main = threading.main_thread().ident
         assert main is not None
-        signal.pthread_kill(main, signal.SIGINT)
+        signal.pthread_kill(main, signal.SIGTERM)  # SIGINT may be ignored, see `wishes.interrupt`
         if not self.over.wait(ORDERLY):
             print(f"error: {gone}; {self.hint}", file=sys.__stderr__, flush=True)
             os._exit(3)

@@ -113,14 +113,15 @@ class Wishes:
 
 
 def interrupt() -> None:
-    """Interrupts the main thread as ^C does.
+    """Interrupts the main thread as ^C does, by the signal that `cluster` handles so.
 
-    `why_interrupted` gives the reason: an exception with words of its own loses them inside of Ray.
+    SIGINT may be ignored: a script that starts a driver in the background has it so. `why_interrupted` gives the
+    reason: an exception with words of its own loses them inside of Ray.
     """
     _asked.set()
     main = threading.main_thread().ident
     assert main is not None
-    signal.pthread_kill(main, signal.SIGINT)
+    signal.pthread_kill(main, signal.SIGTERM)
 
 
 def why_interrupted() -> str:

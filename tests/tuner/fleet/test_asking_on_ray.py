@@ -31,7 +31,7 @@ def test_a_search_is_paused_changed_and_stopped(tuner: Tuner) -> None:
         trials=3, trial={**SMALL["trial"], "train": train}, stopping={"kind": "none"}, resources={"workers": 1}
     )
     printed = (tuner.folder / "printed").open("w+")
-    driver = tuner.start("launch", search, "--run", "run", stdout=printed)
+    driver = tuner.start("launch", search, "--run", "run", stdout=printed, in_background=True)
     run = tuner.folder / "run"
     wait_for(lambda: driver.poll() is not None or (run / "lock").exists(), "run", 120)
     wait_for(lambda: driver.poll() is not None or trials(tuner).get("0000", {}).get("workers"), "first trial", 500)

@@ -145,10 +145,13 @@ def test_a_full_run_can_only_be_paused(tmp_path: Path) -> None:
 
 
 PAUSED = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+from tuner.fleet.cluster import _end_like_interrupted
 from tuner.fleet.wishes import Wishes, why_interrupted
 from tuner.runs.run import Run
+_end_like_interrupted()
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a script that starts a driver in the background has it
 run = Run(Path(sys.argv[1]))
 run.hold()
 with Wishes(run).heard():
