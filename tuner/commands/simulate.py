@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ from tuner.search.study import Study, key_of
 from tuner.simulator import files
 from tuner.simulator.curves import Table
 from tuner.simulator.pool import PoolStudy
+from tuner.simulator.result import Happening, Simulation, Started
 from tuner.simulator.simulate import replay, simulate
-from tuner.simulator.world import Happening, Simulation
 
 VERSION = 1
 """Version of what `--json` prints. Keys may be added to a version, none is renamed or removed."""
+
+NAMES: Mapping[type, str] = {Started: "Start"}  # of decisions in the log that are not called as their type
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -187,14 +190,13 @@ def _trial_as_json(study: Study, trial: FrozenTrial, result: Simulation) -> dict
 
 def _happening_as_json(happening: Happening) -> dict[str, Any]:
     event, decision = happening.event, happening.decision
-    proposal = getattr(decision, "proposal", None)
     metrics = getattr(event, "metrics", {})
     return {
         "at": happening.at,
         "slot": happening.slot,
         "event": type(event).__name__,
-        "key": proposal.key if proposal else getattr(event, "key", None),
+        "key": decision.key if isinstance(decision, Started) else getattr(event, "key", None),
         "epoch": int(metrics["epoch"]) if "epoch" in metrics else None,
-        "decision": None if decision is None else type(decision).__name__,
+        "decision": NAMES.get(type(decision), type(decision).__name__),
         "widths": getattr(decision, "widths", None),
     }

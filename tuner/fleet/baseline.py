@@ -31,6 +31,12 @@ class Baseline:
         """Whether the run has the score."""
         return self.run.read_baseline() is not None
 
+    @property
+    def work(self) -> Work:
+        """What its workers do."""
+        config = c.changed(self.spec.trial.plain(), {"train.epochs": 0})
+        return Work(BASELINE, config.plain(), str(self.run.trial_folder(BASELINE)))
+
     def start(self, trial_id: str, board: str) -> SlotOrder:
         """Returns the order for its `SlotTrial`.
 
@@ -39,9 +45,7 @@ class Baseline:
             board: name of the switchboard's actor.
         """
         self.trial_id = trial_id
-        config = c.changed(self.spec.trial.plain(), {"train.epochs": 0})
-        work = Work(BASELINE, config.plain(), str(self.run.trial_folder(BASELINE)))
-        return SlotOrder(board, trial_id, work, 0, self.spec.objective.metric)
+        return SlotOrder(board, trial_id, BASELINE, 0, self.spec.objective.metric)
 
     def end(self, report: EpochReport | None, error: str | None) -> None:
         """Takes what its `SlotTrial` ended with. Without a report or an error, it is to be started again."""

@@ -112,7 +112,10 @@ class Bridge:
             if self.broken_off:
                 return events.Finish()
             if self.baseline is not None:
-                return None if self.baseline.trial_id else self.baseline.start(trial_id, self.groups.name)
+                if self.baseline.trial_id:
+                    return None
+                self.groups.acquire(trial_id, self.baseline.work)
+                return self.baseline.start(trial_id, self.groups.name)
             if not self.admits(self.core.running):
                 return None
             up = sum(not slot.retiring for slot in self.groups.state().slots)
@@ -161,8 +164,9 @@ class Bridge:
             listener.trial_began(proposal)
         self.groups.look_soon()  # slots that are lent may have to be given back
         work = Work(proposal.key, proposal.config.plain(), str(self.run.trial_folder(proposal.key)))
+        self.groups.acquire(trial_id, work)
         metric = self.core.study.spec.objective.metric
-        return SlotOrder(self.groups.name, trial_id, work, proposal.config.train.epochs, metric)
+        return SlotOrder(self.groups.name, trial_id, proposal.key, proposal.config.train.epochs, metric)
 
     def hear(self, trial_id: str, report: EpochReport | None) -> str:
         """Tells the core of an epoch, unless it was the last one heard; returns what Tune's scheduler answers."""

@@ -16,13 +16,13 @@ class Conversation:
 
     Args:
         board: handle of the switchboard.
-        trial_id: of the trial that makes the claim.
-        work: for the workers.
+        trial_id: of the trial.
+        work: for the workers; None where the driver has made the claim already.
     """
 
-    def __init__(self, board: Board, trial_id: str, work: Work):
+    def __init__(self, board: Board, trial_id: str, work: Work | None = None):
         self.board, self.trial_id, self.position = board, trial_id, 0
-        sequence = ray.get(board.acquire.remote(trial_id, work))
+        sequence = ray.get(board.claimed.remote(trial_id) if work is None else board.acquire.remote(trial_id, work))
         if sequence is None:
             raise SlotLost("the trial is over")
         self.sequence: int = sequence

@@ -16,6 +16,7 @@ from typing import Any
 import ray
 
 from trainables.config.errors import BrokenOff
+from trainables.running.messages import Work
 from tuner.fleet import nodes as cluster_nodes
 from tuner.fleet.accounts import HEAD, Account
 from tuner.fleet.board import Board, Fit
@@ -96,6 +97,10 @@ class Slots:
     def state(self) -> State:
         """A summary of the switchboard."""
         return ray.get(self.board.state.remote())
+
+    def acquire(self, trial_id: str, work: Work) -> None:
+        """Makes a trial's claim: slots that are free take it at once."""
+        ray.get(self.board.acquire.remote(trial_id, work))
 
     def release(self, trial_id: str) -> None:
         """Ends a trial's claim."""

@@ -27,8 +27,9 @@ STACKS_WAIT = 3.0  # seconds for workers without progress to write their stacks
 
 
 class Switchboard:
-    """An asynchronous actor. Tune calls acquire, take and release; workers attach, next, wanted, beat, post,
-    acknowledge and fault; the driver expect, resize, retire, watch, down, give_up, hold, halt, state and close.
+    """An asynchronous actor. Trials of Tune call claimed and take; workers attach, next, wanted, beat, post,
+    acknowledge and fault; the driver acquire, release, expect, resize, retire, watch, down, give_up, hold, halt, state
+    and close.
 
     Args:
         slots: their number at the beginning.
@@ -47,14 +48,17 @@ class Switchboard:
     async def acquire(self, trial_id: str, work: Work) -> int | None:
         """Puts a trial's claim into the queue and returns the claim's number; None where the trial is over.
 
-        The same trial gets the same number again: Tune hands a trial to an actor that another one left, and may
-        nevertheless start the actor that it had begun to make for it.
+        The same trial gets the same number again.
         """
         if trial_id in self.over:
             return None
         claim = self.roster.claim(trial_id, work)
         await self._announce()
         return claim.sequence
+
+    async def claimed(self, trial_id: str) -> int | None:
+        """Returns the number of the claim that the driver has made for a trial; None where the trial is over."""
+        return next((claim.sequence for claim in self.roster.claims.values() if claim.trial_id == trial_id), None)
 
     async def take(self, sequence: int, position: int) -> Message:
         """Waits for message `position` of a claim, and lets the workers go on to it.

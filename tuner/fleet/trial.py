@@ -7,31 +7,30 @@ import ray
 from ray import tune
 
 from trainables.config.errors import TrialFailure
-from trainables.running.messages import Work
 from tuner.fleet.conversation import Conversation, SlotLost
 
 
 @dataclass(frozen=True)
 class SlotOrder:
-    """What a `SlotTrial` has a slot train.
+    """What a `SlotTrial` listens to. It is small, for Tune keeps several copies of it for as long as it runs.
 
     Attributes:
         board: name of the switchboard's actor.
         claim: id of the claim on a slot; Tune's id of the trial.
-        work: what is trained.
+        key: of the trial.
         epochs: number of the last epoch, after which the trial is done.
         metric: name of the objective among an epoch's metrics.
     """
 
     board: str
     claim: str
-    work: Work
+    key: str
     epochs: int
     metric: str
 
     def __str__(self) -> str:
         """The trial's key: Tune names its folders by the text of a configuration."""
-        return self.work.key
+        return self.key
 
 
 class SlotTrial(tune.Trainable):
@@ -41,8 +40,10 @@ class SlotTrial(tune.Trainable):
 
     A step is an epoch. Its result has "epoch" and the objective, for schedulers, and "report": the `EpochReport`,
     which Tune does not look into. If the trial fails by its own fault, the last result has an "error"; if it has no
-    workers, it has "lost". Neither raises an exception, because Tune's restarts are for actors that died. The actor
-    does not release the claim, because Tune may have started another actor for the trial: the bridge does.
+    workers, it has "lost". Neither raises an exception, because Tune's restarts are for actors that died.
+
+    The bridge makes the claim and releases it. So the trial trains while its actor starts, and Tune may hand it to an
+    actor that another trial left and nevertheless start the one that it had begun to make.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -50,7 +51,7 @@ class SlotTrial(tune.Trainable):
         self.order = order
         self.last: dict[str, Any] = {"epoch": 0, "report": None}
         try:
-            self.talk: Conversation | None = Conversation(ray.get_actor(order.board), order.claim, order.work)
+            self.talk: Conversation | None = Conversation(ray.get_actor(order.board), order.claim)
         except SlotLost as lost:
             self.talk, self.lost = None, str(lost)
 
@@ -65,7 +66,7 @@ class SlotTrial(tune.Trainable):
             return {**self.last, "lost": str(lost), "done": True}
         if report is None:
             return {**self.last, "error": "it ended before its last epoch", "done": True}
-        key, metric = self.order.work.key, self.order.metric
+        key, metric = self.order.key, self.order.metric
         if report.key != key:
             raise RuntimeError(f"an epoch of trial {report.key} reached trial {key}")
         self.last = {"epoch": report.epoch, metric: report.metrics[metric], "report": report, "error": None}

@@ -60,6 +60,15 @@ class CoreScheduler(FIFOScheduler):
         return {}
 
 
+class Forgetting(tune.Callback):
+    """Has Tune forget what ended trials have reported: it keeps its trials to the end, and the journal has it all."""
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        told = trial.run_metadata
+        told.last_result = {"training_iteration": told.last_result.get("training_iteration", 0)}
+        told.metric_analysis, told.metric_n_steps = {}, {}
+
+
 def tune_with(bridge: Bridge) -> None:
     """Runs Tune until the core finishes."""
     search = bridge.core
@@ -74,6 +83,7 @@ def tune_with(bridge: Bridge) -> None:
             failure_config=tune.FailureConfig(max_failures=ACTOR_RESTARTS),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
+            callbacks=[Forgetting()],
         ),
     )
     tuner.fit()

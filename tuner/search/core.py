@@ -167,6 +167,7 @@ class Core:
         segment, width = trial.segment + 1, self._state.resources.smallest
         self._state.record(trial.key, self._state.start_record(segment, trial.proposal.config))
         trial.begin_segment(segment, width)
+        trial.since = None
         return Start(trial.proposal, segment, width)
 
     def _startable(self) -> int:
@@ -188,6 +189,19 @@ class Core:
             return [1]
         return [width // resources.smallest for width in resources.widths(config.train.num_shards)]
 
+    def _left(self, trial: LiveTrial, at: float) -> float:
+        """Seconds that a trial would still take on one slot, less what it has trained of the epochs not yet told.
+
+        Args:
+            trial: that runs.
+            at: the time now, on the clock by which its epochs are measured.
+        """
+        speeds, config = self._state.speeds, trial.proposal.config
+        pace, slots = speeds.pace(trial.key), max(1, trial.width // self._state.resources.smallest)
+        trained = 0.0 if trial.since is None else max(0.0, at - trial.since) * speeds.speed_up(slots)
+        untold = min(trial.epochs_left, config.evaluation.every_epochs)  # epochs until it is heard of again
+        return trial.epochs_left * pace - min(trained, untold * pace)
+
     def _lend(self, seen: SlotsSeen) -> Allot | None:
         """Divides the slots among the trials that run; None where nothing changes."""
         state = self._state
@@ -200,7 +214,7 @@ class Core:
                 trial.key,
                 max(1, trial.width // smallest),
                 speeds.gains(trial.key, self._choices(trial)),
-                trial.epochs_left * speeds.pace(trial.key),
+                self._left(trial, seen.at),
                 seen.held.get(trial.key, {}),
             )
             for trial in trials
@@ -232,6 +246,7 @@ class Core:
         score = self._state.sign * float(event.metrics[self._metric])
         decided = self._decide(trial, epoch, score)
         measured = self._state.speeds.measure(event.key, event.metrics) if self._state.resources.is_elastic else {}
+        trial.since = event.metrics.get("time/measured_at")
         content = {"event": "epoch", "epoch": epoch, "score": score, "decision": decided, **measured}
         self._state.record(event.key, content)
         self.study.observe(event.key, event.metrics)

@@ -25,6 +25,7 @@ class LiveTrial:
         segment: number of its segment, from 1; 0 before the first.
         state: "waiting" for a start, "running", or "paused".
         decided: what followed each epoch.
+        since: when its present epoch began; None where that is not known, as after a start from a checkpoint.
         began: whether workers have ever taken it.
         pause: whether it is to be paused after its next epoch.
         stop: whether the user has stopped it.
@@ -35,6 +36,7 @@ class LiveTrial:
     segment: int = 0
     state: Literal["waiting", "running", "paused"] = "waiting"
     decided: dict[int, Decided] = field(default_factory=dict)
+    since: float | None = None
     began: bool = False
     pause: bool = False
     stop: bool = False

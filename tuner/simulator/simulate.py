@@ -11,7 +11,8 @@ from tuner.search import events
 from tuner.search.core import Core
 from tuner.search.study import Metrics, Study, key_of
 from tuner.simulator.curves import Curves
-from tuner.simulator.world import Node, Running, Simulation, World
+from tuner.simulator.result import Simulation
+from tuner.simulator.world import Node, Running, World
 
 
 def simulate(search: Core, curves: Curves, slots: int = 1, nodes: Iterable[Node] = ()) -> Simulation:

@@ -14,6 +14,7 @@ from tuner.search.core import Core
 from tuner.search.speeds import Speeds
 from tuner.search.study import Metrics, Proposal
 from tuner.simulator.curves import Curves, NotRecorded, Recorded, RecordedFailure
+from tuner.simulator.result import Happening, Simulation, Started
 
 UNKNOWN = "TrialFailure: not recorded: "  # a fault of the trial's own values: many such trials do not end a search
 NO_SLOT = -1  # in place of the number of a slot
@@ -34,52 +35,6 @@ class Node:
     slots: int
     joins: float = 0.0
     leaves: float = math.inf
-
-
-@dataclass(frozen=True)
-class Happening:
-    """What the core heard and what it decided.
-
-    Attributes:
-        at: virtual seconds since the search began.
-        slot: number of the slot that the event concerns; -1 where it concerns none.
-        event: the event that the core heard.
-        decision: the decision of the core; None where the event asks for none.
-    """
-
-    at: float
-    slot: int
-    event: events.Event
-    decision: events.Decision | None
-
-
-@dataclass
-class Simulation:
-    """What a search would have done.
-
-    Attributes:
-        slots: how many slots there were at most.
-        log: what happened, in order. Requests for work that were answered with Wait or Finish are left out, and looks
-            at the slots that changed nothing.
-        seconds: virtual time until the last event.
-        busy: training seconds of each slot.
-        available: seconds for which all slots were there, summed.
-        refused: number of look-ups that the curves refused.
-        ended: the reason for each trial that ended at a refusal or at a recorded failure, by key.
-    """
-
-    slots: int = 0
-    log: list[Happening] = field(default_factory=list)
-    seconds: float = 0.0
-    busy: list[float] = field(default_factory=list)
-    available: float = 0.0
-    refused: int = 0
-    ended: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def utilisation(self) -> float:
-        """Share of the slots' time in which they trained."""
-        return sum(self.busy) / self.available if self.available else 0.0
 
 
 @dataclass
@@ -166,7 +121,10 @@ class World:
         decision = self.core.hear(event)
         seen_in_vain = isinstance(event, events.SlotsSeen) and decision is None
         if not (seen_in_vain or isinstance(decision, events.Wait | events.Finish)):
-            self.result.log.append(Happening(self.now, slot, event, decision))
+            noted: events.Decision | Started | None = decision
+            if isinstance(decision, events.Start):
+                noted = Started(decision.proposal.key, decision.segment, decision.width)
+            self.result.log.append(Happening(self.now, slot, event, noted))
         return decision
 
     def start(self) -> Running | None:

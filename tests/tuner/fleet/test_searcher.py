@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
@@ -37,6 +38,15 @@ class PlayedSlots:
     def state(self) -> Any:
         return asyncio.run(self.board.state())
 
+    def acquire(self, trial_id: str, work: Work) -> None:
+        asyncio.run(self.board.acquire(trial_id, work))
+
+    def work(self, trial_id: str) -> Work:
+        """What the claim of a trial has workers do."""
+        sequence = asyncio.run(self.board.claimed(trial_id))
+        assert sequence is not None
+        return self.board.roster.claims[sequence].work
+
     def release(self, trial_id: str) -> None:
         asyncio.run(self.board.release(trial_id))
 
@@ -66,18 +76,15 @@ def ordered(between: bridge.Bridge, trial_id: str) -> SlotOrder:
     return order
 
 
-def test_an_order_has_all_that_a_slot_trial_needs(study: tuple[Study, Run]) -> None:
+def test_a_trial_is_claimed_as_it_is_asked_and_its_order_names_the_claim(study: tuple[Study, Run]) -> None:
+    """Workers have the trial before Tune has an actor for it, and Tune has nothing large to keep."""
     asked, run = study
-    between = made(study, PlayedSlots(1, up=1))
+    slots = PlayedSlots(1, up=1)
+    between = made(study, slots)
     order = tuning.CoreSearcher(between).suggest("t0")["order"]
     config = asked.proposal(asked.trial("0000")).config
-    assert order == SlotOrder(
-        "board",
-        "t0",
-        Work("0000", config.plain(), str(run.trial_folder("0000"))),
-        SMALL["trial"]["train"]["epochs"],
-        "knn_top1",
-    )
+    assert slots.work("t0") == Work("0000", config.plain(), str(run.trial_folder("0000")))
+    assert order == SlotOrder("board", "t0", "0000", SMALL["trial"]["train"]["epochs"], "knn_top1")
     assert str(order) == "0000"
     assert tuning.CoreSearcher(between).suggest("t1") is None
 
@@ -87,12 +94,12 @@ def test_no_more_trials_than_there_are_workers_for(study: tuple[Study, Run]) -> 
     between = made(study, slots)
     assert [between.next(f"t{number}") is None for number in range(4)] == [False, False, True, True]
     asyncio.run(slots.board.attach(2))
-    assert ordered(between, "t4").work.key == "0002"
+    assert ordered(between, "t4").key == "0002"
 
 
 def test_one_trial_waits_where_no_workers_are_up(study: tuple[Study, Run]) -> None:
     between = made(study, PlayedSlots(2, up=0))
-    assert ordered(between, "t0").work.key == "0000"
+    assert ordered(between, "t0").key == "0000"
     assert between.next("t1") is None
 
 
@@ -100,9 +107,9 @@ def test_a_trial_whose_tune_actor_died_is_begun_again_and_the_search_goes_on(stu
     """Two such deaths used to count as slots that were given up, and ended a search with one slot."""
     between = made(study, PlayedSlots(1, up=1))
     for number in range(bridge.ACTOR_RETRIES):
-        assert ordered(between, f"t{number}").work.key == "0000"
+        assert ordered(between, f"t{number}").key == "0000"
         between.end(f"t{number}", {}, actor_died=True)
-    assert ordered(between, "again").work.key == "0000"
+    assert ordered(between, "again").key == "0000"
     between.end("again", {}, actor_died=True)
     assert tuning.CoreSearcher(between).suggest("never") == Searcher.FINISHED
     assert between.broken_off.startswith("the Tune actors of trial 0000 died again and again")
@@ -125,20 +132,22 @@ def test_no_trial_is_asked_before_the_untrained_encoder_is_scored(study: tuple[S
         scores.append(run.read_baseline())
         return []
 
-    between = made(study, PlayedSlots(2, up=2), baseline=Baseline(run, asked.spec), listeners=listeners)
+    slots = PlayedSlots(2, up=2)
+    between = made(study, slots, baseline=Baseline(run, asked.spec), listeners=listeners)
     order = ordered(between, "t0")
-    assert (order.work.key, order.epochs, order.work.config["train"]["epochs"]) == ("untrained", 0, 0)
+    assert (order.key, order.epochs) == ("untrained", 0)
     assert (order.board, order.claim, order.metric) == ("board", "t0", "knn_top1")
-    assert order.work.folder == str(run.trial_folder("untrained"))
+    work = slots.work("t0")
+    assert (work.folder, work.config["train"]["epochs"]) == (str(run.trial_folder("untrained")), 0)
     assert between.next("t1") is None
     between.end("t0", {}, actor_died=True)
-    assert ordered(between, "t2").work.key == "untrained", "its actor died, so it is begun again"
+    assert ordered(between, "t2").key == "untrained", "its actor died, so it is begun again"
     report = EpochReport("untrained", 0, {"epoch": 0.0, "knn_top1": 0.25})
     assert between.hear("t2", report) == TrialScheduler.CONTINUE
     assert not asked.trials() and not scores
     between.end("t2", {"report": report, "done": True}, actor_died=False)
     assert scores == [{"epoch": 0.0, "knn_top1": 0.25}]
-    assert ordered(between, "t3").work.key == "0000"
+    assert ordered(between, "t3").key == "0000"
 
 
 @pytest.mark.parametrize(
@@ -172,14 +181,14 @@ def test_a_score_of_the_untrained_encoder_that_does_not_come_is_asked_for_again(
     asked, run = study
     between = made(study, PlayedSlots(1, up=1), baseline=Baseline(run, asked.spec))
     for number in range(bridge.ACTOR_RETRIES):
-        assert ordered(between, f"t{number}").work.key == "untrained"
+        assert ordered(between, f"t{number}").key == "untrained"
         between.end(f"t{number}", {}, actor_died=False)
-    assert ordered(between, "last").work.key == "untrained"
+    assert ordered(between, "last").key == "untrained"
     if comes_back:
         report = EpochReport("untrained", 0, {"epoch": 0.0, "knn_top1": 0.25})
         between.end("last", {"report": report}, actor_died=False)
         assert run.read_baseline() == report.metrics
-        assert ordered(between, "next").work.key == "0000"
+        assert ordered(between, "next").key == "0000"
         return
     between.end("last", {}, actor_died=False)
     assert tuning.CoreSearcher(between).suggest("never") == Searcher.FINISHED
@@ -204,7 +213,7 @@ def elastic(tmp_path: Path) -> tuple[Study, Run]:
 def test_idle_slots_are_lent_to_a_trial_that_runs(elastic: tuple[Study, Run]) -> None:
     slots = PlayedSlots(2, up=2)
     between = made(elastic, slots)
-    key = ordered(between, "t0").work.key
+    key = ordered(between, "t0").key
     assert slots.looks == 1, "after a start slots may have to be given back at once"
     assert between.look(seen((0, key), (1, None))) == {key: 1}, "how long it takes is not known yet"
     times = {"time/first_step_at": 1.0, "time/measured_at": 99.0, "time/workers": 1, "time/images_per_second": 9.0}
@@ -221,19 +230,19 @@ def test_a_trial_that_is_stopped_from_outside_ends_without_another_epoch(study: 
     slots = PlayedSlots(1, up=1)
     between = made(study, slots)
     order = ordered(between, "t0")
-    asyncio.run(slots.board.acquire("t0", order.work))
-    between.wish(events.StopWanted(order.work.key))
-    assert asyncio.run(slots.board.acquire("t0", order.work)) is None, "its workers are told"
+    assert asyncio.run(slots.board.claimed("t0")) == 1
+    between.wish(events.StopWanted(order.key))
+    assert asyncio.run(slots.board.claimed("t0")) is None, "its workers are told"
     between.end("t0", {"lost": "the trial is over"}, actor_died=False)
     assert not between.broken_off, "no slot is lost"
-    assert study[0].trial(order.work.key).state.is_finished()
-    assert ordered(between, "t1").work.key == "0001"
+    assert study[0].trial(order.key).state.is_finished()
+    assert ordered(between, "t1").key == "0001"
 
 
 def test_the_checkpoint_of_a_paused_trial_is_kept_until_it_goes_on(study: tuple[Study, Run]) -> None:
     slots, run = PlayedSlots(1, up=1), study[1]
     between = made(study, slots)
-    key = ordered(between, "t0").work.key
+    key = ordered(between, "t0").key
     folder = run.trial_folder(key)
     folder.mkdir(parents=True)
     (checkpoint := folder / "step-0000000008.safetensors").touch()
@@ -243,7 +252,7 @@ def test_the_checkpoint_of_a_paused_trial_is_kept_until_it_goes_on(study: tuple[
     assert checkpoint_files.pinned(checkpoint)
     between.end("t0", {}, actor_died=False)
     between.wish(events.PromotionWanted(key))
-    assert ordered(between, "t1").work.key == key
+    assert ordered(between, "t1").key == key
     assert not checkpoint_files.pinned(checkpoint)
 
 
@@ -271,3 +280,13 @@ def test_the_core_is_asked_by_one_thread_at_a_time(elastic: tuple[Study, Run], m
     looking.join(5)
     asking.join(5)
     assert inside == ["WorkWanted", "out", "SlotsSeen", "out"]
+
+
+def test_tune_keeps_little_of_a_trial_that_has_ended() -> None:
+    trial = Trial("any", stub=True, _setup_default_resource=False)
+    metrics = {f"metric {number}": float(number) for number in range(100)}
+    trial.update_last_result({"training_iteration": 3, "report": EpochReport("0000", 0, metrics), **metrics})
+    assert len(trial.run_metadata.get_json_state()) > 20_000 and trial.metric_analysis
+    tuning.Forgetting().on_trial_complete(1, [trial], trial)
+    assert len(trial.run_metadata.get_json_state()) < 2_000 and not trial.metric_analysis
+    assert trial.last_result["training_iteration"] == 3, "Tune must not ask an actor for it that is gone"

@@ -12,8 +12,9 @@ from tuner.search.core import Core
 from tuner.search.events import Allot, EpochEnded, SegmentBegan
 from tuner.search.study import Study
 from tuner.simulator.curves import Point, Recorded, Surface, Table
+from tuner.simulator.result import Simulation
 from tuner.simulator.simulate import replay, simulate
-from tuner.simulator.world import Node, Simulation
+from tuner.simulator.world import Node
 
 TEACHER = spaces.load("teacher")
 WIDE: dict[str, Any] = {

@@ -26,8 +26,8 @@ from tuner.search.study import Study
 from tuner.simulator import files
 from tuner.simulator.curves import Curves, Point, Recorded, Surface, Table
 from tuner.simulator.pool import PoolStudy, distance
+from tuner.simulator.result import Simulation, Started
 from tuner.simulator.simulate import replay, simulate
-from tuner.simulator.world import Simulation
 
 TEACHER = spaces.load("teacher")
 
@@ -171,7 +171,7 @@ def test_virtual_time_and_slots(slots: int) -> None:
     assert times == sorted(times)
     running = most = 0
     for happening in result.log:
-        running += isinstance(happening.decision, Start) - isinstance(happening.event, TrialEnded)
+        running += isinstance(happening.decision, Started) - isinstance(happening.event, TrialEnded)
         most = max(most, running)
     assert most == slots
     assert [t.user_attrs["last_metric_at"] - t.user_attrs["started_at"] for t in study.trials()] == [60.0] * 8
@@ -248,10 +248,10 @@ def test_a_stopper_that_pauses_in_virtual_time() -> None:
     study = Study(None, search(trials=3), TEACHER)
     result = simulate(Core(study, Halves(search(trials=3))), surface(), 2)
     pauses = [happening for happening in result.log if isinstance(happening.decision, Pause)]
-    starts = [h.decision for h in result.log if isinstance(h.decision, Start)]
+    starts = [h.decision for h in result.log if isinstance(h.decision, Started)]
     assert len(pauses) == 3 and [start.segment for start in starts] == [1, 1, 1, 2, 2, 2]
     best = max(study.trials(), key=lambda trial: trial.intermediate_values[1])
-    assert starts[3].proposal.key == f"{best.number:04d}", "the best one is promoted, the others go on at the end"
+    assert starts[3].key == f"{best.number:04d}", "the best one is promoted, the others go on at the end"
     assert {trial.state.name for trial in study.trials()} == {"COMPLETE"}
     told = [h.event.metrics["epoch"] for h in result.log if isinstance(h.event, EpochEnded)]
     assert len(told) == 3 * EPOCHS, "a segment tells new epochs only"
