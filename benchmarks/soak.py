@@ -68,6 +68,11 @@ HEAD = """# Whether a long search keeps its size
 trials that had ended. The slope is that of a least-squares line from the 50th trial on. Limits: 1 MB a trial in all, 50
 kB a trial after the 50th, 8 more open files.
 """
+ACTORS = """
+Trial actors train nothing. Tune starts one for each trial that waits, and ends it again where that of another trial
+becomes free first. So trials that are shorter than such a start have many of them; their workers go on meanwhile.
+"""
+DATA = "What grows is the study itself, and the simulation's log: the values of a trial, 8 epochs, and their records.\n"
 
 
 @dataclass
@@ -240,7 +245,9 @@ def table(soak: Soak) -> str:
     brief = [course for course in soak.courses if course.name not in {course.name for course in kept}]
     if brief:
         most = max(max(course.memory, default=0.0) for course in brief)
-        lines.append(f"\n{len(brief)} more processes lived for less than half of the trials, of {most:.0f} MB at most.")
+        lines.append(
+            f"\n{len(brief)} more processes lived for less than half of the trials, of {most:.0f} MB at most.\n{ACTORS}"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -265,7 +272,7 @@ def main() -> int:
     if options.simulated:
         soak = simulated(options.simulated)
         wrong += faults_of(soak)
-        text += [f"## {soak.trials:,} simulated trials, {soak.seconds:.0f} s\n", table(soak)]
+        text += [f"## {soak.trials:,} simulated trials, {soak.seconds:.0f} s\n", DATA, table(soak)]
     text += [f"- wrong: {fault}" for fault in wrong] or ["Nothing is above its limit.\n"]
     print("\n".join(text))
     if options.page is not None:
