@@ -135,11 +135,12 @@ def _on_slots(asked: Sequence[Evaluation], slots: _SlotsWanted, bars: Bars) -> l
 
     Until the end, logs lie in a folder beside the first checkpoint, which all nodes see.
     """
+    bars.say(searching.first_words(slots.spec.address))
+
     from tuner.fleet import evaluations  # Ray, which takes a while
 
     beside = Path(asked[0].checkpoint).parent / f".evaluation-{os.getpid()}"
     run = runs.Run.create(beside, "evaluate", slots.spec.plain(), 0)
-    bars.say("starting Ray and its workers")
     results = evaluations.score(run, slots.spec, asked, bars.say, bars.tell, slots.wait)
     shutil.rmtree(run.path, ignore_errors=True)
     return [Scored(**result) for result in results]

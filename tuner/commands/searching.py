@@ -45,6 +45,15 @@ def seconds_to_wait(given: float | None, address: str) -> float:
     return WAIT if given is None else given
 
 
+def first_words(address: str) -> str:
+    """What a command says before it imports Ray, which takes a while.
+
+    Args:
+        address: of the cluster; "local" for one on this machine alone.
+    """
+    return "starting Ray on this machine" if address == "local" else f"joining the Ray cluster at {address}"
+
+
 def finish(run: Run, study: Study, wait: float | None = None) -> int:
     """Runs what is left of a search, exports its best configurations, and prints what it came to.
 
@@ -78,13 +87,11 @@ def _run(run: Run, study: Study, wait: float) -> None:
     if all(trial.state.is_finished() for trial in study.trials()) and len(study.trials()) >= study.spec.trials:
         return
     console = Console(file=sys.stdout)  # not what standard output becomes while Ray runs: the driver's log
-    address = study.spec.address
-    words = "starting Ray on this machine" if address == "local" else f"joining the Ray cluster at {address}"
 
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    say(words)
+    say(first_words(study.spec.address))
 
     from tuner.fleet import session
     from tuner.report.tensorboard import TensorBoard

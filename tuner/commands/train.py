@@ -10,7 +10,7 @@ from trainables.config.errors import TrialFailure, UserError
 from trainables.config.settings import read_settings, read_yaml
 from trainables.running.messages import Metrics
 from tuner.commands import checks
-from tuner.commands.searching import seconds_to_wait
+from tuner.commands.searching import first_words, seconds_to_wait
 from tuner.plan import jobs, reading, spec
 from tuner.plan.objective import Objective
 from tuner.report import certainty
@@ -136,7 +136,7 @@ def _train(run: runs.Run, alone: spec.SearchSpec, wait: float) -> None:
 
     try:
         with bars:
-            bars.say("starting Ray and its workers")
+            bars.say(first_words(alone.address))
             bars.tell("starting", 0)
 
             from tuner.fleet import single  # Ray, which takes a while

@@ -28,6 +28,7 @@ CHECK_EVERY = 1.0  # seconds between two looks for leases that have run out
 RENEW_EVERY = 2.0  # seconds between two renewals of a driver
 ANSWER_WITHIN = 3.0  # seconds for the actor to hear that a driver leaves
 HEAD = {"node:__internal_head__": 0.001}
+TAKE_BACK_TRIES = 10  # how often the actor tries to take its request back before it ends all the same
 MOST_BUNDLES = 10_000  # that the autoscaler is told of
 
 
@@ -61,6 +62,19 @@ class Ledger:
         return [bundle for _, claim in self._leases.values() for bundle in claim.bundles][:MOST_BUNDLES]
 
 
+def may_end(over: bool, taken_back: bool, failed: int) -> bool:
+    """Whether the actor may end now.
+
+    The autoscaler keeps a request for ever, so the actor takes its own one back before it ends.
+
+    Args:
+        over: whether there is no lease.
+        taken_back: whether the autoscaler has heard that nothing is needed any more.
+        failed: how many tries to tell it so have failed in a row.
+    """
+    return over and (taken_back or failed >= TAKE_BACK_TRIES)
+
+
 class Accounts:
     """The actor. It ends as soon as the last driver has left, or LEASE seconds after the last claim."""
 
@@ -85,16 +99,21 @@ class Accounts:
 
     def _keep(self) -> None:
         """Lets leases run out, tells the autoscaler of each change, and ends the actor after the last lease."""
+        failed = 0
         while True:
             time.sleep(CHECK_EVERY)
             with self._lock:
                 self._ledger.expire(time.monotonic())
                 bundles, over = self._ledger.bundles(), self._ledger.empty and time.monotonic() >= self._ends_at
+            failed = failed if over else 0
             if bundles != self._requested:
-                with contextlib.suppress(Exception):  # of many kinds; it is asked again
+                try:
                     request_resources(bundles=bundles)
                     self._requested = bundles
-            if over:
+                except Exception as error:  # of many kinds; it is asked again
+                    failed += 1
+                    log.warning("the autoscaler does not take a request (%s)", first_line(error))
+            if may_end(over, bundles == self._requested, failed):
                 ray.kill(self._itself)
 
 

@@ -61,7 +61,12 @@ class Wishes:
     def look(self) -> None:
         """Carries out what was asked since the last look."""
         for request in self.run.requests.poll():
-            if request.action == "pause" and request.key is None:
+            pauses = request.action == "pause" and request.key is None
+            if not pauses and self.run.kind != "train" and self.search is None:
+                continue  # it waits for the search to begin
+            if not self.run.requests.take(request):
+                continue  # its sender has given up
+            if pauses:
                 log.info("request %s: the whole run pauses", request.name)
                 self.run.requests.answer(request)
                 interrupt()

@@ -1,7 +1,9 @@
 """Requests of other processes to the driver that holds a run: small files in the run's folder.
 
-A command such as `tuner pause` writes a request and waits for its answer. The driver looks about once a second. Both
-sides only write files under a temporary name and rename them, so this works on any storage that both of them see.
+A command such as `tuner pause` writes a request and waits for its answer. The driver looks about once a second. It
+takes a request, by renaming its file, before it carries it out; a sender that waits no longer withdraws its request by
+removing that file. Only one of the two succeeds. Both sides only write files under a temporary name and rename them, so
+this works on any storage that both of them see.
 """
 
 import json
@@ -19,7 +21,7 @@ from tuner.runs.files import write_atomically
 
 log = logging.getLogger(__name__)
 NAME = re.compile(r"\d{6}-[0-9a-f]{8}")
-REQUEST, ANSWER = ".request", ".answer"
+REQUEST, TAKEN, ANSWER = ".request", ".taken", ".answer"
 LOOK = 0.2  # seconds between two looks for an answer
 PATIENCE = 60.0  # seconds that a sender waits for an answer: the driver may be starting Ray
 
@@ -63,25 +65,26 @@ class Requests:
             OSError: it cannot be written.
         """
         self.folder.mkdir(exist_ok=True)
-        number = 1 + max((int(name[:6]) for name in self._names(REQUEST, ANSWER)), default=0)
+        number = 1 + max((int(name[:6]) for name in self._names(REQUEST, TAKEN, ANSWER)), default=0)
         request = Request(f"{number:06d}-{uuid.uuid4().hex[:8]}", action, key, dict(values or {}))
         content = {"action": action, "key": key, "values": request.values}
         write_atomically(self._path(request.name, REQUEST), json.dumps(content))
         return request
 
     def wait(self, request: Request, held: Callable[[], bool], patience: float = PATIENCE) -> str:
-        """Waits until the driver has taken a request, and removes the answer.
+        """Waits until the driver has answered a request, and removes the answer.
 
         Args:
             request: as it was sent.
             held: says whether a driver still holds the run.
-            patience: seconds to wait.
+            patience: seconds to wait for the driver to take it, and then for the answer.
 
         Returns:
             Why the driver refuses it; empty where the driver carries it out.
 
         Raises:
-            BrokenOff: the driver ended, or did not answer in time; the request is taken back.
+            BrokenOff: the driver ended, or did not take the request in time, which is withdrawn then; or it has taken
+                the request, and gave no answer.
         """
         end = time.monotonic() + patience
         while True:
@@ -90,12 +93,27 @@ class Requests:
                 return self._answered(request)
             except LookupError:
                 pass
-            if not alive or time.monotonic() > end:
-                break
+            late = time.monotonic() - end
+            if not alive or late > 0:
+                why = (
+                    f"its driver has not answered for {patience:g} s"
+                    if alive
+                    else "its driver ended before it was asked"
+                )
+                if self._withdrawn(request):
+                    raise BrokenOff(f"{self.folder.parent}: {why}; nothing was changed")
+                if not alive or late > patience:
+                    why = "has taken the request, and has not answered" if alive else "ended while it carried this out"
+                    raise BrokenOff(f"{self.folder.parent}: its driver {why}; `tuner status` shows what was changed")
             time.sleep(LOOK)
-        self._path(request.name, REQUEST).unlink(missing_ok=True)
-        why = f"its driver has not answered for {patience:g} s" if alive else "its driver ended before it was asked"
-        raise BrokenOff(f"{self.folder.parent}: {why}; nothing was changed")
+
+    def _withdrawn(self, request: Request) -> bool:
+        """Withdraws a request; returns whether that came before the driver took it."""
+        try:
+            self._path(request.name, REQUEST).unlink()
+        except FileNotFoundError:
+            return False
+        return True
 
     def _answered(self, request: Request) -> str:
         """The driver's answer.
@@ -107,11 +125,11 @@ class Requests:
         try:
             refused = str(json.loads(path.read_text())["refused"])
         except FileNotFoundError:
-            if self._path(request.name, REQUEST).exists():
+            if any(self._path(request.name, suffix).exists() for suffix in (REQUEST, TAKEN)):  # in this order
                 raise LookupError from None
             if path.exists():  # it was answered between the two looks
                 return self._answered(request)
-            return ""  # taken by a driver that had no room for an answer
+            return ""  # carried out by a driver that had no room for an answer
         path.unlink(missing_ok=True)
         return refused
 
@@ -123,9 +141,11 @@ class Requests:
             self._path(name, ANSWER).unlink(missing_ok=True)
         for request in self.poll():
             self.answer(request, "the driver that it was meant for has ended; try again")
+        for name in self._names(TAKEN):
+            self._answer(name, "the driver that took it has ended; `tuner status` shows what was changed")
 
     def poll(self) -> list[Request]:
-        """The requests that were not answered, in the order in which they were sent. A damaged one is removed."""
+        """The requests that were not taken, in the order in which they were sent. A damaged one is removed."""
         requests = []
         for name in self._names(REQUEST):
             path = self._path(name, REQUEST)
@@ -141,6 +161,18 @@ class Requests:
                 path.unlink(missing_ok=True)
         return requests
 
+    def take(self, request: Request) -> bool:
+        """Takes a request, to carry it out or to refuse it; returns False where its sender has withdrawn it.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        try:
+            self._path(request.name, REQUEST).rename(self._path(request.name, TAKEN))
+        except FileNotFoundError:
+            return False
+        return True
+
     def answer(self, request: Request, refused: str = "") -> None:
         """Answers a request, and removes it.
 
@@ -148,11 +180,16 @@ class Requests:
             request: as it was polled.
             refused: why it is not carried out; empty where it is.
         """
+        self._answer(request.name, refused)
+
+    def _answer(self, name: str, refused: str) -> None:
+        """Answers a request, by its name."""
         try:
-            write_atomically(self._path(request.name, ANSWER), json.dumps({"refused": refused}))
+            write_atomically(self._path(name, ANSWER), json.dumps({"refused": refused}))
         except OSError as error:  # a full disc; the sender takes a request that is gone for one that is carried out
-            log.warning("request %s cannot be answered (%s)", request.name, error)
-        self._path(request.name, REQUEST).unlink(missing_ok=True)
+            log.warning("request %s cannot be answered (%s)", name, error)
+        for suffix in (REQUEST, TAKEN):
+            self._path(name, suffix).unlink(missing_ok=True)
 
     # both
 

@@ -4,10 +4,12 @@ import contextlib
 import fcntl
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 PREFIX = "teacher-tuner-ray-"
 HELD = ".held"  # is locked while the session lives
+OLD = 3600.0  # seconds after which a folder without this lock belongs to no session that is beginning
 
 
 class SessionFolder:
@@ -33,7 +35,17 @@ class SessionFolder:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Removes a folder whose session has ended; one that another user, or a session that begins, has made stays."""
-    with contextlib.suppress(OSError), (folder / HELD).open("r+") as held:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
+    """Removes a folder whose session has ended; one that another user, or a session that begins, has made stays.
+
+    Ray Train may write into a folder after `clear` has removed it, which makes the folder again, without its lock.
+    """
+    with contextlib.suppress(OSError):
+        try:
+            held = (folder / HELD).open("r+")
+        except FileNotFoundError:
+            if time.time() - folder.stat().st_mtime > OLD:
+                shutil.rmtree(folder, ignore_errors=True)
+            return
+        with held:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)

@@ -9,9 +9,11 @@ import yaml
 
 from tests.tuner.conftest import SMALL
 from trainables.config.errors import UserError
-from tuner.commands import checks, searching
+from trainables.running.messages import Evaluation
+from tuner.commands import checks, evaluate, searching, train
 from tuner.commands import main as cli
 from tuner.plan import space, spec
+from tuner.report.bars import Bars
 from tuner.runs.run import Run
 
 SLOW = ("ray", "torch", "torchvision", "scipy", "sklearn", "tensorboard", "pandas")
@@ -25,6 +27,26 @@ def files(folder: Path) -> dict[str, Path]:
     begun = Run.create(folder / "begun", "search", spec.parse(SMALL).plain(), 0)
     begun._lock._file.close()  # as when its process has ended
     return {"launch": search, "train": trial, "resume": begun.path}
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [("local", "starting Ray on this machine"), ("10.0.0.1:6379", "joining the Ray cluster at 10.0.0.1:6379")],
+)
+def test_a_full_run_and_an_evaluation_say_which_ray_they_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], address: str, words: str
+) -> None:
+    alone = spec.parse({**SMALL, "address": address})
+    monkeypatch.setitem(sys.modules, "tuner.fleet", None)
+    run = Run.create(tmp_path / "run", "train", alone.plain(), 0)
+    with pytest.raises(ImportError):
+        train._train(run, alone, 0.0)
+    assert capsys.readouterr().out.splitlines()[0] == words
+    with pytest.raises(ImportError), Bars(sys.stdout) as bars:
+        evaluate._on_slots(
+            [Evaluation(str(tmp_path / "step"), "test", ("knn",))], evaluate._SlotsWanted(alone, 0.0), bars
+        )
+    assert capsys.readouterr().out.splitlines()[0] == words
 
 
 @pytest.mark.parametrize("command", ["launch", "train", "resume"])

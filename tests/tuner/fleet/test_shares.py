@@ -98,3 +98,19 @@ def test_a_lease_runs_out_and_its_request_with_it() -> None:
     assert ledger.bundles() == [{"CPU": 1.0}] * 3
     ledger.leave("alive")
     assert ledger.empty and ledger.bundles() == []
+
+
+@pytest.mark.parametrize(
+    ("over", "taken_back", "failed", "ends"),
+    [
+        (True, True, 0, True),
+        (True, False, 1, False),
+        (True, False, accounts.TAKE_BACK_TRIES, True),
+        (False, True, 0, False),
+        (False, False, accounts.TAKE_BACK_TRIES, False),
+    ],
+)
+def test_the_accounts_end_once_their_request_is_taken_back(
+    over: bool, taken_back: bool, failed: int, ends: bool
+) -> None:
+    assert accounts.may_end(over, taken_back, failed) is ends

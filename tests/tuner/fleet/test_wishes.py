@@ -173,3 +173,18 @@ def test_a_pause_interrupts_the_main_thread_in_its_own_words(tmp_path: Path) -> 
     assert run.requests.wait(run.requests.send("pause"), run.held, 20) == ""
     assert driver.communicate(timeout=20)[0] == "paused as asked\n"
     assert driver.returncode == 130
+
+
+def test_a_request_is_taken_only_by_a_driver_that_can_carry_it_out(
+    run: Run, search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While Ray starts, the sender may still withdraw it; what the sender has withdrawn is not carried out."""
+    wishes = Wishes(run)
+    request = run.requests.send("stop", "0001")
+    wishes.look()
+    assert run.requests.poll() == [request]
+    wishes.search = search
+    monkeypatch.setattr("tuner.runs.requests.Requests.poll", lambda requests: [request])
+    (run.requests.folder / f"{request.name}.request").unlink()
+    wishes.look()
+    assert search.decided == []

@@ -80,3 +80,39 @@ def test_a_new_driver_hears_no_old_requests(tmp_path: Path) -> None:
     assert asked.poll() == []
     assert "has ended; try again" in asked.wait(late, lambda: True)
     assert not list(asked.folder.iterdir())
+
+
+def test_a_request_that_its_sender_has_withdrawn_cannot_be_taken(tmp_path: Path) -> None:
+    asked = Requests(tmp_path / "requests")
+    request = asked.send("stop")
+    (polled,) = asked.poll()
+    with pytest.raises(BrokenOff, match="nothing was changed"):
+        asked.wait(request, lambda: True, 0.0)
+    assert not asked.take(polled)
+
+
+def test_a_request_is_taken_once_and_its_sender_waits_on_for_the_answer(tmp_path: Path) -> None:
+    asked = Requests(tmp_path / "requests")
+    request = asked.send("stop")
+    assert asked.take(request) and not asked.take(request)
+    assert asked.poll() == []
+    driver = threading.Timer(0.7, asked.answer, [request, "has ended"])
+    driver.start()
+    assert asked.wait(request, lambda: True, 0.5) == "has ended"
+    driver.join()
+    assert not list(asked.folder.iterdir())
+
+
+@pytest.mark.parametrize(("held", "words"), [(True, "has taken the request"), (False, "ended while it carried")])
+def test_of_a_request_that_was_taken_nobody_says_that_nothing_was_changed(
+    tmp_path: Path, held: bool, words: str
+) -> None:
+    asked = Requests(tmp_path / "requests")
+    request = asked.send("stop")
+    asked.take(request)
+    with pytest.raises(BrokenOff, match=words) as error:
+        asked.wait(request, lambda: held, 0.1)
+    assert "nothing was changed" not in str(error.value)
+    asked.clear()
+    assert "the driver that took it has ended" in asked.wait(request, lambda: True)
+    assert not list(asked.folder.iterdir())

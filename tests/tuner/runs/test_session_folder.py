@@ -1,13 +1,15 @@
 """What Ray writes in a session goes with it, also when its driver was killed."""
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tuner.runs.run import Run
-from tuner.runs.session_folder import PREFIX, SessionFolder
+from tuner.runs.session_folder import OLD, PREFIX, SessionFolder
 
 SESSION = """
 import time
@@ -40,13 +42,24 @@ def test_a_killed_session_is_cleared_by_the_next_and_a_living_one_is_not(tempora
         assert not left.exists()
         assert (used / "tune").is_dir()
         assert mine.path.is_dir()
-        assert (temporary / f"{PREFIX}of-an-earlier-version").is_dir(), "nothing says whether it is in use"
+        assert (temporary / f"{PREFIX}of-an-earlier-version").is_dir(), "its session may be beginning"
         mine.clear()
         assert not mine.path.exists()
     finally:
         living.kill()
         killed.kill()
         living.wait()
+
+
+@pytest.mark.parametrize(("age", "stays"), [(OLD - 60, True), (OLD + 60, False)])
+def test_what_ray_writes_after_the_end_of_a_session_is_removed_later(age: float, stays: bool) -> None:
+    session = SessionFolder()
+    session.clear()
+    (session.path / "slot-1").mkdir(parents=True)
+    (session.path / "slot-1" / ".validate_storage_marker").touch()
+    os.utime(session.path, (time.time() - age,) * 2)
+    SessionFolder().clear()
+    assert session.path.exists() == stays
 
 
 def test_a_run_clears_what_ray_wrote(tmp_path: Path) -> None:
