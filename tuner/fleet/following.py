@@ -1,7 +1,7 @@
 """How the number of slots follows the cluster. Pure: the decisions that `Slots` carries out."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from tuner.fleet.claims import SlotState
@@ -61,6 +61,18 @@ def changes(
         return 2 if trial is None else 3 if first[trial] != slot else 4, -slot
 
     return Changes(retire=tuple(sorted(sorted(kept, key=order)[:-lacking])))
+
+
+def what_lacks(lacks: Mapping[int, str], starting: Collection[int]) -> str:
+    """Why no workers are up, where none are; empty while that is only because they are starting.
+
+    Args:
+        lacks: why the workers of each slot are not up, by slot; empty where they start for the first time.
+        starting: the slots that have room, and whose workers start.
+    """
+    if any(not lacks.get(slot) for slot in starting):
+        return ""
+    return next((why for why in lacks.values() if why), "")
 
 
 def slots_seen(up: Iterable[SlotState], running: Collection[str]) -> tuple[dict[str, int], dict[str, dict[str, int]]]:

@@ -11,7 +11,7 @@ from ray import PlacementGroupID
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from tuner.fleet.board import Board, Fit
-from tuner.fleet.nodes import Room, first_line
+from tuner.fleet.nodes import Room, first_line, needs_of
 from tuner.plan.resources import Resources
 
 log = logging.getLogger(__name__)
@@ -54,13 +54,15 @@ class Keeper:
         site: of all slots.
 
     Attributes:
-        lacks: why the workers are not up; empty where they are, or are starting.
+        lacks: why the workers are not up; empty where they are, or are starting. A slot whose last launch lacked room
+            keeps this reason while it is launched again.
         waits: whether it waits for room, and holds no resources.
         ends: whether the slot is to end once its workers have gone home.
     """
 
     def __init__(self, slot: int, site: Site):
         self.slot, self.lacks, self.waits = slot, "", True
+        self._outrun = ""  # why the last launch lacked room; empty where it did not
         self._site, self._ending = site, threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True, name=f"slot-{slot}")
         self.thread.start()
@@ -85,9 +87,11 @@ class Keeper:
             why = _launch(site, self.slot)
             site.room.settle(self.slot)
             try:
-                if self._came_up(why):
+                came_up, lacked_room = self._came_up(why), _lacked_room(why)
+                self._outrun = self.lacks = "" if came_up or not lacked_room else self._lacked()
+                if came_up:
                     failures = 0
-                elif not (_lacked_room(why) or site.dead_nodes() > dead):
+                elif not (lacked_room or site.dead_nodes() > dead):
                     failures += 1
                 if self.ends:
                     return
@@ -99,21 +103,31 @@ class Keeper:
                     return
             except ray.exceptions.RayError as error:  # `Watch` ends the search if the switchboard is dead
                 log.warning("slot %d: the switchboard does not answer (%s)", self.slot, first_line(error))
-            log.warning(
-                "slot %d: its worker group ended (%s); launched again", self.slot, first_line(why), exc_info=why
-            )
+            if self._outrun:
+                log.warning("slot %d: %s", self.slot, self._outrun)
+            else:
+                log.warning(
+                    "slot %d: its worker group ended (%s); launched again", self.slot, first_line(why), exc_info=why
+                )
             self._ending.wait(min(max(1.0, RELAUNCH_WAIT * failures), RELAUNCH_LIMIT))
 
     def _room_comes(self) -> bool:
         """Waits until a worker group fits into the free resources; returns False when the slot ends."""
         self.waits = True
         while not self.ends:
-            self.lacks = self._site.room.take(self.slot)
-            if not self.lacks:
+            lacks = self._site.room.take(self.slot)
+            self.lacks = lacks or self._outrun
+            if not lacks:
                 self.waits = False
                 return True
             self._ending.wait(ROOM_LOOK)
         return False
+
+    def _lacked(self) -> str:
+        """Words for a launch that lacked room."""
+        resources = self._site.resources
+        needs = needs_of(resources, resources.smallest)
+        return f"no room for {needs}: other work took what was free before its workers were up; it is tried again"
 
     def _came_up(self, why: BaseException | None) -> bool:
         """Frees the resources of a group that has ended; returns whether its workers had been up."""

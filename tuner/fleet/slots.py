@@ -21,7 +21,7 @@ from tuner.fleet import nodes as cluster_nodes
 from tuner.fleet.accounts import HEAD, Account
 from tuner.fleet.board import Board, Fit
 from tuner.fleet.claims import State
-from tuner.fleet.following import changes, number_of_slots
+from tuner.fleet.following import changes, number_of_slots, what_lacks
 from tuner.fleet.keeper import Keeper, Site, free, preload
 from tuner.fleet.nodes import Nodes, Room, first_line
 from tuner.fleet.roster import POSTPONE_WAIT
@@ -195,12 +195,11 @@ class Slots:
             self.on_wait(why)
 
     def _lacks(self, nodes: Nodes) -> str:
-        """Why no workers are up; empty while some are starting."""
-        if self._room.starting():
-            return ""
-        if self.number == 0:
+        """Why no workers are up; empty while some are starting whose last launch did not lack room."""
+        starting = self._room.starting()
+        if self.number == 0 and not starting:
             return f"no room: {what_fits(list(nodes.usable.values()), self._resources)}"
-        return next((keeper.lacks for keeper in self._keepers.values() if keeper.lacks), "")
+        return what_lacks({slot: keeper.lacks for slot, keeper in self._keepers.items()}, starting)
 
     def __enter__(self) -> "Slots":
         return self
