@@ -7,7 +7,6 @@ those of `Board`.
 
 import contextlib
 import datetime
-import faulthandler
 import gc
 import logging
 import os
@@ -31,10 +30,9 @@ from trainables.data import progress, pulse
 from trainables.networks.group import Group, backend_for
 from trainables.running import fit as running
 from trainables.running import scoring
-from trainables.running.checkpoint_files import Disowned
+from trainables.running.blame import blame_of
 from trainables.running.messages import (
     Assignment,
-    Blame,
     EpochReport,
     Going,
     Metrics,
@@ -45,20 +43,18 @@ from trainables.running.messages import (
 )
 from trainables.running.segment import Segment
 from trainables.running.surroundings import fault, require_room
+from trainables.running.trial_log import dump_stacks, logged
 
 POLL = 0.01  # seconds between two looks of a waiting rank at the store
 STORE_TIMEOUT = datetime.timedelta(minutes=30)  # for all workers of a slot to come, and for an answer of rank 0
 MEET_WAIT = datetime.timedelta(seconds=20)  # for all workers of a generation to come
-SUM_WAIT = datetime.timedelta(minutes=10)  # for all workers to join a sum
+LEAST_SUM_WAIT = datetime.timedelta(minutes=10)  # for all workers to join a sum
+SUM_MARGIN = datetime.timedelta(minutes=1)  # of a sum over `patience`: the switchboard, which says more, speaks first
 ASK_AGAIN = 1.0  # seconds until a worker that was asked to leave looks whether it was asked for more
 GONE_WAIT = 6.0  # seconds for a worker to notice that its generation has ended
 LEAVE = "leave"  # what the ranks read from the store when the slots close
 LEAVE_WAIT = datetime.timedelta(seconds=5)  # for the other ranks to have read it
 BEAT = 2.0  # seconds between two looks at whether this worker gets on
-BROKEN_LINK = (ConnectionError, dist.DistError, Disowned)  # a peer is gone, or this worker is taken for gone
-UNTYPED = (RuntimeError, torch.AcceleratorError)  # errors whose type does not tell
-BROKEN_MARKS = ("gloo/", "connection closed by peer", "connection reset by peer", "nccl error", "cuda error")
-"""Marks, in lower case, of a broken link in a RuntimeError of gloo (which names its source file), NCCL or CUDA."""
 
 Fit = Callable[..., object]
 
@@ -96,7 +92,16 @@ class GroupBroken(RuntimeError):
     """A rank is gone, or the device is in doubt: Ray Train has to restart the group."""
 
 
-def slot_loop(board: Board, slot: int, threads: int, fit: Fit | None) -> None:
+def sum_wait(patience: float) -> datetime.timedelta:
+    """How long a worker waits for all others to join a sum.
+
+    Args:
+        patience: seconds without progress after which workers count as stuck.
+    """
+    return max(LEAST_SUM_WAIT, datetime.timedelta(seconds=patience) + SUM_MARGIN)
+
+
+def slot_loop(board: Board, slot: int, threads: int, patience: float, fit: Fit | None) -> None:
     """The train function of a worker group: takes work from the switchboard until it closes.
 
     Each generation of a trial gets a process group of its own, over the workers of one slot or of several.
@@ -105,6 +110,7 @@ def slot_loop(board: Board, slot: int, threads: int, fit: Fit | None) -> None:
         board: handle of the switchboard.
         slot: index of the slot.
         threads: CPU threads of a worker.
+        patience: seconds without progress after which workers count as stuck.
         fit: runs a trial in place of `trainables.running.fit.fit`.
     """
     context, run_trial = ray.train.get_context(), fit or running.fit
@@ -129,7 +135,7 @@ def slot_loop(board: Board, slot: int, threads: int, fit: Fit | None) -> None:
             return
         assignment = Assignment.from_json(told)
         group = Group(assignment.place * workers + rank, assignment.members * workers, device)
-        outcome = _run(board, assignment, run_trial, group, store if assignment.place == 0 else None)
+        outcome = _run(board, assignment, run_trial, group, store if assignment.place == 0 else None, patience)
         if rank == 0:
             ray.get(board.acknowledge.remote(slot, assignment.incarnation, assignment.generation, outcome))
 
@@ -160,13 +166,14 @@ def _attach(board: Board, slot: int, store: dist.Store, workers: int, address: t
     return ray.get(board.attach.remote(slot, placement and placement.id.hex(), nodes, address))
 
 
-def _meet(assignment: Assignment, group: Group, store: dist.Store | None) -> None:
+def _meet(assignment: Assignment, group: Group, store: dist.Store | None, patience: float) -> None:
     """Forms the process group of a generation, under the store of its first slot.
 
     Args:
         assignment: of this slot.
         group: this worker's place in the generation.
         store: of this slot, where it leads.
+        patience: seconds without progress after which workers count as stuck.
 
     Raises:
         DistError: a worker does not come.
@@ -177,11 +184,13 @@ def _meet(assignment: Assignment, group: Group, store: dist.Store | None) -> Non
     meeting.set(f"here{group.rank}", "")
     meeting.wait([f"here{rank}" for rank in range(group.size)], MEET_WAIT)
     dist.init_process_group(
-        backend_for(group.device), store=meeting, rank=group.rank, world_size=group.size, timeout=SUM_WAIT
+        backend_for(group.device), store=meeting, rank=group.rank, world_size=group.size, timeout=sum_wait(patience)
     )
 
 
-def _run(board: Board, assignment: Assignment, run_trial: Fit, group: Group, store: dist.Store | None) -> Outcome:
+def _run(
+    board: Board, assignment: Assignment, run_trial: Fit, group: Group, store: dist.Store | None, patience: float
+) -> Outcome:
     """A trial, to its end, its fault, or to the step at which it is left. Every rank of a slot returns the same
     outcome, or none does.
 
@@ -207,9 +216,9 @@ def _run(board: Board, assignment: Assignment, run_trial: Fit, group: Group, sto
         context.enter_context(_asked(board, assignment, segment, path))
         context.enter_context(_pulse_told(board, slot, incarnation))
         try:
-            _meet(assignment, group, store)
+            _meet(assignment, group, store, patience)
             _require_room(folder, group)
-            context.enter_context(_logged(path))
+            context.enter_context(logged(path))
             place = f"slot {slot}, worker {group.rank} of {group.size}, process {os.getpid()}"
             logging.info("attempt %d, generation %d on %s", assignment.attempt, generation, place)
             if work.task == "train":
@@ -250,19 +259,6 @@ def _require_room(folder: Path, group: Group) -> None:
         raise error or dist.DistError("the first worker cannot write the trial's folder")
 
 
-def blame_of(error: Exception) -> Blame:
-    """Whether the link between the ranks or the trial caused an error that the surroundings did not cause.
-
-    After the death of a rank the others see a broken link, which is not the fault of the trial. The type of the error
-    decides. gloo, NCCL and CUDA also raise plain RuntimeErrors, which are recognised by their text; an error of any
-    other type is the trial's, whatever it says.
-    """
-    if isinstance(error, BROKEN_LINK):
-        return "link"
-    text = str(error).lower()
-    return "link" if type(error) in UNTYPED and any(mark in text for mark in BROKEN_MARKS) else "trial"
-
-
 @contextlib.contextmanager
 def _asked(board: Board, assignment: Assignment, segment: Segment, log: Path) -> Iterator[None]:
     """Does what the switchboard asks of this worker while it trains.
@@ -285,12 +281,12 @@ def _asked(board: Board, assignment: Assignment, segment: Segment, log: Path) ->
                 return
             if asked == "stacks":
                 dumped = True
-                _dump_stacks(log)
+                dump_stacks(log)
             elif asked == "leave":
                 segment.leave()
                 over.wait(ASK_AGAIN)
             elif asked == "gone" and not over.wait(GONE_WAIT):
-                _dump_stacks(log)
+                dump_stacks(log)
                 os._exit(1)
 
     thread = threading.Thread(target=listen, daemon=True)
@@ -299,14 +295,6 @@ def _asked(board: Board, assignment: Assignment, segment: Segment, log: Path) ->
         yield
     finally:
         over.set()  # the thread ends with the answer to its last call, which nobody waits for
-
-
-def _dump_stacks(log: Path) -> None:
-    """Writes what each thread of this process is doing to a trial's log; nothing where the log cannot be written."""
-    with contextlib.suppress(OSError), log.open("a") as file:
-        file.write("stacks of a worker that makes no progress:\n")
-        file.flush()
-        faulthandler.dump_traceback(file)
 
 
 @contextlib.contextmanager
@@ -335,21 +323,3 @@ def _pulse_told(board: Board, slot: int, incarnation: int) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-
-
-@contextlib.contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    """Log records of a trial go to its own file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler, root = logging.FileHandler(path), logging.getLogger()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        root.setLevel(level)
-        with contextlib.suppress(OSError):  # of lines for which the disc has no room
-            handler.close()

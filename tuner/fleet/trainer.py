@@ -80,12 +80,12 @@ def trainer(board: Board, slot: int, resources: Resources, folder: Path, fit: Fi
         folder: where Ray Train may write.
         fit: runs a trial in place of `trainables.running.fit.fit`.
     """
-    threads = resources.cpus_per_worker
+    threads, patience = resources.cpus_per_worker, resources.patience_seconds
 
     def work() -> None:
         from trainables.ray_train import slot_loop  # the workers import it; the driver has no use for it
 
-        slot_loop(board, slot, threads, fit)
+        slot_loop(board, slot, threads, patience, fit)
 
     per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
     if resources.gpus_per_worker:

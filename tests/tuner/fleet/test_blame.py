@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from trainables.ray_train import blame_of
+from trainables.running.blame import blame_of
 
 GLOO = "[../third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 600000ms for recv operation"
 

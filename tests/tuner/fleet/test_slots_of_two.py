@@ -66,7 +66,7 @@ def deadly_fit(config: c.TrialConfig, folder: Path, report: Callable, group: Any
         saver.Saver._write = dangerous(  # type: ignore[method-assign]
             "checkpoint", saver.Saver._write, lambda saving, *_: saving._learner.group
         )
-        ray_train._meet = dangerous("regroup", ray_train._meet, lambda assignment, place, store: place)
+        ray_train._meet = dangerous("regroup", ray_train._meet, lambda assignment, place, *_: place)
     running.strikes = strikes  # type: ignore[attr-defined]
     running.fit(config, folder, report, group, segment)
 
