@@ -191,7 +191,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         reading.check_size(stored)
         content = reading.values(stored.decode())
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'it is not text'})") from None
+        why = getattr(error, "strerror", None) or "it is not text"
+        raise UserError(f"{path}: cannot be read ({why}); name a YAML file that can be read") from None
     except reading.Fault as fault:
         raise UserError(f"{path}: {fault}") from None
     if not isinstance(content, dict):

@@ -30,6 +30,14 @@ def _duration(text: str) -> float:
     return seconds_of(text)
 
 
+def _slot_size(text: str) -> int:
+    """The number of workers of a slot that scores protocols; a range such as 1-2 is refused."""
+    if "-" in text.lstrip("-"):
+        rule = "must be one number: each protocol takes a slot of so many workers; more slots score more at once"
+        raise argparse.ArgumentTypeError(f"'{text}': {rule}")
+    return whole_number(text)
+
+
 def _settable(command: argparse.ArgumentParser, example: str) -> None:
     text = f"change a key, such as {example}; may be repeated"
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
@@ -78,7 +86,7 @@ def _stop(command: argparse.ArgumentParser) -> None:
 
 def _set(command: argparse.ArgumentParser) -> None:
     command.add_argument("run", type=Path, help="run directory of a search that runs now")
-    text = f"what is to change: {', '.join(CHANGEABLE)}; such as {CHANGEABLE[0]}=4, and =null takes a limit away"
+    text = f"what is to change: {', '.join(CHANGEABLE)}; such as {CHANGEABLE[0]}=4; =none or =null removes the limit"
     command.add_argument("settings", nargs="+", metavar="KEY=VALUE", help=text)
 
 
@@ -112,8 +120,8 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
     text = "write backbone and linear classifier for a torchvision ResNet (safetensors)"
     command.add_argument("--save", type=Path, metavar="FILE", help=text)
     _settable(command, "data.root=/new/place, evaluation.linear.recipe=eman or data.labels.per_class=10")
-    text = "score on slots of a Ray cluster, each of so many workers, instead of in this process"
-    command.add_argument("--workers", type=whole_number, help=text)
+    text = "score on slots of a Ray cluster, each of so many workers (one number), instead of in this process"
+    command.add_argument("--workers", type=_slot_size, help=text)
     command.add_argument("--cpus-per-worker", type=whole_number, default=1)
     command.add_argument("--gpus-per-worker", type=float, default=0)
     command.add_argument("--address", help=f"score on slots of this cluster: {ADDRESS}")

@@ -118,9 +118,12 @@ def require_cluster(spec: SearchSpec) -> None:
         try:
             socket.create_connection((host, int(port)), timeout=ADDRESS_TIMEOUT).close()
         except (OSError, OverflowError) as error:
-            raise UserError(f"address = '{address}': no Ray head answers there ({error})") from None
+            advice = "start one there with 'ray start --head', or give the address of another"
+            raise UserError(f"address = '{address}': no Ray head answers there ({error}); {advice}") from None
     if not _joined(address) and address != "auto":
-        raise UserError(f"address = '{address}': something answers there, but a Ray cluster could not be joined")
+        advice = "see that it is a Ray head, and that its version of Ray is the one here"
+        rule = f"something answers there, but a Ray cluster could not be joined; {advice}"
+        raise UserError(f"address = '{address}': {rule}")
 
 
 def _joined(address: str) -> bool:

@@ -63,7 +63,8 @@ def finish(run: Run, study: Study, wait: float | None = None) -> int:
         wait: seconds to wait for a cluster that has no room for a trial yet; None for the default.
 
     Returns:
-        The exit status: 1 where no trial, or no point of a table, is complete.
+        The exit status: 1 where no trial, or no point of a table, is complete; 0 where the user ended the search and a
+        stopped trial has a score.
     """
     from tuner.report import closing, export, terminal
     from tuner.report.viewer import view_of
@@ -71,7 +72,7 @@ def finish(run: Run, study: Study, wait: float | None = None) -> int:
     _run(run, study, seconds_to_wait(wait, study.spec.address))
     if study.spec.table:
         terminal.console().print(terminal.points_table(view_of(run, study)))
-    if not study.best(1):
+    if not study.best(1) and study.best_stopped() is None:
         lacking = "point was completed with all of its seeds" if study.spec.table else "trial was completed"
         print(f"error: no {lacking}; see: tuner status {run.path}", file=sys.stderr)
         return 1

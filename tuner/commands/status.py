@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
         if trial.error:
             print(f"trial {trial.key}: {trial.error}\n  log: {trial.log}")
     if view.waits:
-        print(view.waits)
+        print(f"waiting: {view.waits}")
     if not view.held and view.ended < view.trials_wanted:
         print(_ended(shown, study, view))
     return 0

@@ -22,18 +22,21 @@ class Housekeeping:
         close: called with the reason when no trial may be trained any more, and with "" when that is over.
         warn: called with a line when the disc has little room or no more trials are started, and with "" when that is
             over.
+
+    Attributes:
+        closed: why no trial may be trained now, with the sizes of the last look; empty where trials may go on.
     """
 
     def __init__(self, run: Run, close: Callable[[str], None], warn: Callable[[str], None]):
         self._storage, self._close, self._warn = StorageWatch(run), close, warn
-        self._closed, self._held_back, self._warned = "", "", ""
+        self.closed, self._held_back, self._warned = "", "", ""
         self._limit: str | None = None
         self._turn = threading.Lock()  # `look` and `admits` are called by different threads
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Lines that a user should know now."""
-        return tuple(filter(None, (self._storage.warning, self._held_back)))
+        """Lines that a user should know now. Why a closed search waits is said by `closed`, and not twice."""
+        return tuple(filter(None, (self._storage.warning, "" if self.closed else self._held_back)))
 
     def look(self, search: Search) -> None:
         """Takes a look at the run, and deletes what its limit asks for."""
@@ -66,8 +69,9 @@ class Housekeeping:
             return not why
 
     def _set_closed(self, why: str) -> None:
-        if bool(why) != bool(self._closed):  # the sizes in its text may change at any look
-            self._closed = self._storage.full = why
+        before, self.closed = self.closed, why
+        if bool(why) != bool(before):  # `close` is not called for sizes in its text, which may change at any look
+            self._storage.full = why
             self._close(why)
 
     def _tell(self) -> None:

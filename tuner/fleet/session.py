@@ -100,7 +100,7 @@ def run_search(
             bridge.say, bridge.admits, wishes.search = shown.ends, keeping.admits, bridge
 
             def look(state: State) -> None:
-                notes.note(state, groups.waiting, bridge.look(state), keeping.warnings)
+                notes.note(state, keeping.closed or groups.waiting, bridge.look(state), keeping.warnings)
                 shown.follow(state.positions)
 
             groups.on_wait, groups.on_look = functools.partial(tell_wait, run, shown.waits), look

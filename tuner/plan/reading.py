@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from trainables.config import formats
-from trainables.config.errors import UserError
+from trainables.config.errors import UserError, nearest, shown_name
 from trainables.config.settings import dotted_keys, flat, read_settings, read_yaml, with_values
 from trainables.data.check import check_data
 from tuner.plan import jobs
@@ -94,14 +94,16 @@ def changes_while_running(
 
     Args:
         content: nested values of its spec.
-        settings: of the command line, such as "resources.max_slots=4".
+        settings: of the command line, such as "resources.max_slots=4"; "none" removes a limit, as null does.
         changeable: keys that may change.
 
     Raises:
         UserError: another key is to be changed, or a value breaks the rule of its key.
     """
-    values = read_settings(settings)
+    values = {key: None if value == "none" else value for key, value in read_settings(settings).items()}
     if odd := [key for key in values if key not in changeable]:
+        if odd[0] not in dotted_keys(SearchSpec):
+            raise UserError(f"{shown_name(odd[0])}: unknown key{nearest(odd[0], changeable)}")
         raise UserError(f"{odd[0]}: cannot change while a search runs; can be changed: {', '.join(changeable)}")
     changed(parse(content), values)
     return values

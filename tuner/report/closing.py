@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+from optuna.trial import FrozenTrial
+
 from tuner.plan.spec import SearchSpec
 from tuner.report import certainty
 from tuner.report.view import RunView
 from tuner.report.viewer import view_of
-from tuner.report.wording import UNTRAINED, doubt, scored_on
-from tuner.runs.hints import command, counted, shown
+from tuner.report.wording import UNTRAINED, doubt, no_gain, scored_on, stopped_at
+from tuner.runs.hints import command, counted, resume_hint, shown
 from tuner.runs.run import Run
-from tuner.search.study import Study
+from tuner.search.study import Study, key_of
 
 
 def lines(run: Run, study: Study, exported: Path) -> list[str]:
@@ -21,7 +23,10 @@ def lines(run: Run, study: Study, exported: Path) -> list[str]:
         exported: the file with the best configuration.
     """
     spec, view = study.spec, view_of(run, study)
-    told = [scored_by(spec.trial.evaluation.network)] if spec.table else scores(view, _default_label(study))
+    if (stopped := study.best_stopped()) is not None:
+        told = ended_early(run, study, view, stopped)
+    else:
+        told = [scored_by(spec.trial.evaluation.network)] if spec.table else scores(view, _default_label(study))
     longer = ("--epochs", 4 * spec.trial.train.epochs)
     return [
         *told,
@@ -61,6 +66,28 @@ def scores(run: RunView, default: str | None) -> list[str]:
         rivals.append((first.score, f"the {default}"))
     lines += [f"the best is {compared(run.best_score, score, name, metric, mode, images)}" for score, name in rivals]
     return [*lines, chosen(run), scored_by(run.network)]
+
+
+def ended_early(run: Run, study: Study, view: RunView, stopped: FrozenTrial) -> list[str]:
+    """What a search came to that the user ended before any trial was complete.
+
+    Args:
+        run: the run.
+        study: of the run.
+        view: of the run.
+        stopped: the best stopped trial.
+    """
+    score, where = stopped.values[0], scored_on(view.objective, view.validation_images)
+    interval = certainty.of_score(score, view.objective, view.validation_images)
+    sure = f" (95 % {certainty.shown(interval)})" if interval else ""
+    when = stopped_at(stopped, study.epochs_of(stopped))
+    gain = f", {reason}" if (reason := no_gain(view, score)) else ""
+    lines = [
+        "the search was ended as asked before any trial was complete",
+        f"best stopped trial: {key_of(stopped)}, {when}, {where} {score:.4f}{sure}{gain}",
+        scored_by(view.network),
+    ]
+    return [*lines, *([f"trials are left; {resume_hint(run)}"] if study.unasked else [])]
 
 
 def compared(score: float, other: float, name: str, metric: str, mode: str, images: int | None) -> str:

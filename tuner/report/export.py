@@ -12,7 +12,7 @@ from tuner.plan.points import label_of
 from tuner.report import certainty
 from tuner.report.points import plus_minus
 from tuner.report.viewer import view_of
-from tuner.report.wording import brief, no_gain, of_images
+from tuner.report.wording import brief, no_gain, of_images, stopped_at
 from tuner.runs.hints import counted
 from tuner.runs.run import Run
 from tuner.search.study import Study, key_of
@@ -21,12 +21,15 @@ from tuner.search.study import Study, key_of
 def export(run: Run, study: Study, top: int, output: Path) -> list[Path]:
     """Writes the `top` best complete trials, or points of a table, as TrialConfig files: output, output-2, ...
 
-    A point is ranked by the mean over its seeds and written with its first seed: no seed is picked for its luck.
+    Where the user ended the search before a trial was complete, it writes the best stopped trial alone. A point is
+    ranked by the mean over its seeds and written with its first seed: no seed is picked for its luck.
 
     Raises:
         UserError: no trial is complete, or no point is with all of its seeds.
     """
     best = study.best(top)
+    if not best and (stopped := study.best_stopped()) is not None:
+        best = [stopped]
     if not best:
         lacking = "point has all of its seeds" if study.spec.table else "trial is"
         raise UserError(f"{run.path}: no {lacking} complete yet, so there is nothing to export")
@@ -65,19 +68,21 @@ def _header(run: Run, study: Study, rank: int, trial: FrozenTrial) -> str:
     label = label_of(spec, trial)
     point = next((point for point in view.points or () if point.point == label), None)
     if point is None or point.mean is None:
-        who, score = f"trial {key_of(trial)}, number {rank} of {counted(complete, 'complete trial')}", f"{value:.4f}"
+        place = f"number {rank} of {counted(complete, 'complete trial')}" if complete else "no trial is complete"
+        who, score = f"trial {key_of(trial)}, {place}", f"{value:.4f}"
         interval = certainty.of_score(value, metric, images)
     else:
         who, value = f"point '{label}', number {rank} of {counted(complete, 'complete point')}", point.mean
         score = f"{plus_minus(point.mean, point.sd)} over {counted(spec.seeds, 'seed')}"
         interval = point.interval or certainty.of_score(value, metric, images)
     sure = f" (95 % {certainty.shown(interval)})" if interval else ""
+    after = f"after {counted(epochs, 'epoch')}" if complete else f"when it was {stopped_at(trial, epochs)}"
     where = f" on {of_images(images)}" if certainty.is_share(metric) else ""
     doubt = no_gain(view, value)
     versions, commit = run.manifest.get("versions", {}), run.manifest.get("commit")
     facts = {
         "search": f"{spec.name} ({run.path}), {who}",
-        "score": f"{metric} {score}{sure}{where} after {counted(epochs, 'epoch')}{f', {doubt}' if doubt else ''}",
+        "score": f"{metric} {score}{sure}{where} {after}{f', {doubt}' if doubt else ''}",
         "untrained encoder": "not scored" if view.untrained is None else f"{view.untrained:.4f}",
         "scored network": view.network,
         "searched (first in the file; the rest is shared by all trials)": ", ".join(

@@ -123,5 +123,6 @@ class Progress:
 
     def _render(self) -> Table:
         view = self.viewer.newsworthy(max(5, self.console.height // 2 - 4), self.over)
-        now = self.waiting or where(self.positions) or self.note
+        waiting = f"waiting: {view.waits}" if self.waiting and view.waits else self.waiting  # the former is newer
+        now = waiting or where(self.positions) or self.note
         return table_of(view, "\n".join(line for line in (now, self.ending) if line))

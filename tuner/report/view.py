@@ -70,7 +70,7 @@ class RunView:
         trials_wanted: how many trials the search has in all.
         epochs: of a trial.
         held: whether a process runs the search now.
-        waits: what that process waits for.
+        waits: what that process waits for; None where it does not wait.
         ended: the number of trials that have ended.
         network: whose scores are measured: "student" or "teacher".
         validation_images: their number, where it is known.

@@ -115,7 +115,7 @@ class Viewer:
             trials_wanted=spec.trials,
             epochs=spec.trial.train.epochs,
             held=held,
-            waits=run.waits() or (f"waiting: {now_up.waiting}" if now_up.waiting else None),
+            waits=(now_up.waiting or run.waits()).removeprefix("waiting: ") or None,  # the former has sizes of now
             ended=len(self._ranked),
             network=spec.trial.evaluation.network,
             validation_images=images,

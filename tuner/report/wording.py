@@ -2,9 +2,12 @@
 
 from collections.abc import Collection
 
+from optuna.trial import FrozenTrial
+
 from tuner.report import certainty
 from tuner.report.view import RunView, TrialView
 from tuner.runs.hints import counted
+from tuner.search.records import was_stopped_as_asked
 
 UNTRAINED = "the untrained encoder"
 
@@ -14,6 +17,12 @@ def state_of(trial: TrialView) -> str:
     if trial.workers is not None and trial.state == "running":
         return f"running on {counted(trial.workers, 'worker')}"
     return f"{trial.state}, collapsed" if trial.collapsed else trial.state
+
+
+def stopped_at(trial: FrozenTrial, epochs: int) -> str:
+    """At which of its epochs a trial was stopped, and whether the user asked for that."""
+    last = max(trial.intermediate_values, default=int(trial.user_attrs["metrics"]["epoch"]))
+    return f"stopped at epoch {last} of {epochs}{' as asked' if was_stopped_as_asked(trial) else ''}"
 
 
 def proposed(trial: TrialView, telling: Collection[str]) -> str:

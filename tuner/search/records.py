@@ -43,6 +43,11 @@ def is_paused(trial: FrozenTrial) -> bool:
     return content["event"] == "paused" or content.get("decision") == "pause"
 
 
+def was_stopped_as_asked(trial: FrozenTrial) -> bool:
+    """Returns whether the user had a trial stopped, alone or with the whole search."""
+    return any(name.startswith(RECORD) and content["event"] == "stop" for name, content in trial.system_attrs.items())
+
+
 def fault_in(trials: Sequence[FrozenTrial]) -> str | None:
     """Returns what is wrong with the first record that the core cannot have written; None if all are whole."""
     for trial in trials:

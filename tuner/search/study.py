@@ -19,7 +19,7 @@ from tuner.plan.space import Space
 from tuner.plan.spec import SearchSpec
 from tuner.search.collapse import collapsed
 from tuner.search.failures import alike
-from tuner.search.records import fault_in, record_name, records_of
+from tuner.search.records import fault_in, record_name, records_of, was_stopped_as_asked
 from tuner.search.samplers import base as samplers
 from tuner.search.storage import Store, damaged
 
@@ -235,9 +235,23 @@ class Study:
         """The best complete trials, best first; of a table its best points, each as its trial with the first seed."""
         if self.spec.table:
             return points.best(self.spec, self.trials())[:count]
-        complete = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
+        return self._ranked(TrialState.COMPLETE)[:count]
+
+    def best_stopped(self) -> FrozenTrial | None:
+        """The stopped trial with the best last score, where the user ended the search before any trial was complete.
+
+        None for any other search, and for a table, whose points are compared over all of their seeds.
+        """
+        trials = self.trials()
+        if self.spec.table or not all(trial.state.is_finished() for trial in trials) or self.best(1):
+            return None
+        return next(iter(self._ranked(TrialState.PRUNED)), None) if any(map(was_stopped_as_asked, trials)) else None
+
+    def _ranked(self, state: TrialState) -> list[FrozenTrial]:
+        """All trials of a state, best first."""
         sign = -1 if self.spec.objective.mode == "max" else 1
-        return sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))[:count]
+        ranked = [trial for trial in self.trials() if trial.state == state]
+        return sorted(ranked, key=lambda trial: (sign * trial.values[0], trial.number))
 
 
 def key_of(trial: FrozenTrial) -> str:

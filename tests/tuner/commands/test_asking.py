@@ -74,6 +74,11 @@ def driver(run: Run) -> Driver:
         ("set {run} resources.max_slots=4", ("set", None, {"resources.max_slots": 4}), "resources.max_slots = 4"),
         ("set {run} storage.limit=null", ("set", None, {"storage.limit": None}), "storage.limit = none"),
         (
+            "set {run} storage.limit=none resources.max_slots=none",
+            ("set", None, {"storage.limit": None, "resources.max_slots": None}),
+            "storage.limit = none\nresources.max_slots = none",
+        ),
+        (
             "set {run} storage.limit=1.5_GB resources.max_slots=1",
             ("set", None, {"storage.limit": "1.5 GB", "resources.max_slots": 1}),
             "storage.limit = 1.5 GB\nresources.max_slots = 1",
@@ -104,6 +109,10 @@ def test_what_the_driver_is_asked(
         (
             "set {run} trials=9",
             "trials: cannot change while a search runs; can be changed: resources.max_slots, storage.limit",
+        ),
+        (
+            "set {run} resources.max_slot=1",
+            "resources.max_slot: unknown key; did you mean 'resources.max_slots'?",
         ),
         ("set {run} resources.max_slots=0", "resources.max_slots = 0: must be greater than or equal to 1"),
         ("set {run} storage.limit=50", "storage.limit = 50: must be a size with its unit"),
@@ -155,3 +164,17 @@ def test_a_driver_that_takes_long_to_end_is_not_waited_for_for_ever(
     with driver(""):
         assert main(["pause", str(run.path)]) == 0
     assert "its driver makes checkpoints and ends; continue with: " in capsys.readouterr().out
+
+
+def test_a_pause_that_a_full_disc_refuses_names_the_other_way(
+    run: Run, driver: Driver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    with driver("") as taken:
+        monkeypatch.setattr("tuner.runs.requests.write_atomically", full)
+        assert main(["pause", str(run.path)]) == 3
+    assert taken == []
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(": No space left on device; make room there, or interrupt it with ^C")

@@ -298,3 +298,12 @@ def test_a_table_of_corruptions():
         ["mean", "0.1050", "0.2050", "0.3050", "0.2050"],
     ]
     assert scores.cells({"knn_top1": 0.9}, "top-1") == []
+
+
+@pytest.mark.parametrize("workers", ["1-2", "2-1"])
+def test_a_range_of_workers_is_refused_with_the_reason(workers: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "checkpoint", "--workers", workers])
+    said = " ".join(capsys.readouterr().err.split())
+    rule = "must be one number: each protocol takes a slot of so many workers; more slots score more at once"
+    assert f"--workers: '{workers}': {rule}" in said

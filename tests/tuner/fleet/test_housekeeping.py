@@ -148,3 +148,20 @@ def test_what_is_known_of_trials(run: Run) -> None:
     assert known["0004"].rank == (False, 0.9), "it was stopped before its last epoch"
     assert not known[running].ended
     assert list(known_trials(search.study, [running])) == [running]
+
+
+def test_a_closed_search_says_its_reason_once_and_with_the_sizes_of_now(run: Run, told: Told) -> None:
+    search, keeping = Search(run), house(run, told)
+    first = search.begin()
+    write(run, first)
+    keeping.look(search)
+    assert not keeping.admits(search.running)
+    assert keeping.warnings and not keeping.closed
+    (run.path / "logs" / "large").write_bytes(b"x" * 4 * MB)
+    keeping.look(search)
+    assert "the run holds 5" in keeping.closed
+    assert keeping.warnings == (), "what is waited for is no warning as well"
+    (run.path / "logs" / "larger").write_bytes(b"x" * 2 * MB)
+    keeping.look(search)
+    assert "the run holds 7" in keeping.closed
+    assert len(told.closed) == 1

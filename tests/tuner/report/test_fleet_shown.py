@@ -53,7 +53,9 @@ def test_slots_and_widths_are_shown_while_they_hold(search: tuple[Run, Study]) -
     assert [trial["workers"] for trial in content["trials"]] == [None, 4], "a trial that has ended has none"
     assert (content["slot_seconds"], content["utilisation"]) == (200.0, 0.75)
     assert content["warnings"] == ("the disc has 5 MB left",)
-    assert content["waits"] == "waiting: no room for a worker"
+    assert content["waits"] == "no room for a worker", "the key says that it waits"
+    run.note("waiting: no room, as of an earlier look")
+    assert as_json(view_of(run, study))["waits"] == "no room for a worker", "the newer text"
     text = drawn(run, study)
     assert "running on 4 workers" in text
     assert "3 slots up on 2 nodes" in text

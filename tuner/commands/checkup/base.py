@@ -15,6 +15,7 @@ from typing import Any, Literal
 from trainables.config.errors import UserError, one_line
 
 State = Literal["ok", "warning", "fault"]
+CHANGE_SPEC = "change that value in the spec, or with --set"
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def in_time(name: str, seconds: float, check: Callable[[], Sequence[Finding]]) -
         except Late as late:
             made.append(fault(name, str(late), "see whether the machine, its network or its discs hang"))
         except UserError as error:
-            made.extend(fault(name, *divided(line)) for line in str(error).splitlines())
+            made.extend(fault(name, *divided(line, name)) for line in str(error).splitlines())
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             made.append(
@@ -87,10 +88,17 @@ def in_time(name: str, seconds: float, check: Callable[[], Sequence[Finding]]) -
     return made
 
 
-def divided(line: str) -> tuple[str, str]:
-    """A line of an error as text and advice: what stands behind its last semicolon says what to do."""
+def divided(line: str, name: str) -> tuple[str, str]:
+    """A line of an error as text and advice.
+
+    Args:
+        line: what stands behind its last semicolon says what to do.
+        name: of the check, for the advice where the line has none.
+    """
     text, _, advice = line.rpartition("; ")
-    return (text, advice) if text else (line, "put it right")
+    if text:
+        return text, advice
+    return line, CHANGE_SPEC if name in ("spec", "data") else "change what this line names; a search would meet it too"
 
 
 def ask(module: str, request: object, seconds: float, answer: str = "") -> Any:

@@ -115,7 +115,7 @@ def _room(nodes: Sequence[Node], resources: Resources) -> list[Finding]:
         trials = concurrent_trials([node.resources for node in nodes], resources, MOST_TRIALS)
         made.append(ok("nodes: room", f"for {counted(trials, 'trial')} at once"))
     except UserError as error:
-        made.append(fault("nodes: room", *divided(str(error))))
+        made.append(fault("nodes: room", *divided(str(error), "nodes: room")))
     for node, facts in _with_facts(nodes):
         if node.resources.get("GPU") and resources.gpus_per_worker:
             made.append(machine.gpus(facts.gpus, resources, f"nodes: GPUs of {node.name}"))

@@ -374,3 +374,25 @@ def test_an_address_that_does_not_answer_is_a_fault(monkeypatch: pytest.MonkeyPa
 def test_the_doctor_itself_needs_neither_torch_nor_ray() -> None:
     program = "import sys\nfor name in ('ray', 'torch'): sys.modules[name] = None\nimport tuner.commands.doctor"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_no_advice_is_a_riddle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing spec, an address without a head, and errors without advice of their own get a sentence that helps."""
+
+    class Arguments:
+        search, run, address, json, set = tmp_path / "missing.yaml", None, "127.0.0.1:9", False, ()
+
+    made = doctor.Checkup(Arguments())  # type: ignore[arg-type]
+    made.facts = facts()
+
+    def fails() -> list[Finding]:
+        raise UserError("trials = 0: must be at least 1")
+
+    checked = {"spec": made._read, "cluster": made._cluster}
+    advice = {name: only(in_time(name, 30, check), "fault").advice for name, check in checked.items()}
+    assert advice == {
+        "spec": "name a YAML file that can be read",
+        "cluster": "start one there with 'ray start --head', or give the address of another",
+    }
+    assert only(in_time("spec", 5, fails), "fault").advice == "change that value in the spec, or with --set"
+    assert "put it right" not in only(in_time("storage", 5, fails), "fault").advice
