@@ -78,6 +78,11 @@ class Claim:
         gathered = all(life.gone or life.retiring or life.asks or life.generation is not None for life in self.keeps)
         return self.not_before if gathered else max(self.not_before, self.keeps_until)
 
+    def leave(self, why: str) -> None:
+        """Asks its workers to leave it at the next step."""
+        if self.generation is not None:
+            self.generation.leave(why)
+
     @property
     def attempts(self) -> int:
         """Starts since the last new epoch for whose failure there is no excuse."""
@@ -128,6 +133,15 @@ class Generation:
             for place, life in enumerate(self.lives)
             if life in self.present and all(rank in self.faults for rank in range(place * each, (place + 1) * each))
         ]
+
+    def leave(self, why: str) -> None:
+        """Asks its workers to leave the trial at the next step."""
+        self.leaving = self.leaving or why
+
+    def moved(self) -> None:
+        """Notes progress of all lives that are present."""
+        for life in self.present:
+            life.moved()
 
     def broke(self, why: str) -> None:
         """Notes that one of its lives is gone."""
@@ -191,7 +205,7 @@ class Life:
         """Asks its workers to go home once they have left their trial, which they are asked to leave."""
         self.retiring = self.retiring or why
         if self.generation is not None:
-            self.generation.leaving = self.generation.leaving or why
+            self.generation.leave(why)
 
 
 @dataclass(eq=False)

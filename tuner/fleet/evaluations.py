@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from trainables.running.messages import Evaluation, Work
+from tuner.fleet.board import Board
 from tuner.fleet.claims import State
 from tuner.fleet.cluster import cluster
 from tuner.fleet.conversation import Conversation
@@ -87,13 +88,7 @@ def score(
 
             def perform(name: str) -> None:
                 work = Work(name, pieces[name].plain(), str(run.trial_folder(name)), "evaluate")
-                talk = Conversation(groups.board, name, work)
-                try:
-                    report = talk.take()
-                    assert report is not None, "an evaluation reports before it ends"
-                    results[name] = report.metrics["scored"]
-                finally:
-                    talk.release()
+                results[name] = _performed(groups.board, work)
 
             groups.on_wait = functools.partial(
                 tell_wait, run, lambda why: say(f"waiting: {why}" if why else "going on")
@@ -106,3 +101,19 @@ def score(
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)  # the others end with the slots
             return joined(asked, results)
+
+
+def _performed(board: Board, work: Work) -> Scored:
+    """What a piece of work comes to, on the slot that takes it.
+
+    Raises:
+        TrialFailure: it failed by its own fault.
+        SlotLost: no slot is left to run it.
+    """
+    talk = Conversation(board, work.key, work)
+    try:
+        report = talk.take()
+        assert report is not None, "an evaluation reports before it ends"
+        return report.metrics["scored"]
+    finally:
+        talk.release()

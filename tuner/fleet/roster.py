@@ -3,14 +3,17 @@
 It is synchronous; `Switchboard` speaks for it.
 """
 
+import math
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
-from trainables.running.messages import Outcome, Work
-from tuner.fleet.claims import Claim, Generation, Group, Life, SlotState, State, verdict
+from trainables.running.messages import Assignment, Outcome, Wanted, Work
+from tuner.fleet.claims import Claim, Ended, Generation, Group, Life, SlotState, State, verdict
 from tuner.search.allocation import choose
 
+HANG_WAIT = 4.0  # seconds for workers to notice that their generation has lost a member
+STACKS_WAIT = 3.0  # seconds for workers without progress to write their stacks
 KEEP_WAIT = 1.0  # seconds for the slots of a generation to ask for work after its end
 POSTPONE_WAIT = 10.0  # seconds until a postponed trial is tried again
 NEWS_WAIT = 30.0  # seconds in which news of a lost node may still excuse the last death of a trial's workers
@@ -60,6 +63,36 @@ class Roster:
         life = self.life(slot, incarnation)
         run = life.generation if life is not None else None
         return run if run is not None and run.number == generation else None
+
+    def asked(self, slot: int, incarnation: int, generation: int, stacks: bool) -> Wanted:
+        """What a worker is asked in the middle of a trial; "ask again" if that is nothing.
+
+        Args:
+            slot: its slot.
+            incarnation: of the slot.
+            generation: that it trains in.
+            stacks: whether it has already written its stacks.
+        """
+        run, life = self.training(slot, incarnation, generation), self.life(slot, incarnation)
+        if run is None or life is None or run.broken:
+            return "gone"
+        if life.stacks_at < math.inf and not stacks:
+            return "stacks"
+        return "leave" if run.leaving else "ask again"
+
+    def assignment(self, life: Life, run: Generation) -> Assignment:
+        """What the workers of a life are told of a generation that they belong to."""
+        return Assignment(
+            work=run.claim.work,
+            generation=run.number,
+            owner=f"{self.session}-{run.number}",
+            attempt=run.claim.attempts,
+            slot=life.slot,
+            incarnation=life.incarnation,
+            place=run.lives.index(life),
+            members=len(run.lives),
+            store=run.lives[0].store,
+        )
 
     def queue(self) -> list[Claim]:
         """Claims that wait: those that have begun before those that have not, the oldest first."""
@@ -163,6 +196,49 @@ class Roster:
             return
         if not run.present:
             self.settle(run, ("left", why))
+
+    def watch(self, dead: Set[str], draining: Set[str], patience: float) -> list[Ended]:
+        """Ends the lives that are lost or stuck, and returns them; retires those on nodes that are about to go.
+
+        Args:
+            dead: nodes that have left the cluster.
+            draining: nodes that are about to leave it.
+            patience: seconds without progress after which workers count as stuck.
+        """
+        self._excuse(dead)
+        ended, now = list[Ended](), time.monotonic()
+        for slot, group in self.groups.items():
+            life = group.life
+            if life is None:
+                continue
+            run = life.generation
+            if going := draining & {*life.nodes}:
+                life.retire(f"node {min(going)} is about to go")
+            if lost := dead & {*life.nodes}:
+                life.excuse = why = f"node {min(lost)} is lost"
+            elif now - life.progress > patience:
+                life.stacks_at = min(life.stacks_at, now)
+                if now - life.stacks_at < STACKS_WAIT:
+                    continue
+                why = f"no progress for {patience:g} seconds"
+            elif run is not None and now - run.broken_at > HANG_WAIT:
+                why = run.broken
+            else:
+                continue
+            ended.append(Ended(slot, life.placement, why))
+            self.end_life(group, why)
+        return ended
+
+    def _excuse(self, dead: Set[str]) -> None:
+        """Excuses the failures of all generations that had a worker on a dead node."""
+        for claim in self.claims.values():
+            past = [
+                run for run in claim.tries if run.excuse is None and any(dead & {*life.nodes} for life in run.lives)
+            ]
+            for generation in past:
+                generation.excuse = "its node is lost"
+            if past:
+                claim.not_before = 0.0
 
     def state(self) -> State:
         """A summary."""

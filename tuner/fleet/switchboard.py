@@ -16,14 +16,12 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from trainables.running.messages import Assignment, Blame, EpochReport, Going, NoWork, Outcome, Position, Wanted, Work
-from tuner.fleet.claims import Claim, Ended, Generation, Group, Life, Message, State, verdict
+from tuner.fleet.claims import Ended, Group, Life, Message, State, verdict
 from tuner.fleet.roster import POSTPONE_WAIT, Roster
 
 FAULT_WAIT = 8.0  # seconds for all ranks to report after one of them failed
 LINK_WAIT = 2.0  # the same for the slots of a generation, where nothing but the link between them is at fault
-HANG_WAIT = 4.0  # seconds for workers to notice that their generation has lost a member
 NEXT_WAIT = 20.0  # seconds that a group waits for work before it asks again
-STACKS_WAIT = 3.0  # seconds for workers without progress to write their stacks
 
 
 class Switchboard:
@@ -87,7 +85,7 @@ class Switchboard:
         self.over.add(trial_id)
         for claim in [claim for claim in self.roster.claims.values() if claim.trial_id == trial_id]:
             claim.over = True
-            _leave(claim, "the trial is over")
+            claim.leave("the trial is over")
             del self.roster.claims[claim.sequence]
             self.roster.widths.pop(claim.work.key, None)
         await self._announce()
@@ -121,33 +119,7 @@ class Switchboard:
         generation with a worker on it, even one that ended before the news came. The slots on a node that is about to
         go, which Ray calls draining, are retired. Workers without progress are first asked for their stacks.
         """
-        dead, draining, ended, now = set(dead_nodes), set(draining_nodes), [], time.monotonic()
-        for claim in self.roster.claims.values():
-            past = [g for g in claim.tries if g.excuse is None and any(dead & {*life.nodes} for life in g.lives)]
-            for generation in past:
-                generation.excuse = "its node is lost"
-            if past:
-                claim.not_before = 0.0
-        for slot, group in self.roster.groups.items():
-            life = group.life
-            if life is None:
-                continue
-            run = life.generation
-            if going := draining & {*life.nodes}:
-                life.retire(f"node {min(going)} is about to go")
-            if lost := dead & {*life.nodes}:
-                life.excuse = why = f"node {min(lost)} is lost"
-            elif now - life.progress > self.patience:
-                life.stacks_at = min(life.stacks_at, now)
-                if now - life.stacks_at < STACKS_WAIT:
-                    continue
-                why = f"no progress for {self.patience:g} seconds"
-            elif run is not None and now - run.broken_at > HANG_WAIT:
-                why = run.broken
-            else:
-                continue
-            ended.append(Ended(slot, life.placement, why))
-            self.roster.end_life(group, why)
+        ended = self.roster.watch(set(dead_nodes), set(draining_nodes), self.patience)
         await self._announce()
         return ended
 
@@ -187,14 +159,14 @@ class Switchboard:
         self.roster.held = why
         if why:
             for claim in self.roster.claims.values():
-                _leave(claim, why)
+                claim.leave(why)
         await self._announce()
 
     async def halt(self) -> None:
         """Has all trials make a checkpoint at their next step, and start no more; returns when all are left."""
         self.roster.closed = True
         for claim in self.roster.claims.values():
-            _leave(claim, "the search is interrupted")
+            claim.leave("the search is interrupted")
         await self._announce()
         await self._until(lambda: all(claim.generation is None for claim in self.roster.claims.values()))
 
@@ -203,7 +175,7 @@ class Switchboard:
         self.closed = self.roster.closed = True
         for claim in self.roster.claims.values():
             claim.over = True
-            _leave(claim, "the search is over")
+            claim.leave("the search is over")
         await self._announce()
 
     async def state(self) -> State:
@@ -255,7 +227,7 @@ class Switchboard:
             if life.generation is not None and not life.told:
                 life.told = True
                 life.moved()
-                return self._assignment(life, life.generation)
+                return self.roster.assignment(life, life.generation)
             now = time.monotonic()
             if now >= end:
                 life.asks = False
@@ -273,14 +245,7 @@ class Switchboard:
             stacks: whether it has already written its stacks.
         """
 
-        def answer() -> Wanted:
-            run, life = self.roster.training(slot, incarnation, generation), self.roster.life(slot, incarnation)
-            if run is None or life is None or run.broken:
-                return "gone"
-            if life.stacks_at < math.inf and not stacks:
-                return "stacks"
-            return "leave" if run.leaving else "ask again"
-
+        answer = functools.partial(self.roster.asked, slot, incarnation, generation, stacks)
         await self._until(lambda: answer() != "ask again", NEXT_WAIT)
         return answer()
 
@@ -305,7 +270,7 @@ class Switchboard:
             return "stop"
         claim = run.claim
         if claim.reports and report.epoch <= claim.reports[-1].epoch:
-            _moved(run)
+            run.moved()
             return "on"
         claim.reports.append(report)
         claim.postponed = ""
@@ -314,7 +279,7 @@ class Switchboard:
             life.progress = math.inf
         await self._announce()
         await self._until(lambda: claim.requested > len(claim.reports) or bool(run.leaving) or not run.is_current)
-        _moved(run)  # also of a trial that is over: its workers have to acknowledge that
+        run.moved()  # also of a trial that is over: its workers have to acknowledge that
         if not run.is_current:
             return "stop"
         return "leave" if run.leaving else "on"
@@ -372,19 +337,6 @@ class Switchboard:
         has_work = life.generation is not None and not life.told
         return self.closed or life.gone or bool(life.retiring) or has_work
 
-    def _assignment(self, life: Life, run: Generation) -> Assignment:
-        return Assignment(
-            work=run.claim.work,
-            generation=run.number,
-            owner=f"{self.roster.session}-{run.number}",
-            attempt=run.claim.attempts,
-            slot=life.slot,
-            incarnation=life.incarnation,
-            place=run.lives.index(life),
-            members=len(run.lives),
-            store=run.lives[0].store,
-        )
-
     async def _announce(self) -> None:
         """Arranges anew, and wakes all who wait."""
         self.roster.arrange()
@@ -395,14 +347,3 @@ class Switchboard:
         async with self.changed:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.changed.wait_for(condition), timeout)
-
-
-def _leave(claim: Claim, why: str) -> None:
-    """Asks a claim's workers to leave it at the next step."""
-    if claim.generation is not None:
-        claim.generation.leaving = claim.generation.leaving or why
-
-
-def _moved(run: Generation) -> None:
-    for life in run.present:
-        life.moved()

@@ -16,8 +16,8 @@ LEFT: Outcome = ("left", None)
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FAULT_WAIT", "LINK_WAIT", "HANG_WAIT", "STACKS_WAIT"):
-        monkeypatch.setattr(f"tuner.fleet.switchboard.{name}", 0.1)
+    for name in ("switchboard.FAULT_WAIT", "switchboard.LINK_WAIT", "roster.HANG_WAIT", "roster.STACKS_WAIT"):
+        monkeypatch.setattr(f"tuner.fleet.{name}", 0.1)
     monkeypatch.setattr("tuner.fleet.switchboard.NEXT_WAIT", 0.5)
     monkeypatch.setattr("tuner.fleet.roster.KEEP_WAIT", 0.2)
 

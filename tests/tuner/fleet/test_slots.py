@@ -18,7 +18,7 @@ WORK = Work("0000", {}, "-")
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tuner.fleet.switchboard.FAULT_WAIT", 0.1)
     monkeypatch.setattr("tuner.fleet.switchboard.LINK_WAIT", 0.1)
-    monkeypatch.setattr("tuner.fleet.switchboard.STACKS_WAIT", 0.0)
+    monkeypatch.setattr("tuner.fleet.roster.STACKS_WAIT", 0.0)
     monkeypatch.setattr("tuner.fleet.switchboard.POSTPONE_WAIT", 0.1)
     monkeypatch.setattr("tuner.fleet.roster.NEWS_WAIT", 0.1)
     monkeypatch.setattr("tuner.fleet.roster.POSTPONE_WAIT", 0.1)
