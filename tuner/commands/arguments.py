@@ -158,7 +158,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "pause": ("have a search make checkpoints and stop for now, or one of its trials", _pause),
     "stop": ("end a search with what it has come to, or one of its trials", _stop),
     "set": ("change a search while it runs", _set),
-    "status": ("show what a search has come to", _status),
+    "status": ("show what a search has come to, or how far a full run is", _status),
     "export": ("write the best configurations of a search", _export),
     "train": ("train one configuration, as a full run", _train),
     "evaluate": ("score a checkpoint: kNN, linear, fine-tuning, corruptions, ...", _evaluate),

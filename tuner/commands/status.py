@@ -1,11 +1,10 @@
-"""`tuner status`: what a search has come to."""
+"""`tuner status`: what a search, or a full run, has come to."""
 
 import argparse
 import json
 
-from trainables.config.errors import UserError
 from tuner.commands import searching
-from tuner.report import terminal
+from tuner.report import full_run, terminal
 from tuner.report.view import RunView, as_json
 from tuner.report.viewer import view_of
 from tuner.runs import hints
@@ -17,8 +16,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints a run's table, or all of it as JSON; returns the exit status."""
     shown = runs.Run(arguments.run)
     if shown.kind == "train":
-        board = f"tensorboard --logdir {shown.tensorboard_folder}"
-        raise UserError(f"{arguments.run}: is a full run, not a search; see: {board}")
+        whole = full_run.view_of(shown)
+        print(
+            json.dumps(full_run.as_json(whole), indent=2) if arguments.json else "\n".join(full_run.lines(shown, whole))
+        )
+        return 0
     study = searching.read(shown)
     view = view_of(shown, study)
     if arguments.json:

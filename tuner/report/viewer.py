@@ -93,13 +93,13 @@ class Viewer:
         """The view of one trial."""
         with self._lock:
             held = self.run.held()
-            self._look(self._session(held), _fleet_now(self.run, held))
+            self._look(self._session(held), fleet_now(self.run, held))
             return self._rows[int(key)]
 
     def _view(self, over: bool, count: int | None) -> RunView:
         run, spec, now = self.run, self.study.spec, time.time()
         held = run.held() and not over
-        fleet, now_up = FleetState.read(run.fleet_file), _fleet_now(run, held)
+        fleet, now_up = FleetState.read(run.fleet_file), fleet_now(run, held)
         trials, sessions = self._look(self._session(held), now_up), _sessions(run)
         facts, images, metric = self._facts_of(trials, sessions), self._images, spec.objective.metric
         untrained = (run.read_baseline() or {}).get(metric)
@@ -115,7 +115,7 @@ class Viewer:
             trials_wanted=spec.trials,
             epochs=spec.trial.train.epochs,
             held=held,
-            waits=(now_up.waiting or run.waits()).removeprefix("waiting: ") or None,  # the former has sizes of now
+            waits=waits_now(run, now_up),
             ended=len(self._ranked),
             network=spec.trial.evaluation.network,
             validation_images=images,
@@ -198,10 +198,15 @@ class Viewer:
         return sorted(sorted([*self._open, *(number for *_, number in self._ranked[:count])], key=rank)[:count])
 
 
-def _fleet_now(run: Run, held: bool) -> FleetState:
+def fleet_now(run: Run, held: bool) -> FleetState:
     """The slots that are up now; an empty state where no driver runs the search, or has not said so for a while."""
     state = FleetState.read(run.fleet_file) if held else None
     return FleetState(0.0) if state is None or state.stale else state
+
+
+def waits_now(run: Run, fleet: FleetState) -> str | None:
+    """What the process that runs it now waits for; None where it does not wait. The state of the slots is newer."""
+    return (fleet.waiting or run.waits()).removeprefix("waiting: ") or None
 
 
 def _sessions(run: Run) -> list[float]:

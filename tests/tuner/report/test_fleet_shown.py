@@ -9,6 +9,7 @@ from rich.console import Console
 
 from tests.tuner.report.test_certainty import finished
 from tests.tuner.report.views import BLANK, replace
+from tuner.commands.main import main
 from tuner.report import closing, terminal
 from tuner.report.progress import Progress
 from tuner.report.view import as_json
@@ -62,6 +63,13 @@ def test_slots_and_widths_are_shown_while_they_hold(search: tuple[Run, Study]) -
     assert "warning: the disc has 5 MB left" in text
     line = terminal.heartbeat(view_of(run, study))
     assert "3 slots up on 2 nodes; running: 0001 at epoch 0/2 on 4" in line
+
+
+def test_status_says_once_that_a_search_waits(search: tuple[Run, Study], capsys: pytest.CaptureFixture[str]) -> None:
+    run, _ = search
+    run.note("waiting: no room for a worker")
+    assert main(["status", str(run.path)]) == 0
+    assert "\nwaiting: no room for a worker\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("held", [True, False])
