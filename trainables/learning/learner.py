@@ -281,12 +281,7 @@ class Learner:
         tensors = {f"student.{name}": tensor for name, tensor in self.student.state_dict().items()}
         tensors |= {f"teacher.{name}": tensor for name, tensor in self.teacher.own_state().items()}
         tensors |= {f"method.{name}": tensor for name, tensor in self.method_state.items()}
-        for name, parameter in self.student.named_parameters():
-            tensors |= {
-                f"optimizer.{name}.{slot}": value
-                for slot, value in self.optimizer.state[parameter].items()
-                if value is not None
-            }
+        tensors |= optim.state_of(self.optimizer, self.student)
         tensors |= self.monitors.state_dict()
         if self._teachers_differ:
             for name, tensor in self.teacher.own_state().items():
@@ -329,13 +324,7 @@ class Learner:
         with torch.no_grad():
             for name, tensor in wanted.items():
                 tensor.copy_(found[name])
-            for name, parameter in self.student.named_parameters():
-                prefix = f"optimizer.{name}."
-                slots = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-                # in the parameter's own memory format, so that the optimiser rounds as it did before
-                self.optimizer.state[parameter] = {
-                    slot: torch.empty_like(parameter).copy_(value) for slot, value in slots.items()
-                }
+        optim.restore(self.optimizer, self.student, tensors)
         self.monitors.load_state_dict(tensors, self.group.device)
         self.step_index = values["step"]
         self.loss_sum.fill_(sums[self.group.rank] if same_workers else sum(sums) * (self.group.rank == 0))

@@ -1,6 +1,6 @@
 """Optimisers: torch's SGD, and LARS with its exclusions as parameter groups."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -39,6 +39,26 @@ def schedule(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -
         group["weight_decay"] = weight_decay if group["decays"] else 0.0
         if group["scheduled"]:
             group["lr"] = lr * group["share"]
+
+
+def state_of(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
+    """The optimiser's state of each parameter of a module, as tensors named "optimizer.<parameter>.<slot>"."""
+    return {
+        f"optimizer.{name}.{slot}": value
+        for name, parameter in module.named_parameters()
+        for slot, value in optimizer.state[parameter].items()
+        if value is not None
+    }
+
+
+@torch.no_grad()
+def restore(optimizer: torch.optim.Optimizer, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Restores what `state_of` returned; other tensors are passed over."""
+    for name, parameter in module.named_parameters():
+        prefix = f"optimizer.{name}."
+        slots = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        # in the parameter's own memory format, so that the optimiser rounds as it did before
+        optimizer.state[parameter] = {slot: torch.empty_like(parameter).copy_(value) for slot, value in slots.items()}
 
 
 class LARS(torch.optim.Optimizer):

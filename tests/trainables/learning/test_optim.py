@@ -116,3 +116,24 @@ def test_every_parameter_is_in_one_group():
     groups = optimizer.param_groups
     assert sorted(id(p) for group in groups for p in group["params"]) == sorted(id(p) for p in module.parameters())
     assert [(group["adapt"], group["weight_decay"]) for group in groups] == [(True, 0.1), (False, 0.0)]
+
+
+@pytest.mark.parametrize("kind", ["sgd", "lars"])
+def test_a_restored_optimiser_goes_on_in_the_memory_format_of_its_parameters(kind: str) -> None:
+    config = c.Optim.model_validate({"name": kind, "momentum": 0.9})
+    (module, optimizer), (other, restored) = make(config), make(config)
+    for each in (module, other):
+        each[0].weight.data = each[0].weight.data.contiguous(memory_format=torch.channels_last)
+    run(module, optimizer, 2, 0.1, 0.01)
+    state = optim.state_of(optimizer, module)
+    assert "optimizer.0.weight.momentum_buffer" in state
+    contiguous = {key: value.clone(memory_format=torch.contiguous_format) for key, value in state.items()}
+    other.load_state_dict(module.state_dict())
+    optim.restore(restored, other, {**contiguous, "student.0.weight": torch.zeros(1)})
+    again = optim.state_of(restored, other)
+    assert again.keys() == state.keys()
+    strides = {name: parameter.stride() for name, parameter in other.named_parameters()}
+    for key, value in state.items():
+        name = key.removeprefix("optimizer.").removesuffix(".momentum_buffer")
+        assert torch.equal(again[key], value) and again[key].stride() == strides[name], key
+    assert strides["0.weight"] != (18, 9, 3, 1), "channels last"
