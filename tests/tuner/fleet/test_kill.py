@@ -32,7 +32,7 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 240) -> A
 def worker_of(run: Path, key: str, rank: int, attempt: int = 1) -> int | None:
     """The process of a trial's worker, from its log."""
     log = run / "trials" / key / f"rank-{rank}.log"
-    found = re.findall(rf"attempt {attempt} .* process (\d+)", log.read_text()) if log.exists() else []
+    found = re.findall(rf"attempt {attempt}, .* process (\d+)", log.read_text()) if log.exists() else []
     return int(found[-1]) if found else None
 
 
