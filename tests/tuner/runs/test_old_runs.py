@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from tests.tuner.conftest import Tuner
@@ -20,6 +22,15 @@ from tuner.search.study import Proposal, Study
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "format_1"
 every_run = pytest.mark.parametrize("name", ["lars", "sgd"])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """The curves that are expected were trained on one thread; sums of more threads round otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def copied(name: str, folder: Path) -> Path:
