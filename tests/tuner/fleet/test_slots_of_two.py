@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(600)]
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
 TRIAL = {
     **SMALL["trial"],
-    "train": {**SMALL["trial"]["train"], "epochs": 60, "batch_size": 64, "shard_size": 16},
+    "train": {**SMALL["trial"]["train"], "epochs": 30, "batch_size": 64, "shard_size": 16},
 }
 CASES = [("step", 0), ("step", 1), ("step", 2), ("step", 3), ("checkpoint", 0), ("evaluation", 3), ("regroup", 2)]
 TURN = {"step": 10, "checkpoint": 3, "evaluation": 2, "regroup": 1}
