@@ -19,6 +19,7 @@ from trainables.running.checkpoint_header import PATTERN
 
 ABANDONED = 600.0  # seconds after which a temporary file is that of a writer that was killed
 OWNER = ".owner"
+PIN = ".pin-"  # between the name of a checkpoint and that of a holder who needs it
 UNFINISHED = (f".{PATTERN}.*", f"{OWNER}.*", ".probe.*")
 _NAME = re.compile(r"step-(\d+)(\.timed)?\.safetensors")
 
@@ -100,13 +101,13 @@ def unpin(path: Path, holder: str) -> None:
 
 def unpin_all(folder: Path, holder: str) -> None:
     """Removes a holder's pins from all checkpoints of a trial's folder."""
-    for file in folder.glob(f"{PATTERN}.pin-{holder}"):
+    for file in folder.glob(f"{PATTERN}{PIN}{holder}"):
         file.unlink(missing_ok=True)
 
 
 def pinned(path: Path) -> bool:
     """Whether anything needs a checkpoint to be kept."""
-    return any(path.parent.glob(f"{path.name}.pin-*"))
+    return any(path.parent.glob(f"{path.name}{PIN}*"))
 
 
 def prune(folder: Path, newest: Name, keep: int) -> None:
@@ -130,7 +131,7 @@ def prune(folder: Path, newest: Name, keep: int) -> None:
 
 
 def _pin_of(path: Path, holder: str) -> Path:
-    return path.with_name(f"{path.name}.pin-{holder}")
+    return path.with_name(f"{path.name}{PIN}{holder}")
 
 
 def _age(path: Path) -> float:

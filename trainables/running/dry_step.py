@@ -23,6 +23,7 @@ from trainables.data.images import Images
 from trainables.data.sets.base import DecodedSet, EncodedSet, data_set
 from trainables.learning.learner import Learner
 from trainables.networks.group import Group, default_device
+from trainables.running.messages import Cost
 from trainables.running.preparation import make_deterministic
 from trainables.running.resolve import resolved
 
@@ -45,27 +46,6 @@ class Request:
     trial: dict[str, object]
     workers: int
     threads: int
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a step costs one worker.
-
-    Attributes:
-        seconds: of a step, the median of those that were timed.
-        memory: the most bytes of main memory that the process had. The images of the data set are not among them.
-        gpu_memory: the most bytes of the GPU's memory that were reserved; None on a CPU.
-        checkpoint: bytes of a checkpoint, without the metric history.
-        images: bytes of the decoded training images; 0 where they are streamed.
-        shards: of the batch that this worker has.
-    """
-
-    seconds: float
-    memory: int
-    gpu_memory: int | None
-    checkpoint: int
-    images: int
-    shards: int
 
 
 class AloneOf(Group):

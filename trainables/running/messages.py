@@ -85,6 +85,27 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a step costs one worker, as a dry step has measured it.
+
+    Attributes:
+        seconds: of a step, the median of those that were timed.
+        memory: the most bytes of main memory that the process had. The images of the data set are not among them.
+        gpu_memory: the most bytes of the GPU's memory that were reserved; None on a CPU.
+        checkpoint: bytes of a checkpoint, without the metric history.
+        images: bytes of the decoded training images; 0 where they are streamed.
+        shards: of the batch that this worker has.
+    """
+
+    seconds: float
+    memory: int
+    gpu_memory: int | None
+    checkpoint: int
+    images: int
+    shards: int
+
+
+@dataclass(frozen=True)
 class Assignment:
     """Work that a slot has got, alone or together with other slots.
 

@@ -111,6 +111,32 @@ class Facts:
         return cls(**{**content, "gpus": Gpus(**{**gpus, **lists})})
 
 
+@dataclass(frozen=True)
+class Node:
+    """A node of a cluster that was surveyed.
+
+    Attributes:
+        name: its host name or address, and its id.
+        resources: by Ray's names.
+        facts: what it has and sees; None where it did not answer.
+        error: why it did not answer.
+        offset: seconds by which its clock is ahead of the driver's.
+        uncertainty: seconds by which the offset may be wrong: half of the time that the question took.
+    """
+
+    name: str
+    resources: dict[str, float]
+    facts: Facts | None = None
+    error: str = ""
+    offset: float = 0.0
+    uncertainty: float = 0.0
+
+    @classmethod
+    def from_plain(cls, content: dict[str, Any]) -> "Node":
+        """The node that `dataclasses.asdict` and JSON made plain values of."""
+        return cls(**{**content, "facts": content["facts"] and Facts.from_plain(content["facts"])})
+
+
 def gather(questions: Questions) -> Facts:
     """Answers the questions for this machine."""
     total, available = _memory()
@@ -135,10 +161,13 @@ def gather(questions: Questions) -> Facts:
 
 def versions() -> dict[str, str | None]:
     """Versions of Python and of the packages that a search depends on."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+    return {name: version_of(name) for name in ("python", *PACKAGES)}
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The version of Python, under "python", or of a package; None for one that is missing."""
+    if package == "python":
+        return platform.python_version()
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tuner.fleet.claims import SlotState
 from tuner.plan.resources import Resources
-from tuner.search.allocation import Node, places_on
+from tuner.search.allocation import Node, slots_on
 
 
 def number_of_slots(nodes: Iterable[Node], resources: Resources, useful: int, allowance: int | None) -> int:
@@ -18,7 +18,7 @@ def number_of_slots(nodes: Iterable[Node], resources: Resources, useful: int, al
         useful: how many slots could be used.
         allowance: how many it may hold while others share the cluster; None where nobody keeps accounts.
     """
-    fitting = places_on(nodes, resources) // resources.smallest
+    fitting = slots_on(nodes, resources)
     return min(fitting, useful if allowance is None else min(useful, allowance))
 
 

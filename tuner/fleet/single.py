@@ -20,7 +20,7 @@ from tuner.runs.hints import resume_hint
 from tuner.runs.run import Run
 from tuner.search.allocation import Running, allot
 from tuner.search.speeds import Speeds
-from tuner.search.state import fixed_because
+from tuner.search.state import widths_of
 
 
 def converse(
@@ -115,7 +115,7 @@ def train_alone(
         follow: called with how far the trial is: what is counted, how many are done, and of how many.
         wait: seconds to wait for a cluster that has no room for the trial; 0 to refuse it at once.
     """
-    widths = wanted.widths(config.train.num_shards) if fixed_because(config) is None else (wanted.smallest,)
+    widths = widths_of(wanted, config)
     useful = widths[-1] // wanted.smallest
     with cluster(address, run), contextlib.ExitStack() as stack:
         if (account := account_for(address, wanted)) is not None:

@@ -17,33 +17,12 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainables.config.errors import one_line
-from tuner.fleet.facts import Facts, Questions, gather
+from tuner.fleet.facts import Facts, Node, Questions, gather
 from tuner.search.allocation import local_cpus
 
 ANSWER = 90.0  # seconds for all nodes to answer
 Answer = TypeVar("Answer")
 PINGS = 5  # of a node's clock, of which the quickest counts
-
-
-@dataclass(frozen=True)
-class Node:
-    """A node of a cluster.
-
-    Attributes:
-        name: its host name or address, and its id.
-        resources: by Ray's names.
-        facts: what it has and sees; None where it did not answer.
-        error: why it did not answer.
-        offset: seconds by which its clock is ahead of the driver's.
-        uncertainty: seconds by which the offset may be wrong: half of the time that the question took.
-    """
-
-    name: str
-    resources: dict[str, float]
-    facts: Facts | None = None
-    error: str = ""
-    offset: float = 0.0
-    uncertainty: float = 0.0
 
 
 @dataclass(frozen=True)

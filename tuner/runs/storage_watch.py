@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainables.running.checkpoint_files import PIN
 from trainables.running.checkpoint_header import PATTERN
 from tuner.plan.storage import as_size, bytes_of
 from tuner.runs.hints import command
@@ -14,7 +15,6 @@ from tuner.runs.run import BASELINE, Run, note_deleted
 from tuner.runs.storage import Checkpoints, Holding, deletions, free_space_warning
 
 log = logging.getLogger(__name__)
-PIN = ".pin-"  # follows the name of a checkpoint that something needs, such as a trial that goes on from it
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from tuner.search.events import (
 )
 from tuner.search.failures import STOPPED_EARLY
 from tuner.search.records import record_name
-from tuner.search.state import Decided, LiveTrial, State, fixed_because
+from tuner.search.state import Decided, LiveTrial, State, widths_of
 from tuner.search.stoppers.base import Stopper, Verdict, conclude, judge, promoted
 from tuner.search.study import Study, key_of
 
@@ -184,10 +184,8 @@ class Core:
 
     def _choices(self, trial: LiveTrial) -> list[int]:
         """The numbers of slots that a trial may have at all, ascending from 1."""
-        resources, config = self._state.resources, trial.proposal.config
-        if not resources.is_elastic or fixed_because(config) is not None:
-            return [1]
-        return [width // resources.smallest for width in resources.widths(config.train.num_shards)]
+        resources = self._state.resources
+        return [width // resources.smallest for width in widths_of(resources, trial.proposal.config)]
 
     def _left(self, trial: LiveTrial, at: float) -> float:
         """Seconds that a trial would still take on one slot, less what it has trained of the epochs not yet told.

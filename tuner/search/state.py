@@ -66,6 +66,11 @@ def fixed_because(config: c.TrialConfig) -> str | None:
     return "masks per_worker" if config.teacher.smoothing.masks == "per_worker" else None
 
 
+def widths_of(resources: Resources, config: c.TrialConfig) -> tuple[int, ...]:
+    """Returns the numbers of workers that a trial may have, ascending; the smallest alone where it keeps to that."""
+    return (resources.smallest,) if fixed_because(config) else resources.widths(config.train.num_shards)
+
+
 class State:
     """The state of a search, which the journal gives back after a crash.
 

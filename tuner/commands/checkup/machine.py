@@ -1,6 +1,5 @@
 """This machine: versions, cores, memory, GPUs."""
 
-import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 
@@ -8,7 +7,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from tuner.commands.checkup.base import Finding, fault, ok, warning
-from tuner.fleet.facts import Facts, Gpus
+from tuner.fleet.facts import Facts, Gpus, version_of
 from tuner.plan.resources import Resources
 from tuner.plan.storage import as_size
 
@@ -43,13 +42,7 @@ def versions(needed: Mapping[str, SpecifierSet], have: Mapping[str, str | None])
 
 def installed(names: Sequence[str]) -> dict[str, str | None]:
     """Versions of packages here; None for one that is missing."""
-    found: dict[str, str | None] = {}
-    for name in names:
-        try:
-            found[name] = platform.python_version() if name == "python" else metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+    return {name: version_of(name) for name in names}
 
 
 def cores_and_memory(facts: Facts) -> list[Finding]:

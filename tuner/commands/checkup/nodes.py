@@ -7,15 +7,13 @@ import os
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from trainables.config.data import Data
 from trainables.config.errors import UserError
 from tuner.commands.checkup import machine, storage
 from tuner.commands.checkup.base import Finding, ask, divided, fault, ok, warning
-from tuner.fleet.facts import Facts, Questions
+from tuner.fleet.facts import Facts, Node, Questions
 from tuner.plan.resources import Resources
 from tuner.plan.storage import as_size
 from tuner.plan.strategy import MOST_TRIALS
@@ -25,23 +23,6 @@ from tuner.search.allocation import concurrent_trials
 CLOCKS = 1.0  # seconds by which clocks may differ
 SURVEY = 150.0  # seconds: a Ray of our own starts, and the nodes answer
 LEAST_CACHE = 10**9  # free bytes for decoded images
-
-
-@dataclass(frozen=True)
-class Node:
-    """A node that was surveyed; see `tuner.fleet.survey.Node`, which needs Ray."""
-
-    name: str
-    resources: dict[str, float]
-    facts: Facts | None = None
-    error: str = ""
-    offset: float = 0.0
-    uncertainty: float = 0.0
-
-    @classmethod
-    def from_plain(cls, content: dict[str, Any]) -> "Node":
-        facts = content["facts"] and Facts.from_plain(content["facts"])
-        return cls(**{**content, "facts": facts})
 
 
 def paths_of(data: Data) -> tuple[str, ...]:

@@ -4,24 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainables.config.errors import UserError
+from trainables.running.messages import Cost
 from tuner.commands.checkup.base import Finding, ask, fault, ok, warning
 from tuner.plan.spec import SearchSpec
 from tuner.plan.storage import as_size
 from tuner.search.allocation import places_on
+from tuner.search.state import widths_of
 
 STEP = 180.0  # seconds: torch starts, and some steps
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a step costs a worker; see `trainables.running.dry_step.Cost`, which needs torch."""
-
-    seconds: float
-    memory: int
-    gpu_memory: int | None
-    checkpoint: int
-    images: int
-    shards: int
 
 
 @dataclass(frozen=True)
@@ -35,9 +25,8 @@ class Machine:
 
 def widths(spec: SearchSpec) -> list[int]:
     """The smallest and the largest number of workers of a trial; one number where it always has as many."""
-    every = spec.resources.widths(spec.trial.train.num_shards)
-    fixed = spec.trial.joint or spec.trial.teacher.smoothing.masks == "per_worker"
-    return sorted({every[0], every[0] if fixed else every[-1]})
+    widths = widths_of(spec.resources, spec.trial)
+    return sorted({widths[0], widths[-1]})
 
 
 def measured(spec: SearchSpec, workers: int) -> Cost:
