@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +67,15 @@ def _ignore_interrupts() -> None:
 @pytest.fixture(scope="module")
 def tuner(tmp_path_factory: pytest.TempPathFactory) -> Tuner:
     return Tuner(tmp_path_factory.mktemp("user"))
+
+
+@pytest.fixture
+def disc(tmp_path: Path) -> Iterator[Path]:
+    """A disc of 8 MB."""
+    folder = tmp_path / "disc"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)

@@ -5,8 +5,6 @@ The disc is a tmpfs of 8 MB, mounted as root.
 
 import os
 import signal
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,18 +25,6 @@ from tuner.search.study import Study
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 TRIAL = {**SMALL["trial"], "train": {**SMALL["trial"]["train"], "epochs": 6}}
-
-
-@pytest.fixture
-def disc(tmp_path: Path) -> Iterator[Path]:
-    """A disc of 8 MB. `fill` takes what it has left, `enlarge` gives it more."""
-    folder = tmp_path / "disc"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def fill(disc: Path, leave: int = 0) -> Path:

@@ -373,15 +373,21 @@ def test_idle_slots_are_lent_and_given_back(tmp_path: Path) -> None:
     assert start.width == 1, "a trial begins on one slot after a restart, too"
 
 
+def hear_all_but_the_last(core: Core) -> int:
+    """Trial 0000 has all epochs but its last, one each 10 s; returns how many it has in all."""
+    epochs = ELASTIC["trial"]["train"]["epochs"]
+    for epoch in range(1, epochs):
+        times = {"time/first_step_at": 0.0, "time/measured_at": 10.0 * epoch}
+        core.hear(EpochEnded("0000", {**timed(epoch, 1, 10.0), **times}))
+    return epochs
+
+
 @pytest.mark.parametrize(("at", "widened"), [(14.0, True), (16.0, False), (99.0, False), (-50.0, True)])
 def test_what_is_trained_of_the_last_epoch_counts(at: float, widened: bool) -> None:
     """An epoch takes 10 s, and less than 5 s are too little for a resize; workers' clocks may be wrong."""
     core = core_of(None, trials=1, **ELASTIC)
     started(core, "0000")
-    epochs = ELASTIC["trial"]["train"]["epochs"]
-    for epoch in range(1, epochs):
-        times = {"time/first_step_at": 0.0, "time/measured_at": 10.0 * epoch}
-        core.hear(EpochEnded("0000", {**timed(epoch, 1, 10.0), **times}))
+    epochs = hear_all_but_the_last(core)
     now = 10.0 * (epochs - 1) + at - 10.0
     assert (core.hear(SlotsSeen(now, {"a": 2}, {"0000": {"a": 1}})) is not None) == widened
 
@@ -389,10 +395,7 @@ def test_what_is_trained_of_the_last_epoch_counts(at: float, widened: bool) -> N
 def test_an_epoch_begun_again_from_a_checkpoint_is_whole() -> None:
     core = core_of(None, trials=1, **ELASTIC)
     started(core, "0000")
-    epochs = ELASTIC["trial"]["train"]["epochs"]
-    for epoch in range(1, epochs):
-        times = {"time/first_step_at": 0.0, "time/measured_at": 10.0 * epoch}
-        core.hear(EpochEnded("0000", {**timed(epoch, 1, 10.0), **times}))
+    epochs = hear_all_but_the_last(core)
     core.hear(SegmentLost("0000", "its actor died"))
     started(core, "0000", segment=2)
     assert core.hear(SlotsSeen(10.0 * epochs - 1, {"a": 2}, {"0000": {"a": 1}})) == Allot({"0000": 2})

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,18 +133,6 @@ def test_a_storage_without_locks_or_renames(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UserError, match="cannot be renamed in one step"):
         storage.require_usable(tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.fixture
-def disc(tmp_path: Path) -> Iterator[Path]:
-    """A disc of 8 MB."""
-    folder = tmp_path / "disc"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def test_a_small_disc(disc: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
