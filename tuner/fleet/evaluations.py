@@ -1,7 +1,5 @@
 """Evaluations of checkpoints as the work of slots."""
 
-import contextlib
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
@@ -10,13 +8,9 @@ from typing import Any
 from trainables.running.messages import Evaluation, Work
 from tuner.fleet.board import Board
 from tuner.fleet.claims import State
-from tuner.fleet.cluster import cluster
 from tuner.fleet.conversation import Conversation
-from tuner.fleet.slots import Slots
-from tuner.fleet.waiting import account_for, tell_wait, wait_for_room
-from tuner.fleet.watch import Watch
+from tuner.fleet.joining import slots_on
 from tuner.plan.spec import SearchSpec
-from tuner.runs.hints import resume_hint
 from tuner.runs.run import Run
 
 Scored = dict[str, Any]  # as `trainables.running.scoring.scored` returns it
@@ -72,35 +66,25 @@ def score(
         TrialFailure: a piece failed by its own fault.
     """
     pieces = pieces_of(asked)
-    with cluster(wanted.address, run), contextlib.ExitStack() as stack:
-        if (account := account_for(wanted.address, wanted.resources)) is not None:
-            stack.enter_context(account)
-        wait_for_room(run, wanted.resources, wait, say, account, len(pieces))
-        with (
-            Slots(len(pieces), wanted.resources, run.ray_folder, account=account) as groups,
-            Watch(groups.board, resume_hint(run)),
-        ):
-            results: dict[str, Scored] = {}
+    with slots_on(wanted.address, wanted.resources, len(pieces), run, wait, say) as (groups, _):
+        results: dict[str, Scored] = {}
 
-            def look(state: State) -> None:
-                groups.useful = len(pieces) - len(results)
-                follow("protocols scored", len(results), len(pieces))
+        def look(state: State) -> None:
+            groups.useful = len(pieces) - len(results)
+            follow("protocols scored", len(results), len(pieces))
 
-            def perform(name: str) -> None:
-                work = Work(name, pieces[name].plain(), str(run.trial_folder(name)), "evaluate")
-                results[name] = _performed(groups.board, work)
+        def perform(name: str) -> None:
+            work = Work(name, pieces[name].plain(), str(run.trial_folder(name)), "evaluate")
+            results[name] = _performed(groups.board, work)
 
-            groups.on_wait = functools.partial(
-                tell_wait, run, lambda why: say(f"waiting: {why}" if why else "going on")
-            )
-            groups.on_look = look
-            pool = ThreadPoolExecutor(len(pieces))
-            try:
-                for done in as_completed([pool.submit(perform, name) for name in pieces]):
-                    done.result()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)  # the others end with the slots
-            return joined(asked, results)
+        groups.on_look = look
+        pool = ThreadPoolExecutor(len(pieces))
+        try:
+            for done in as_completed([pool.submit(perform, name) for name in pieces]):
+                done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # the others end with the slots
+        return joined(asked, results)
 
 
 def _performed(board: Board, work: Work) -> Scored:

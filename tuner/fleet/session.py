@@ -1,6 +1,5 @@
 """A search on a cluster, from joining it to the last trial."""
 
-import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, Self
@@ -9,17 +8,14 @@ from trainables.running.messages import Position
 from tuner.fleet.baseline import Baseline
 from tuner.fleet.bridge import Bridge
 from tuner.fleet.claims import State
-from tuner.fleet.cluster import cluster
 from tuner.fleet.housekeeping import LOOK as HOUSE_LOOK
 from tuner.fleet.housekeeping import Housekeeping
+from tuner.fleet.joining import slots_on
 from tuner.fleet.noting import FleetNotes
 from tuner.fleet.repeated import Repeated
-from tuner.fleet.slots import Slots
 from tuner.fleet.tuning import tune_with
-from tuner.fleet.waiting import account_for, tell_wait, wait_for_room
-from tuner.fleet.watch import Watch
+from tuner.fleet.waiting import tell_wait
 from tuner.fleet.wishes import Wishes
-from tuner.runs.hints import resume_hint
 from tuner.runs.run import Run
 from tuner.search.allocation import concurrent_trials
 from tuner.search.core import Core
@@ -79,30 +75,24 @@ def run_search(
         return
     study.pass_over_failures()
     core = Core(study)
-    with cluster(spec.address, run), contextlib.ExitStack() as stack:
-        if (account := account_for(spec.address, spec.resources)) is not None:
-            stack.enter_context(account)
-        there = wait_for_room(run, spec.resources, wait, say, account, core.useful_slots)
-        room = concurrent_trials(there, spec.resources, left)
-        with (
-            Slots(core.useful_slots, spec.resources, run.ray_folder, account=account) as groups,
-            screen(room) as shown,
-            Watch(groups.board, resume_hint(run)),
-            Wishes(run).heard() as wishes,
-        ):
-            baseline, keeping = Baseline(run, spec), Housekeeping(run, groups.hold, shown.warns)
-            shown.say("starting workers" + ("" if baseline.known else ", then the untrained encoder is scored"))
+    with (
+        slots_on(spec.address, spec.resources, core.useful_slots, run, wait, say) as (groups, there),
+        screen(concurrent_trials(there, spec.resources, left)) as shown,
+        Wishes(run).heard() as wishes,
+    ):
+        baseline, keeping = Baseline(run, spec), Housekeeping(run, groups.hold, shown.warns)
+        shown.say("starting workers" + ("" if baseline.known else ", then the untrained encoder is scored"))
 
-            def listeners() -> list[Listener]:
-                return [*(board() for board in boards), shown]
+        def listeners() -> list[Listener]:
+            return [*(board() for board in boards), shown]
 
-            bridge, notes = Bridge(core, run, groups, listeners, None if baseline.known else baseline), FleetNotes(run)
-            bridge.say, bridge.admits, wishes.search = shown.ends, keeping.admits, bridge
+        bridge, notes = Bridge(core, run, groups, listeners, None if baseline.known else baseline), FleetNotes(run)
+        bridge.say, bridge.admits, wishes.search = shown.ends, keeping.admits, bridge
 
-            def look(state: State) -> None:
-                notes.note(state, keeping.closed or groups.waiting, bridge.look(state), keeping.warnings)
-                shown.follow(state.positions)
+        def look(state: State) -> None:
+            notes.note(state, keeping.closed or groups.waiting, bridge.look(state), keeping.warnings)
+            shown.follow(state.positions)
 
-            groups.on_wait, groups.on_look = functools.partial(tell_wait, run, shown.waits), look
-            with Repeated(lambda: keeping.look(bridge), HOUSE_LOOK, "housekeeping"):
-                tune_with(bridge)
+        groups.on_wait, groups.on_look = functools.partial(tell_wait, run, shown.waits), look
+        with Repeated(lambda: keeping.look(bridge), HOUSE_LOOK, "housekeeping"):
+            tune_with(bridge)

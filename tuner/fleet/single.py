@@ -1,22 +1,17 @@
 """One trial on its slots, without Tune: a full run."""
 
-import contextlib
-import functools
 from collections.abc import Callable
 
 from trainables.config import trial as c
 from trainables.running.messages import Metrics, Work
 from tuner.fleet.claims import State
-from tuner.fleet.cluster import cluster
 from tuner.fleet.conversation import Conversation
 from tuner.fleet.following import slots_seen
+from tuner.fleet.joining import slots_on
 from tuner.fleet.noting import FleetNotes
 from tuner.fleet.slots import Slots
-from tuner.fleet.waiting import account_for, tell_wait, wait_for_room
-from tuner.fleet.watch import Watch
 from tuner.fleet.wishes import Wishes
 from tuner.plan.resources import Resources
-from tuner.runs.hints import resume_hint
 from tuner.runs.run import Run
 from tuner.search.allocation import Running, allot
 from tuner.search.speeds import Speeds
@@ -117,30 +112,19 @@ def train_alone(
     """
     widths = widths_of(wanted, config)
     useful = widths[-1] // wanted.smallest
-    with cluster(address, run), contextlib.ExitStack() as stack:
-        if (account := account_for(address, wanted)) is not None:
-            stack.enter_context(account)
-        wait_for_room(run, wanted, wait, say, account, useful)
-        with (
-            Slots(useful, wanted, run.ray_folder, account=account) as groups,
-            Watch(groups.board, resume_hint(run)),
-            Wishes(run).heard(),
-        ):
-            trial, notes = OneTrial(groups, key, widths, config.train.epochs), FleetNotes(run)
+    with slots_on(address, wanted, useful, run, wait, say) as (groups, _), Wishes(run).heard():
+        trial, notes = OneTrial(groups, key, widths, config.train.epochs), FleetNotes(run)
 
-            def look(state: State) -> None:
-                trial.look(state)
-                notes.note(state, groups.waiting, {key: trial.width})
-                if key in state.positions:
-                    follow(*state.positions[key])
+        def look(state: State) -> None:
+            trial.look(state)
+            notes.note(state, groups.waiting, {key: trial.width})
+            if key in state.positions:
+                follow(*state.positions[key])
 
-            groups.on_wait = functools.partial(
-                tell_wait, run, lambda why: say(f"waiting: {why}" if why else "going on")
-            )
-            groups.on_look = look
+        groups.on_look = look
 
-            def heard(metrics: Metrics) -> None:
-                trial.hear(metrics)
-                hear(metrics)
+        def heard(metrics: Metrics) -> None:
+            trial.hear(metrics)
+            hear(metrics)
 
-            return converse(groups, run, key, config, heard)
+        return converse(groups, run, key, config, heard)

@@ -8,19 +8,9 @@ from tuner.fleet import nodes
 from tuner.fleet.accounts import Account
 from tuner.plan.resources import Resources
 from tuner.runs.run import Run
-from tuner.search.allocation import concurrent_trials, demand_of
+from tuner.search.allocation import concurrent_trials
 
 ROOM_LOOK = 5.0  # seconds between two looks for a node that has room
-
-
-def account_for(address: str, resources: Resources) -> Account | None:
-    """The driver's account on a cluster that others may use as well; None on a cluster of its own.
-
-    Args:
-        address: of the cluster.
-        resources: of a trial.
-    """
-    return None if address == "local" else Account(resources.smallest, demand_of(resources))
 
 
 def wait_for_room(
