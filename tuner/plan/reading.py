@@ -27,6 +27,7 @@ CONTINUABLE = (
 OF_NO_TRIAL = (
     *CONTINUABLE,
     "name",
+    "paper",
     "trial.train.checkpoint_minutes",
     "trial.train.checkpoint_steps",
     "trial.train.keep_checkpoints",

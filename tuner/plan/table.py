@@ -1,19 +1,28 @@
 """The points of a table before they are trials: nested values from YAML are spelt out, combined and completed."""
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from trainables.config import trial as c
 from trainables.config.errors import UserError
 from trainables.config.settings import flat, section_keys
+from tuner.plan.paper import of_rows
 
 Values = dict[str, object]
+MOST_POINTS = 500
 
 
 def combined(grid: Mapping[str, Sequence[object]]) -> dict[str, Values]:
     """All combinations of the values of a grid, by labels that name them."""
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())] if grid else []
     return {", ".join(_named(key, value) for key, value in point.items()): point for point in points}
+
+
+def _countable(grid: Mapping[str, object]) -> bool:
+    """Whether a grid, as YAML has it, can be listed."""
+    values = [held for held in grid.values() if isinstance(held, list)]
+    return len(values) == len(grid) and math.prod(map(len, values)) <= MOST_POINTS
 
 
 def _named(key: str, value: object) -> str:
@@ -110,7 +119,10 @@ def set_by_hand(content: Mapping[str, object], settings: Mapping[str, object]) -
             for key, values in grid.items()
             if key in keys or not _within(key, keys)
         }
-        changed["grid"] = kept | {key: [value] for key, value in keys.items() if key not in kept and _within(key, kept)}
+        inside = {key: [value] for key, value in keys.items() if key not in kept and _within(key, kept)}
+        changed["grid"] = by_hand = kept | inside
+        if "paper" in content and by_hand != grid and _countable(by_hand):  # labels name values, so some are gone
+            changed["paper"] = of_rows(content["paper"], combined(by_hand))
     return changed
 
 
