@@ -80,6 +80,11 @@ class Learner:
         """What rank 0 asks of all workers, carried by the gradient sum of each step."""
         return self._gradients.requests
 
+    @property
+    def gradient_memory(self) -> int:
+        """Bytes that hold gradients between steps."""
+        return self._gradients.memory
+
     def passes(self) -> list[range]:
         """The shards of each forward of this worker: one by one if the arithmetic is exact, else all in one pass."""
         mine = self.shards.mine
@@ -109,7 +114,7 @@ class Learner:
         self.student.watch = self._watch_gradient if last and self.monitors.need_gradients else None
         self.output_gradients.clear()
         for shards, batch in zip(self.passes(), batches, strict=True):
-            loss_sum += self._learn_from(shards, batch)
+            loss_sum += self.learn_from(shards, batch)
         self._gradients.close(self.group, self.shards.total)
         for part in self.method.frozen(step, self.run):
             self.student.parts[part].zero_grad()  # to None, which optimisers pass over
@@ -124,8 +129,8 @@ class Learner:
         self.step_index += 1
         return loss_sum
 
-    def _learn_from(self, shards: range, batch: Batch) -> Tensor:
-        """Forward and backward of some shards; returns their sum of losses, in float64."""
+    def learn_from(self, shards: range, batch: Batch) -> Tensor:
+        """Forward and backward of some shards, a part of `step`; returns their sum of losses, in float64."""
         learnt, taught = self.method.student_sights, self.method.teacher_sights
         with self._autocast():
             outputs = [self.student(pictures, layout) for pictures, layout in self._forwards(shards, batch, learnt)]

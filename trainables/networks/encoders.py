@@ -1,5 +1,6 @@
 """Encoders in named parts: conv1, block1..block4 of a torchvision ResNet, and the projector."""
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -80,8 +81,13 @@ class Prototypes(nn.Module):
         nn.init.trunc_normal_(self.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # cosines are divided by small temperatures
+        with in_full_precision(x.device):  # cosines are divided by small temperatures
             return F.linear(F.normalize(x.to(self.weight.dtype), dim=-1), F.normalize(self.weight, dim=-1))
+
+
+def in_full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """A context without autocast. Meta tensors, of which only shapes are computed, never have it."""
+    return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def _split(projector: nn.Sequential) -> tuple[nn.Sequential, nn.Sequential]:
