@@ -22,10 +22,12 @@ def as_written(trial: Mapping[str, Any], written: int) -> dict[str, Any]:
         trial: nested values of a TrialConfig, all that its version knew.
         written: the format of the run or the checkpoint that holds it.
     """
-    optim = trial.get("optim")
-    if written >= 2 or not isinstance(optim, Mapping):  # no section at all is for the validation to say
-        return {**trial}
-    return {**trial, "optim": {"lr_in_buffer": False, **optim}}
+    trial, optim, encoder = {**trial}, trial.get("optim"), trial.get("encoder")
+    if isinstance(encoder, Mapping) and isinstance(kind := encoder.get("norm"), str):
+        trial["encoder"] = {**encoder, "norm": {"kind": kind}}  # was a plain value once
+    if written < 2 and isinstance(optim, Mapping):  # no section at all is for the validation to say
+        trial["optim"] = {"lr_in_buffer": False, **optim}
+    return trial
 
 
 def news(written: int) -> str | None:

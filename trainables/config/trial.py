@@ -94,6 +94,12 @@ class TrialConfig(Section):
         # groups of parts have both block3 and block4
         if "block4" not in self.encoder.parts and "block4" in placed and "block3" not in placed:
             raise ValueError(f"teacher.placement: '{self.encoder.name}' has no block4")
+        student, norm = self.encoder.norm, self.teacher.norm
+        if not student.batch_statistics and norm.kind != "batch":
+            raise ValueError(
+                f"teacher.norm.kind = {norm.kind}: with encoder.norm.kind = {student.kind} there are no batch "
+                "statistics; leave it at batch, and the teacher has the student's norm"
+            )
         if self.teacher.smoothing.masks == "per_worker" and self.evaluation.network == "teacher":
             raise ValueError(
                 "evaluation.network = teacher: with teacher.smoothing.masks = per_worker there is more than one; "
@@ -130,6 +136,7 @@ class TrialConfig(Section):
             "teacher.momentum": teacher.momentum,
             "teacher.smoothing.p": teacher.smoothing.p,
             "teacher.norm.alpha": teacher.norm.alpha,
+            "encoder.norm.alpha": self.encoder.norm.alpha,
             **{f"teacher.momenta.{part}": own for part, own in teacher.momenta.items()},
         }
         return {f"{key}.warmup": schedule.warmup for key, schedule in followed.items()} | {
@@ -143,7 +150,7 @@ class TrialConfig(Section):
         return (
             not self.train.exact
             or self.method.looks_at_the_batch
-            or self.encoder.norm == "sync"
+            or self.encoder.norm.looks_at_the_batch
             or self.teacher.norm.looks_at_the_batch
         )
 

@@ -23,7 +23,7 @@ from trainables.learning.monitors.base import Numbers, Watched
 from trainables.learning.requests import Requests
 from trainables.learning.teacher import Teacher
 from trainables.networks.group import Group
-from trainables.networks.norms.base import Layout, Shards, begin, commit
+from trainables.networks.norms.base import Layout, Shards, begin, commit, gather
 from trainables.networks.student import StudentOutput, build_student
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
@@ -106,7 +106,7 @@ class Learner:
         )
         if early:
             self.teacher.update(step, self.run, self.group.rank)
-        begin(self.student.norms, 0.0)
+        begin(self.student.norms, self.alpha(step))
         self.teacher.begin(step, self.run)
         loss_sum = torch.zeros_like(self.loss_sum)
         self.projections.clear()
@@ -120,6 +120,8 @@ class Learner:
             self.student.parts[part].zero_grad()  # to None, which optimisers pass over
         self.optimizer.step()
         commit(self.student.norms, self.group)
+        if self.teacher.follows:
+            gather(self.student.norms, self.group)
         self.teacher.commit(self.group)
         self._close_method()
         if not early:
@@ -128,6 +130,10 @@ class Learner:
         self.loss_curve.add(step, loss_sum)
         self.step_index += 1
         return loss_sum
+
+    def alpha(self, step: int) -> float:
+        """Share of the current batch in the statistics of the student's Momentum BN at a step."""
+        return schedules.at(self.config.encoder.norm.alpha, step, self.run)
 
     def learn_from(self, shards: range, batch: Batch) -> Tensor:
         """Forward and backward of some shards, a part of `step`; returns their sum of losses, in float64."""
@@ -254,12 +260,14 @@ class Learner:
         self.loss_sum.zero_()
         self.loss_curve.close_epoch(self.step_index, self.group)
         step, run = self.step_index - 1, self.run
+        momentum_bn = self.config.encoder.norm.kind == "momentum"
         return {
             "loss": loss / (run.per_epoch * self.shards.total),
             "embedding_std": spread / self.shards.total,
             "teacher_distance": self.teacher.distance(),
             "momentum": self.teacher.momentum(step, run),
             "alpha": self.teacher.alpha(step, run),
+            **({"student_alpha": self.alpha(step)} if momentum_bn else {}),
             "p": self.teacher.p(step, run),
             "lr": schedules.at(self.config.optim.lr, step, run),
             "weight_decay": schedules.at(self.config.optim.weight_decay, step, run),
@@ -271,18 +279,22 @@ class Learner:
 
     def watch(self, validation: Images) -> Numbers:
         """The numbers of the trial's monitors, after the last step of an epoch. Collective."""
+        self.gather()
         return self.monitors.measure(self.watched(), validation)
+
+    def gather(self) -> None:
+        """Makes the buffers of all norms complete on every worker. Collective."""
+        gather(self.student.norms, self.group)
+        self.teacher.gather(self.group)
 
     def network(self, which: str) -> nn.ModuleDict:
         """The parts of the "student" or of the "teacher". Collective, since Momentum BN's history is gathered."""
-        if which == "student":
-            return self.student.parts
-        self.teacher.gather(self.group)
-        return self.teacher.encoder(self.student.parts)
+        self.gather()
+        return self.student.parts if which == "student" else self.teacher.encoder(self.student.parts)
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All state as named tensors and plain values; equal on every worker. Collective."""
-        self.teacher.gather(self.group)
+        self.gather()
         tensors = {f"student.{name}": tensor for name, tensor in self.student.state_dict().items()}
         tensors |= {f"teacher.{name}": tensor for name, tensor in self.teacher.own_state().items()}
         tensors |= {f"method.{name}": tensor for name, tensor in self.method_state.items()}

@@ -90,7 +90,8 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    cases = [(precision, norm) for precision in ("fp32", "fp64") for norm in ("momentum", "batch", "eman")]
+    norms = ("momentum", "batch", "eman") if base.encoder.norm.batch_statistics else ("batch",)
+    cases = [(precision, norm) for precision in ("fp32", "fp64") for norm in norms]
     configs = [
         c.changed(nested, {"train.precision": precision, "teacher.norm.kind": norm}) for precision, norm in cases
     ]

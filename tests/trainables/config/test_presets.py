@@ -294,7 +294,7 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
         "teacher.smoothing.p.base": 0.7,
         "teacher.momentum.base": 0.99,
         "teacher.norm.kind": "sync",
-        "encoder.norm": "sync",
+        "encoder.norm.kind": "sync",
     }
     | {"evaluation.network": "teacher", "views.solarise": [0.0, 0.2]},
     ("spatial_ensemble", "moco"): STS

@@ -13,7 +13,7 @@ import torch
 
 from tests.trainables.feeds import feed_of
 from trainables.config import trial as c
-from trainables.config.teacher import NORMS
+from trainables.config.norms import TEACHER_NORMS
 from trainables.data import images as data
 from trainables.data import keyed
 from trainables.data.images import Images
@@ -22,7 +22,7 @@ from trainables.networks.group import Group
 from trainables.running import check, checkpoint
 
 STUDENTS = ("batch", "sync")
-TEACHERS = NORMS
+TEACHERS = TEACHER_NORMS
 SMOOTHINGS = ({"kind": "tma"}, {"kind": "sts", "granularity": "layer"}, {"kind": "sts", "granularity": "neuron"})
 PLACEMENTS = ("whole", "projector", ["block4", "projector"])
 GRID: list[dict[str, Any]] = [
