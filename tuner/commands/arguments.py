@@ -148,6 +148,18 @@ def _doctor(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="everything, for programs")
 
 
+def _cost(command: argparse.ArgumentParser) -> None:
+    text = "a trial or a search in YAML, such as a table of a paper; or a run, or a trial's folder in it"
+    command.add_argument("trial", type=Path, help=text)
+    command.add_argument("--row", metavar="NAME", help="only this row of a table, or this trial of a run")
+    text = "of data that are not there; else they are counted there"
+    command.add_argument("--classes", type=whole_number, help=text)
+    text = "also make a few steps on the CPU or the first GPU: seconds and memory of a step"
+    command.add_argument("--measure", action="store_true", help=text)
+    _settable(command, "teacher.placement=projector (of a search: trial.teacher.placement=projector)")
+    command.add_argument("--json", action="store_true", help="everything, for programs")
+
+
 def _keys(command: argparse.ArgumentParser) -> None:
     command.add_argument("section", nargs="?", default="", help="such as trial.teacher")
 
@@ -164,6 +176,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "evaluate": ("score a checkpoint: kNN, linear, fine-tuning, corruptions, ...", _evaluate),
     "simulate": ("show what a search would do, against recorded curves", _simulate),
     "doctor": ("look at machine, cluster, storage and what a trial needs", _doctor),
+    "cost": ("count what a step of a trial computes and holds, without data", _cost),
     "keys": ("list what can be set in a search", _keys),
 }
 """Each command by its name, which is also that of its module: what it does, and its arguments."""
