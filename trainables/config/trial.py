@@ -18,6 +18,7 @@ from trainables.config.encoder import Head as Head
 from trainables.config.encoder import RandAugment as RandAugment
 from trainables.config.errors import UserError, shown, shown_name
 from trainables.config.evaluation import Evaluation
+from trainables.config.init import Init as Init
 from trainables.config.monitor import MonitorInfo
 from trainables.config.sections import LearningRate as LearningRate
 from trainables.config.sections import Section, Seed
@@ -57,6 +58,7 @@ class TrialConfig(Section):
     data: Data = Data()
     views: Views = Views()
     encoder: Encoder = Encoder()
+    init: Init = Init()
     teacher: Teacher = Teacher()
     optim: Optim = Optim()
     online_probe: OnlineProbe = OnlineProbe()

@@ -1,7 +1,7 @@
 """Learner: student, teacher, method, optimiser and schedules, as one thing that makes a step and has a state."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -23,6 +23,7 @@ from trainables.learning.monitors.base import Numbers, Watched
 from trainables.learning.requests import Requests
 from trainables.learning.teacher import Teacher
 from trainables.networks.group import Group
+from trainables.networks.initial import load_parts
 from trainables.networks.norms.base import Layout, Shards, begin, commit, gather
 from trainables.networks.student import StudentOutput, build_student
 
@@ -38,9 +39,19 @@ class Learner:
         images: number of training images, which fixes the length of every schedule.
         group: the workers of the trial; methods that say so are collective.
         classes: of the data, for methods that classify and for an online probe.
+        initial: the network that `config.init` names, by the names of its tensors (`trainables.networks.initial`). None
+            where the weights are random, or are restored by `load_state_dict`.
     """
 
-    def __init__(self, config: c.TrialConfig, channels: int, images: int, group: Group, classes: int = 0):
+    def __init__(
+        self,
+        config: c.TrialConfig,
+        channels: int,
+        images: int,
+        group: Group,
+        classes: int = 0,
+        initial: Mapping[str, Tensor] | None = None,
+    ):
         assert config.train.base_batch in (None, config.train.batch_size), "the equivalence rule was not applied"
         assert not config.method.CLASSIFIES or config.encoder.projector.out == classes, "the classes were not filled in"
         self.config, self.group = config, group
@@ -55,6 +66,8 @@ class Learner:
             name: x.to(group.device, self.dtype if x.is_floating_point() else x.dtype) for name, x in state.items()
         }
         self.student = build_student(config, channels, classes, self.shards, self.dtype, config.seed)
+        if initial is not None:
+            load_parts(self.student.parts, initial, config.init)
         other = None
         if config.teacher.smoothing.first_copy == "masked":
             seed = config.seed + 2**31

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from trainables.config import discovery
@@ -25,10 +26,11 @@ def factory(config: NormOptions, shards: Shards) -> NormFactory:
     return make
 
 
+@torch.no_grad()
 def convert(module: nn.Module, kind: str) -> nn.Module:
     """A copy of `module` whose norms are of another kind; those without batch statistics keep theirs.
 
-    Weights and, where both kinds have them, buffers are copied.
+    Weights are copied, and the statistics that an evaluation uses.
     """
     module = copy.deepcopy(module)
     for parent in list(module.modules()):
@@ -36,5 +38,6 @@ def convert(module: nn.Module, kind: str) -> nn.Module:
             if isinstance(child, Norm) and child.BATCH_STATISTICS and type(child) is not KINDS[kind]:
                 norm = KINDS[kind](child.channels, child.shards).to(child.weight)
                 norm.load_state_dict(child.state_dict(), strict=False)
+                norm.take_statistics(*child.evaluation_statistics())
                 setattr(parent, name, norm)
     return module

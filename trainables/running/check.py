@@ -21,6 +21,7 @@ from trainables.data.check import check_data
 from trainables.data.feed import Feed, labelled_images
 from trainables.learning.learner import Learner
 from trainables.networks.group import Group
+from trainables.running import initial_network
 from trainables.running.resolve import resolved
 
 TOLERANCE = {"fp32": 1e-4, "fp64": 1e-9}
@@ -58,7 +59,8 @@ def _losses(config: c.TrialConfig, group: Group, steps: int) -> torch.Tensor:
     """Sum of the losses of this worker's shards in each step."""
     train, bank = data.splits(config.data, "train", "bank")
     config = resolved(config, bank.classes)
-    learner = Learner(config, train.channels, len(train), group, bank.classes)
+    initial = initial_network.read(config.init)
+    learner = Learner(config, train.channels, len(train), group, bank.classes, initial)
     labelled = labelled_images(config, bank)
     feed = Feed(config, train, labelled, learner.passes(), group.device, learner.dtype)
     losses = torch.zeros(steps, dtype=torch.float64)

@@ -270,7 +270,8 @@ def made_up(config: c.TrialConfig, shards: range, shape: tuple[int, int, int], d
 
 
 def _countable(config: c.TrialConfig, classes: int | None) -> c.TrialConfig:
-    """The trial without what changes no count, but does not run on meta tensors: autocast and masks.
+    """The trial without what changes no count, but does not run on meta tensors: autocast and masks; and without `init`,
+    whose file need not be there.
 
     Without a number of classes it has no online probe.
 
@@ -280,7 +281,7 @@ def _countable(config: c.TrialConfig, classes: int | None) -> c.TrialConfig:
     if classes is None and config.method.CLASSIFIES:
         rule = "classifies, and the number of classes is not known without the data; give it with --classes"
         raise UserError(f"method.name = {config.method.name}: {rule}")
-    config = resolved(config, classes or 0)
+    config = resolved(config.model_copy(update={"init": c.Init()}), classes or 0)
     teacher = config.teacher.model_copy(update={"smoothing": Smoothing()})
     precision = "fp64" if config.train.precision == "fp64" else "fp32"  # bf16 keeps parameters in float32, too
     train = config.train.model_copy(update={"precision": precision})

@@ -21,6 +21,7 @@ from trainables.data.feed import Feed
 from trainables.data.images import Images
 from trainables.learning.learner import Learner
 from trainables.networks.group import Group, default_device
+from trainables.running import initial_network
 from trainables.running.messages import Cost
 from trainables.running.preparation import make_deterministic
 from trainables.running.resolve import resolved
@@ -77,6 +78,8 @@ def measure(request: Request) -> Cost:
         UserError: the data are missing or at fault.
     """
     config = c.parse(request.trial)
+    if request.stored is not None:  # its files need not be there
+        config = config.model_copy(update={"init": c.Init()})
     stored = request.stored or looked_at(config)
     count, shape, classes = stored.images, stored.shape, stored.classes
     config = resolved(config, classes)
@@ -84,7 +87,8 @@ def measure(request: Request) -> Cost:
     torch.set_num_threads(request.threads)
     make_deterministic(device, config.train.precision)
     images = _made_up(count, shape, classes)
-    learner = Learner(config, shape[-1], count, AloneOf(0, request.workers, device), classes)
+    initial = initial_network.read(config.init)
+    learner = Learner(config, shape[-1], count, AloneOf(0, request.workers, device), classes, initial)
     labelled = images.part(torch.arange(min(count, MADE_UP))) if config.method.LABELLED_VIEWS else None
     feed = Feed(config, images, labelled, learner.passes(), device, learner.dtype)
     order, seconds, end = images.order(config.seed, 0, "order"), [], time.monotonic() + SECONDS

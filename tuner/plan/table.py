@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from trainables.config import trial as c
 from trainables.config.errors import UserError
 from trainables.config.settings import flat, section_keys
+from trainables.data import initial
 from tuner.plan.paper import of_rows
 
 Values = dict[str, object]
@@ -49,6 +50,23 @@ def spelt_out(values: Mapping[str, object], method: str | None, section: str = "
         else:
             keys[dotted] = value
     return keys
+
+
+def begun_with(point: Values, method: str) -> Values:
+    """Returns a point with the hash of the file that it names to begin with (`init`); others come back as they are.
+
+    Args:
+        point: what differs from the trial.
+        method: of the trial.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    values = spelt_out(point, method)
+    path = values.get("init.path", values.get("init"))
+    if path is None or values.get("init.sha256") is not None:
+        return point
+    return {**values, "init.sha256": initial.content(c.changed({}, {"init.path": path}).init)}
 
 
 def completed(label: str, point: Values, given: object, trial: c.TrialConfig) -> Values:

@@ -174,6 +174,11 @@ class Norm(nn.Module):
         """Mean and variance [C] that an evaluation uses."""
         return self.running_mean, self.running_var
 
+    def take_statistics(self, mean: Tensor, var: Tensor) -> None:
+        """Takes mean and variance [C], those of another network for example, as the statistics of every shard."""
+        self.running_mean.copy_(mean)
+        self.running_var.copy_(var)
+
     def affine(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         """(x - mean) / sqrt(var + eps) * weight + bias, with given statistics [C]."""
         return F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, EPS)
