@@ -270,8 +270,8 @@ def made_up(config: c.TrialConfig, shards: range, shape: tuple[int, int, int], d
 
 
 def _countable(config: c.TrialConfig, classes: int | None) -> c.TrialConfig:
-    """The trial without what changes no count, but does not run on meta tensors: autocast and masks; and without `init`,
-    whose file need not be there.
+    """The trial without what changes no count: autocast and masks, which do not run on meta tensors, and the file of
+    `init`, which need not be there.
 
     Without a number of classes it has no online probe.
 
