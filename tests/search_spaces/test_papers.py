@@ -147,9 +147,10 @@ def test_the_commands_of_a_header(path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert yaml.safe_load(path.read_text())["name"] == path.stem
     assert others or "tensorboard --logdir" in header(path)
     for words in others:
-        assert words[0] == "evaluate" and {part.split("/trials/")[0] for part in words if "/trials/" in part} == {
-            f"runs/{path.stem}"
-        }
+        arguments.parser().parse_args(words)
+        assert words[0] in ("evaluate", "figure") and {
+            part.split("/trials/")[0] for part in words if "/trials/" in part
+        } == {f"runs/{path.stem}"}
 
 
 @pytest.fixture(scope="module")

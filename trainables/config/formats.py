@@ -5,6 +5,8 @@
    votes of weighted kNN at temperatures below 0.01, which could all be 0; masks of Spatial Ensemble, whose p was
    rounded to 16 bits for neurons and to 24 bits otherwise; DINO's centre and queues under `precision: fp64`, which were
    fp32; and `teacher.momenta` beside `smoothing.kind: se`, which had no effect.
+
+What was a plain value before it was a section, such as `monitors`, is read as that section in every format.
 """
 
 import functools
@@ -22,9 +24,11 @@ def as_written(trial: Mapping[str, Any], written: int) -> dict[str, Any]:
         trial: nested values of a TrialConfig, all that its version knew.
         written: the format of the run or the checkpoint that holds it.
     """
-    trial, optim, encoder = {**trial}, trial.get("optim"), trial.get("encoder")
+    trial, optim, encoder, monitors = {**trial}, trial.get("optim"), trial.get("encoder"), trial.get("monitors")
     if isinstance(encoder, Mapping) and isinstance(kind := encoder.get("norm"), str):
         trial["encoder"] = {**encoder, "norm": {"kind": kind}}  # was a plain value once
+    if isinstance(monitors, list):
+        trial["monitors"] = {"names": monitors, "every": None}  # was a list once, and nothing was traced
     if written < 2 and isinstance(optim, Mapping):  # no section at all is for the validation to say
         trial["optim"] = {"lr_in_buffer": False, **optim}
     return trial

@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
+from typing import TYPE_CHECKING, Annotated, Any, Self, Union
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
@@ -19,7 +19,9 @@ from trainables.config.encoder import RandAugment as RandAugment
 from trainables.config.errors import UserError, shown, shown_name
 from trainables.config.evaluation import Evaluation
 from trainables.config.init import Init as Init
-from trainables.config.monitor import MonitorInfo
+from trainables.config.monitors import MONITORS as MONITORS
+from trainables.config.monitors import Monitor as Monitor
+from trainables.config.monitors import Monitors
 from trainables.config.sections import LearningRate as LearningRate
 from trainables.config.sections import Section, Seed
 from trainables.config.settings import flat, merged, validated, with_values
@@ -35,14 +37,6 @@ else:
     AnyMethod = Annotated[Union[chosen], Discriminator(lambda section: _name(section, "byol"))]  # noqa: UP007
 
 _KEY_WITH_VALUE = re.compile(r"(?<![\w.])(?:trial\.)?([a-z_]+(?:\.[a-z_0-9]+)+) = ")
-MONITORS = discovery.classes("learning.monitors", MonitorInfo)
-if TYPE_CHECKING:
-    Monitor = str
-else:
-    Monitor = Literal[
-        discovery.ordered("learning.monitors", ("distance", "statistics", "embedding", "gradients", "drift", "filters"))
-    ]
-Monitors = Annotated[tuple[Monitor, ...], AfterValidator(lambda names: tuple(dict.fromkeys(names)))]  # each once
 
 
 class TrialConfig(Section):
@@ -64,8 +58,7 @@ class TrialConfig(Section):
     online_probe: OnlineProbe = OnlineProbe()
     train: Train = Train()
     evaluation: Evaluation = Evaluation()
-    monitors: Monitors = ("distance", "statistics", "embedding")
-    """What is measured after each epoch for TensorBoard, beside the scores."""
+    monitors: Monitors = Monitors()
 
     @model_validator(mode="before")
     @classmethod
@@ -122,8 +115,7 @@ class TrialConfig(Section):
             )
         if self.encoder.stem == "standard" and self.encoder.name in WIDE:
             raise ValueError(f"encoder.stem = standard: '{self.encoder.name}' is for small images")
-        for name in self.monitors:
-            MONITORS[name].check(self.encoder)
+        self.monitors.check(self.encoder)
         head = self.encoder.projector
         if self.teacher.placement == ("fc1",) and head.layers == 1 and not head.prototypes:
             raise ValueError("teacher.placement: a projector of one layer is fc2 alone, so nothing would be averaged")
@@ -244,7 +236,7 @@ def length(config: TrialConfig, images: int) -> Length:
     """Returns the length of a run that learns from `images` images. The last partial batch of an epoch is dropped.
 
     Raises:
-        UserError: a warm-up is longer.
+        UserError: a warm-up is longer, or the run is too long for its traces.
     """
     per_epoch = images // config.train.batch_size
     run = Length(per_epoch * config.train.epochs, per_epoch)
@@ -252,4 +244,6 @@ def length(config: TrialConfig, images: int) -> Length:
         if run.total and steps_in(warmup, run) > run.total:
             rule = f"must not exceed the run, which has {run.total} steps"
             raise told(UserError(f"{key} = {warmup}: {rule}"), config.plain())
+    if excess := config.monitors.too_often(run):
+        raise UserError(f"monitors.every = {config.monitors.every}: {excess}")
     return run

@@ -75,13 +75,13 @@ class Learner:
         self.teacher = Teacher(config.teacher, self.student.parts, config.seed, other, self.run).train()
         self.student.tap = self.teacher.tap
         self.optimizer = optim.build(config.optim, self.student, config.online_probe.lr)
-        self.monitors = Monitors(config.monitors)
+        self.monitors = Monitors(config.monitors, self.run)
         self.step_index = 0
         # of this worker's shards, since the epoch began
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=group.device)
         self.loss_curve = LossCurve(self.run, num_shards, group.device)
         self.projections: list[Tensor] = []  # of the last step, for each pass [sights, shards, samples, D]
-        # the largest absolute gradient at the output of each part, in the last step of an epoch
+        # the largest absolute gradient at the output of each part, in the last step if monitors look at it
         self.output_gradients: dict[str, Tensor] = {}
         self._targets: list[Tensor] = []  # of this step's passes, if the method's state depends on them
         self._gradients = GradientSum(
@@ -123,8 +123,7 @@ class Learner:
         self.teacher.begin(step, self.run)
         loss_sum = torch.zeros_like(self.loss_sum)
         self.projections.clear()
-        last = (step + 1) % self.run.per_epoch == 0
-        self.student.watch = self._watch_gradient if last and self.monitors.need_gradients else None
+        self.student.watch = self._watch_gradient if self.monitors.need_gradients(step + 1) else None
         self.output_gradients.clear()
         for shards, batch in zip(self.passes(), batches, strict=True):
             loss_sum += self.learn_from(shards, batch)
@@ -142,6 +141,7 @@ class Learner:
         self.loss_sum += loss_sum
         self.loss_curve.add(step, loss_sum)
         self.step_index += 1
+        self.monitors.trace(self.step_index, self.watched())
         return loss_sum
 
     def alpha(self, step: int) -> float:
@@ -287,7 +287,7 @@ class Learner:
         }
 
     def watched(self) -> Watched:
-        """What monitors see, after the last step of an epoch."""
+        """What monitors see, after a step."""
         return Watched(self.student, self.teacher, self.shards, self.dtype, self.projections, self.output_gradients)
 
     def watch(self, validation: Images) -> Numbers:

@@ -129,6 +129,20 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true")
 
 
+def _figure(command: argparse.ArgumentParser) -> None:
+    text = "a trial's folder, such as runs/search/trials/0000, or a run (its traced trials); several stand side by side"
+    command.add_argument("trial", type=Path, nargs="+", help=text)
+    text = (
+        "gradients (largest at the output of each block and of the projector, by step), filters (paths of the rows of "
+        "a projector's last layer in their plane) or coordinates (of these rows, by step)"
+    )
+    command.add_argument("--kind", required=True, help=text)
+    command.add_argument("--network", choices=["student", "teacher"], help="whose filters (default: student)")
+    text = "what is written above each trial, instead of its key and momentum"
+    command.add_argument("--title", nargs="+", metavar="TEXT", help=text)
+    command.add_argument("-o", "--output", type=Path, metavar="FILE", help="a .png (default: <kind>.png)")
+
+
 def _simulate(command: argparse.ArgumentParser) -> None:
     command.add_argument("search", type=Path, help="a search in YAML")
     text = "curves in Parquet, or the run of another search"
@@ -174,6 +188,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "export": ("write the best configurations of a search", _export),
     "train": ("train one configuration, as a full run", _train),
     "evaluate": ("score a checkpoint: kNN, linear, fine-tuning, corruptions, ...", _evaluate),
+    "figure": ("draw what trials have traced within their epochs (trial.monitors.every)", _figure),
     "simulate": ("show what a search would do, against recorded curves", _simulate),
     "doctor": ("look at machine, cluster, storage and what a trial needs", _doctor),
     "cost": ("count what a step of a trial computes and holds, without data", _cost),

@@ -2,7 +2,7 @@
 
 spec.yaml  manifest.json  journal.log        what was asked for, with what, and all that was asked and told
 space.py                                     a user's space, as it was at the launch
-trials/<key>/                                checkpoints, a log for each worker, and a picture of the views
+trials/<key>/                                checkpoints, a log for each worker, a picture of the views, and traces
 tensorboard/<key> <in brief>/                curves and hparams; untrained/ what belongs to the search as a whole
 best/                                        the best configurations, best first
 logs/                                        the driver's log
