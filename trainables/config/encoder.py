@@ -47,7 +47,9 @@ class StudentNorm(NormOptions):
     all channels or groups of them; or none.
     """
     groups: Width = 32
-    """How many groups of channels `group` has at most. They divide the channels, and each has at least two."""
+    """How many groups of channels `group` has at most. They divide the channels, and none is smaller than two channels
+    of maps or eight of vectors.
+    """
 
     @field_validator("kind", mode="before")
     @classmethod

@@ -171,9 +171,9 @@ def unlike_torchvision(config: Encoder) -> str | None:
 
 @torch.no_grad()
 def plain(module: nn.Module) -> nn.Module:
-    """A copy of `module` with torch's norms, see `Norm.plain`. All parameters can be trained.
+    """A copy of `module` with torch's batch norms, and with norms of samples as they are.
 
-    Batch norms get the statistics that an evaluation uses.
+    Batch norms get the statistics that an evaluation uses. All parameters can be trained.
     """
     module = copy.deepcopy(module)
     for parent in list(module.modules()):

@@ -155,7 +155,7 @@ class Norm(nn.Module):
 
     @torch.no_grad()
     def plain(self) -> nn.Module:
-        """Returns a module of torch that does what this norm does in an evaluation, with copies of its tensors."""
+        """Returns torch's batch norm, with copies of the weights and of the statistics that an evaluation uses."""
         norm = PlainNorm(self.channels, eps=EPS, momentum=RUNNING_SHARE).to(self.weight)
         sources = (self.weight, self.bias, *self.evaluation_statistics())
         targets = (*norm.parameters(), *norm.buffers())

@@ -1,8 +1,9 @@
 """Norms of single samples: what the kinds without statistics of a batch have in common."""
 
-from typing import ClassVar
+import copy
+from typing import ClassVar, Self
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainables.networks.norms.base import Norm
 
@@ -23,5 +24,6 @@ class SampleNorm(Norm):
         """A batch [N, C, ...] of the same shape, each sample by itself."""
         raise NotImplementedError
 
-    def plain(self) -> nn.Module:
-        raise NotImplementedError
+    def plain(self) -> Self:
+        """Returns a copy: nothing of it belongs to shards."""
+        return copy.deepcopy(self)

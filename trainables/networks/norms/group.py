@@ -2,21 +2,23 @@
 
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainables.config.encoder import StudentNorm
 from trainables.config.norms import NormOptions
 from trainables.networks.norms.base import EPS
 from trainables.networks.norms.base_sample import SampleNorm
 
+LEAST_OF_MAPS, LEAST_OF_VECTORS = 2, 8  # channels of a group
+
 
 class GroupNorm(SampleNorm):
     """Group norm of maps and of vectors, computed at least in float32.
 
-    `groups` is the most groups that there are. Their number divides the channels and leaves each at least two, since a
-    vector's group of one channel would be 0 whatever the sample.
+    The number of groups divides the channels and is at most `groups`. A group has at least 2 channels of maps, as of
+    64 channels in 32 groups, and at least 8 numbers of a vector: of one number nothing would be left, and of two only
+    which is the larger.
     """
 
     BATCH_STATISTICS: ClassVar[bool] = False
@@ -27,19 +29,11 @@ class GroupNorm(SampleNorm):
         if isinstance(config, StudentNorm):  # a teacher's norm has the groups of the student's
             self.groups = config.groups
 
-    @property
-    def count(self) -> int:
-        """The largest divisor of the channels that is at most `groups` and at most half of them; 1 of one channel."""
-        most = max(1, min(self.groups, self.channels // 2))
+    def count(self, least: int) -> int:
+        """Returns the number of groups that have `least` channels or more; 1 where there are fewer channels."""
+        most = max(1, min(self.groups, self.channels // least))
         return next(count for count in range(most, 0, -1) if self.channels % count == 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        normalised = F.group_norm(x.to(self.weight.dtype), self.count, self.weight, self.bias, EPS)
-        return normalised.to(x.dtype)
-
-    @torch.no_grad()
-    def plain(self) -> nn.Module:
-        norm = nn.GroupNorm(self.count, self.channels, eps=EPS).to(self.weight)
-        for target, source in zip(norm.parameters(), self.parameters(), strict=True):
-            target.copy_(source)
-        return norm
+        count = self.count(LEAST_OF_VECTORS if x.ndim == 2 else LEAST_OF_MAPS)
+        return F.group_norm(x.to(self.weight.dtype), count, self.weight, self.bias, EPS).to(x.dtype)

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainables.networks.norms.base_sample import SampleNorm
 
@@ -17,6 +17,3 @@ class NoNorm(SampleNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return x
-
-    def plain(self) -> nn.Module:
-        return nn.Identity()
