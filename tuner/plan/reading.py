@@ -64,9 +64,7 @@ def described(path: Path, settings: Iterable[str], written: int = formats.FORMAT
     if "trial" in values:
         rule = "would replace all that the file says of its trials; set keys of it, such as trial.train.epochs=20"
         raise UserError(f"--set trial: {rule}")
-    stated = read_yaml(path)
-    if isinstance(trial := stated.get("trial"), Mapping):
-        stated["trial"] = formats.as_written(trial, written)
+    stated = formats.search_as_written(read_yaml(path), written)
     content = {"address": jobs.default_address(), **with_values(stated, values, SearchSpec)}
     return parse(table.set_by_hand(content, values))
 
