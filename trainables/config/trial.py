@@ -81,6 +81,11 @@ class TrialConfig(Section):
                 f"preset.{self.preset}: has no recipe for method.name = {self.method.name}; it has {', '.join(own)}"
             )
         self.method.check(self)
+        if self.data.labels.apart and not self.method.LABELLED_VIEWS:
+            raise ValueError(
+                f"data.labels.apart = true: {self.method.name} learns from no labelled images beside the others; "
+                "fixmatch and mean_teacher do"
+            )
         epochs = Length(self.train.epochs, 1)
         for key, warmup in self.warmups().items():  # those in steps wait until the data are known
             if self.train.epochs and "step" not in warmup and steps_in(warmup, epochs) > self.train.epochs:

@@ -137,7 +137,7 @@ def _train_epoch(
     per_epoch = learner.run.per_epoch
     epoch, position = divmod(learner.step_index, per_epoch)
     order = train.order(learner.config.seed, epoch, "order")
-    train.expect(*feed.coming(order, position))
+    train.expect(*feed.coming(order, position), cropped=True)
     for at in range(position, per_epoch):
         saver.ask()
         learner.step(feed.batches(order, at, epoch))

@@ -52,7 +52,7 @@ def looked_at(config: c.TrialConfig) -> Stored:
     try:
         with files.naming_root(config.data.root):
             stored, where = next(encoded.sample())[0]
-            height, width, channels = files.decode(stored, config.data.image_size, where).shape
+            height, width, channels = files.decode(stored, config.data.image_size, where, config.data.resize).shape
     finally:
         encoded.close()
     labels = encoded.labels
