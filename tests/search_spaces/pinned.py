@@ -67,7 +67,7 @@ FACTS: dict[str, Callable[[c.TrialConfig], object]] = {
     "momentum.base": lambda trial: trial.teacher.momentum_of().base,
     "momentum.final": lambda trial: trial.teacher.momentum_of().final,
     "placement": _placement,
-    "student_norm": lambda trial: trial.encoder.norm,
+    "student_norm": lambda trial: trial.encoder.norm.kind,
     "teacher_norm": lambda trial: trial.teacher.norm.kind,
     "alpha.kind": lambda trial: trial.teacher.norm.alpha.kind,
     "alpha.base": lambda trial: trial.teacher.norm.alpha.base,
@@ -78,7 +78,11 @@ FACTS: dict[str, Callable[[c.TrialConfig], object]] = {
     "crop_scale": lambda trial: list(trial.views.crop_scale),
     "crop_ratio": lambda trial: list(trial.views.crop_ratio),
     "crop_size": _side,
+    "resize": lambda trial: trial.data.resize,
+    "crops": lambda trial: trial.data.crops,
+    "init": lambda trial: trial.init.path and [trial.init.path.name, trial.init.part, trial.init.network],
     "labels.per_class": lambda trial: trial.data.labels.per_class,
+    "labels.apart": lambda trial: trial.data.labels.apart,
     "labels.share": lambda trial: trial.data.labels.share,
     "pseudo_labels": lambda trial: getattr(trial.method, "pseudo_labels", None),
     "network": lambda trial: trial.evaluation.network,
@@ -132,7 +136,8 @@ def ours(path: Path) -> dict[str, Values]:
     for at, row in enumerate(spec.table):
         study.enqueue_trial({"point": row, "seed": spec.trial.seed})
         _, config = table.propose(study.ask(), spec.trial)
-        trial = resolved(config, _classes(config))
+        without_files = config.model_copy(update={"init": c.Init()})
+        trial = resolved(without_files, _classes(config)).model_copy(update={"init": config.init})
         values: Values = {key: read(trial) for key, read in FACTS.items()}
         values["protocols"] = protocols(path, at)
         found[row] = values | {f"reported.{metric}": number for metric, number in reported(spec, row)}
