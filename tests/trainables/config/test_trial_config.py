@@ -39,7 +39,7 @@ def test_unknown_keys_are_refused_with_the_nearest_name(nested, key, offer):
 
 
 def test_a_key_that_is_near_to_nothing_gets_the_five_nearest():
-    assert refusal({"zzz": 1}).endswith("zzz: unknown key; nearest of 12: views, train, teacher, seed, preset")
+    assert refusal({"zzz": 1}).endswith("zzz: unknown key; nearest of 13: views, train, teacher, seed, preset")
     assert refusal({"optim": {"lr": {"zzz": 1}}}).count(",") == 4
 
 
