@@ -140,7 +140,9 @@ def _filters(trials: Sequence[Traced], network: Network) -> Figure:
             linewidths=0,
             zorder=2,
         )
-        panel.scatter(points[-1, :, 0], points[-1, :, 1], s=22, facecolors="none", edgecolors="black", linewidths=0.8, zorder=3)
+        panel.scatter(
+            points[-1, :, 0], points[-1, :, 1], s=22, facecolors="none", edgecolors="black", linewidths=0.8, zorder=3
+        )
         panel.set(title=f"{one.title}, {network}", xlabel="first coordinate")
     panels[0].set_ylabel("second coordinate")
     made.colorbar(coloured, ax=panels, label="step")
