@@ -17,7 +17,7 @@ from trainables.learning.learner import Learner
 from trainables.networks.group import Group
 from trainables.running.resolve import resolved
 from tuner.commands import arguments
-from tuner.plan import points, reading, spec
+from tuner.plan import papers, points, reading, spec
 
 PAPERS = sorted(ROOM.glob("*.yaml"))
 INDEX = (ROOM / "README.md").read_text()
@@ -51,9 +51,6 @@ def one_thread() -> Iterator[None]:
 
 def header(path: Path) -> str:
     return path.read_text().partition("\nname:")[0]
-
-
-TOY = arguments.parser().parse_args(commands(INDEX)[0]).set
 
 
 def test_every_experiment_has_a_file() -> None:
@@ -130,7 +127,7 @@ def stepped() -> dict[str, float]:
 @every_file_now_or_later
 def test_every_row_makes_a_step(path: Path, stepped: dict[str, float]) -> None:
     """As the index says that it can be tried out: digits, tiny networks, one seed."""
-    table = reading.read(path, TOY)
+    table = reading.read(path, papers.TOY)
     configs = points.configs(table)
     assert len(configs) == table.trials
     points.check_data(table)
@@ -148,7 +145,7 @@ def test_every_row_makes_a_step(path: Path, stepped: dict[str, float]) -> None:
 
 def test_the_random_encoder_does_not_move() -> None:
     """But its probe learns."""
-    config = points.configs(reading.read(ROOM / "placement_table2.yaml", TOY))["random encoder"]
+    config = points.configs(reading.read(ROOM / "placement_table2.yaml", papers.TOY))["random encoder"]
     images, bank = data.splits(config.data, "train", "bank")
     learner = Learner(resolved(config, bank.classes), images.channels, len(images), Group(), bank.classes)
     before = {name: parameter.clone() for name, parameter in learner.student.named_parameters()}

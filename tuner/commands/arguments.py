@@ -174,6 +174,19 @@ def _cost(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="everything, for programs")
 
 
+def _papers(command: argparse.ArgumentParser) -> None:
+    text = "a table, such as placement_table1: the paper's numbers beside those of each run of it"
+    command.add_argument("name", nargs="?", metavar="NAME", help=text)
+    command.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are looked for")
+    command.add_argument("--json", action="store_true", help="everything, for programs")
+    text = "run the table in minutes, without its data: digits, tiny networks, two epochs, one seed"
+    command.add_argument("--toy", action="store_true", help=text)
+    _settable(command, "seeds=2; with --toy")
+    command.add_argument("--run", type=Path, help="run directory to make (default: runs/NAME-toy); with --toy")
+    command.add_argument("--address", help=f"{ADDRESS}; with --toy")
+    command.add_argument("--wait", type=_duration, metavar="DURATION", help=f"{WAIT}; with --toy")
+
+
 def _keys(command: argparse.ArgumentParser) -> None:
     command.add_argument("section", nargs="?", default="", help="such as trial.teacher")
 
@@ -192,6 +205,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "simulate": ("show what a search would do, against recorded curves", _simulate),
     "doctor": ("look at machine, cluster, storage and what a trial needs", _doctor),
     "cost": ("count what a step of a trial computes and holds, without data", _cost),
+    "papers": ("list the papers' tables and what was run of them, show one, or try one out", _papers),
     "keys": ("list what can be set in a search", _keys),
 }
 """Each command by its name, which is also that of its module: what it does, and its arguments."""
