@@ -41,7 +41,8 @@ def _list(folder: Path, as_json: bool) -> int:
     from tuner.report import papers as shown
     from tuner.report import terminal
 
-    tables = shown.views(shown.found(folder))
+    every = papers.tables()
+    tables = shown.views(every, shown.found(folder, every))
     if as_json:
         print(json.dumps(shown.as_json(tables), indent=2))
     else:
@@ -57,9 +58,9 @@ def _show(name: str, folder: Path, as_json: bool) -> int:
     from tuner.report import terminal, view
     from tuner.report.viewer import view_of
 
-    own = shown.found(folder)[name]
-    (table,) = shown.views({name: own})
-    views = [view_of(*pair) for pair in own]
+    runs_of = shown.found(folder, {name: spec})
+    (table,) = shown.views({name: spec}, runs_of)
+    views = [view_of(*pair) for pair in runs_of[name]]
     if as_json:
         reported = spec.paper.reported if spec.paper else {}
         rows = {"rows": list(spec.table), "reported": reported, "views": [view.as_json(one) for one in views]}

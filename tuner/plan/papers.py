@@ -53,6 +53,11 @@ def described(name: str, settings: Iterable[str] = ()) -> SearchSpec:
     return reading.described(path_of(name), settings)
 
 
+def tables() -> dict[str, SearchSpec]:
+    """The searches of all tables, by their names."""
+    return {name: described(name) for name in names()}
+
+
 def header(name: str) -> list[str]:
     """What the file of a table says before its first key: commands, data, cost, and what is not as in the paper."""
     lines = path_of(name).read_text().splitlines()

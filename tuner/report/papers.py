@@ -73,23 +73,23 @@ class TableView:
     runs: tuple[TableRun, ...]
 
 
-def found(folder: Path) -> dict[str, list[tuple[Run, Study]]]:
-    """The runs of the papers' tables in a folder, which may be a run itself; each table's in the order of their names.
+def found(folder: Path, tables: Mapping[str, SearchSpec]) -> dict[str, list[tuple[Run, Study]]]:
+    """The runs of tables in a folder, which may be a run itself; those of each table in the order of their names.
 
     A run belongs to the table whose title its section `paper` has, or, without such a section, to that of its name. A
     run that cannot be read is passed over.
+
+    Args:
+        folder: of the runs.
+        tables: by the names of their files.
     """
-    tables = {name: papers.described(name) for name in papers.names()}
-    titles = {spec.paper.title: name for name, spec in tables.items() if spec.paper}
+    files = {_mark(spec): name for name, spec in tables.items()}
     runs: dict[str, list[tuple[Run, Study]]] = {name: [] for name in tables}
     for manifest in sorted([*folder.glob("manifest.json"), *folder.glob("*/manifest.json")]):
         try:
             run = Run(manifest.parent)
-            if run.kind != "search":
-                continue
             spec = parse(run.spec)
-            name = titles.get(spec.paper.title) if spec.paper else spec.name
-            if name in runs and spec.table:
+            if run.kind == "search" and spec.table and (name := files.get(_mark(spec))):
                 run.check_journal()
                 runs[name].append((run, Study(run.journal, spec, None, reading=True)))
         except (UserError, OSError):
@@ -97,11 +97,15 @@ def found(folder: Path) -> dict[str, list[tuple[Run, Study]]]:
     return runs
 
 
-def views(runs: Mapping[str, Sequence[tuple[Run, Study]]]) -> list[TableView]:
-    """All tables, with the runs that were found of each."""
+def _mark(spec: SearchSpec) -> tuple[str, str]:
+    """What a run shares with the table that it came from, whatever was set at its launch."""
+    return ("title", spec.paper.title) if spec.paper else ("name", spec.name)
+
+
+def views(tables: Mapping[str, SearchSpec], runs: Mapping[str, Sequence[tuple[Run, Study]]]) -> list[TableView]:
+    """Tables, with the runs that were found of each."""
     made = []
-    for name, own in runs.items():
-        spec = papers.described(name)
+    for name, spec in tables.items():
         paper = spec.paper
         made.append(
             TableView(
@@ -111,7 +115,7 @@ def views(runs: Mapping[str, Sequence[tuple[Run, Study]]]) -> list[TableView]:
                 trials=spec.trials,
                 gpu_hours=paper.gpu_hours if paper else None,
                 gpu=paper.gpu if paper else None,
-                runs=tuple(_table_run(run, study, spec) for run, study in own),
+                runs=tuple(_table_run(run, study, spec) for run, study in runs[name]),
             )
         )
     return made

@@ -21,7 +21,7 @@ NAME = "placement_table1"
 @pytest.fixture
 def a_run(tmp_path: Path) -> runs.Run:
     """Table 1 at toy size, of which five trials are complete."""
-    spec = papers.described(NAME, papers.TOY)
+    spec = papers.described(NAME, [*papers.TOY, "name=mine"])
     run = runs.Run.create(tmp_path / "runs" / "mine", "search", spec.plain(), 0)
     study = Study(run.journal, spec, points.load(spec))
     for score in (0.6, 0.4, 0.5, 0.5, 0.3):
@@ -50,6 +50,7 @@ def test_every_table_is_listed(
 
 
 def test_what_was_run_here_at_which_size(a_run: runs.Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run is known by its table, whatever it is called."""
     folder = str(a_run.path.parent)
     (a_run.path.parent / "no-run").mkdir()
     for argument in (folder, str(a_run.path)):
@@ -65,7 +66,9 @@ def test_one_table_and_its_runs(a_run: runs.Run, capsys: pytest.CaptureFixture[s
     text = told(capsys, NAME, "--runs", str(a_run.path.parent))
     assert f"tuner launch search_spaces/papers/{NAME}.yaml" in text, "what the file's header says"
     assert "5/12 trials, 2 of 200 epochs" in text
-    assert "BYOL, beta 0.99" in text and "0.6000" in text
+    assert "BYOL, beta 0.99" in text and "62.01" in text, "the paper's"
+    assert "0.6000" in text and "0.6201" in text, "ours beside the paper's"
+    assert "rank correlation with the paper's rows (Spearman): " in text and "n = 5 rows; one seed" in text
     content = json.loads(told(capsys, NAME, "--runs", str(a_run.path.parent), "--json"))
     assert len(content["rows"]) == 12 and content["views"][0]["trials_wanted"] == 12
 
@@ -108,6 +111,11 @@ def test_the_toy_size_is_launched_as_any_search(
 def test_the_size_of_a_trial_in_words() -> None:
     plain = c.parse({"data": {"name": "imagefolder", "root": "x", "image_size": 64}, "encoder": "resnet50"})
     assert report.size_of(plain) == "imagefolder, 64 x 64, resnet50"
+
+
+def test_a_table_is_known_by_its_title_or_its_name() -> None:
+    marks = [spec.paper.title if spec.paper else spec.name for spec in papers.tables().values()]
+    assert len(set(marks)) == len(marks)
 
 
 def test_a_header_is_what_the_file_says_before_its_first_key() -> None:
