@@ -161,6 +161,8 @@ def test_a_resume_goes_on_without_the_file_but_not_with_another_content(
     path.rename(tmp_path / "kept.safetensors")
     pinned = c.changed(config.plain(), {"init.sha256": stored.config["init"]["sha256"]})
     train.fit(pinned, folder, lambda metrics: "leave")  # such as on another node: the checkpoint has all
+    measured, _, _ = scoring.evaluate(stored, "validation", ("knn",))
+    assert 0 <= measured["knn_top1"] <= 1, "an evaluation does not need the file either"
     save_file({"conv1.weight": torch.zeros(1)}, path)
     with pytest.raises(UserError, match=r"init.path = .*are of a trial that began with a file whose sha256 is"):
         train.fit(config, folder, lambda metrics: "on")
