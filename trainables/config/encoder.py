@@ -47,8 +47,8 @@ class StudentNorm(NormOptions):
     all channels or groups of them; or none.
     """
     groups: Width = 32
-    """How many groups of channels `group` has at most. They divide the channels, and none is smaller than two channels
-    of maps or eight of vectors.
+    """How many groups of channels `group` has at most. They divide the channels, and a group has at least two channels
+    and eight numbers of a sample.
     """
 
     @field_validator("kind", mode="before")

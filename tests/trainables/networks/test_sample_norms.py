@@ -83,14 +83,25 @@ def test_none_is_the_identity_without_weights(shape):
 
 
 @pytest.mark.parametrize(
-    ("channels", "asked", "of_maps", "of_vectors"),
-    [(64, 32, 32, 8), (256, 32, 32, 32), (16, 32, 8, 2), (4, 32, 2, 1), (12, 5, 4, 1), (7, 32, 1, 1), (1, 32, 1, 1)],
+    ("channels", "asked", "groups"),
+    [
+        (64, 32, (32, 32, 8)),
+        (256, 32, (32, 32, 32)),
+        (16, 32, (8, 8, 2)),
+        (4, 32, (2, 2, 1)),
+        (12, 5, (4, 4, 1)),
+        (7, 32, (1, 1, 1)),
+        (1, 32, (1, 1, 1)),
+    ],
 )
-def test_groups_divide_the_channels_and_are_not_too_small(channels, asked, of_maps, of_vectors):
+def test_groups_divide_the_channels_and_are_not_too_small(channels, asked, groups):
+    """Of maps of 16 positions, of 4, and of one, as vectors have."""
     norm = norm_of("group", channels, asked)
-    for shape, groups in (((4, 4), of_maps), ((), of_vectors)):
-        found = norm(batch(channels, shape))
-        torch.testing.assert_close(found, by_hand(batch(channels, shape), norm, groups), rtol=1e-10, atol=1e-10)
+    for shape, count in zip(((4, 4), (2, 2), ()), groups, strict=True):
+        x = batch(channels, shape)
+        torch.testing.assert_close(norm(x), by_hand(x, norm, count), rtol=1e-10, atol=1e-10)
+    x = batch(channels, ())
+    torch.testing.assert_close(norm(x[:, :, None, None]), norm(x)[:, :, None, None], rtol=1e-12, atol=1e-12)
 
 
 @any_shape

@@ -10,6 +10,6 @@ class LayerNorm(GroupNorm):
 
     BATCH_STATISTICS: ClassVar[bool] = False
 
-    def count(self, least: int) -> int:
+    def count(self, positions: int) -> int:
         """Returns 1: a group has all channels."""
         return 1
