@@ -138,7 +138,8 @@ def whole_box(tries: Tensor, shapes: Tensor, config: Views) -> tuple[Tensor, Ten
         shapes: width over height of the images, [N].
         config: with the ranges of area and ratio.
     """
-    area, ratio = _drawn(*tries.chunk(2, dim=1), config)
+    areas, ratios = tries.chunk(2, dim=1)
+    area, ratio = _drawn(areas, ratios, config)
     shapes = shapes[:, None]
     wide, tall = (area * ratio / shapes).sqrt(), (area / ratio * shapes).sqrt()
     fits = (wide <= 1) & (tall <= 1)

@@ -48,7 +48,7 @@ def of_torchvision(tensors: Mapping[str, Tensor]) -> State:
     if not {"conv1.weight", "layer1.0.conv1.weight"} <= tensors.keys():
         has = ", ".join(sorted(tensors)[:SHOWN]) or "nothing"
         raise ValueError(f"holds neither a checkpoint of ours nor a ResNet under torchvision's names; it holds {has}")
-    own = {}
+    own: State = {}
     for name, tensor in tensors.items():
         layer, _, rest = name.partition(".")
         part = {"conv1": "conv1.0", "bn1": "conv1.1", "fc": "fc2.0"}.get(layer, layer.replace("layer", "block"))
@@ -112,7 +112,7 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> State:
 
 def _evaluated(state: State) -> State:
     """Returns a state in which the histories of Momentum BN's shards are the statistics that an evaluation uses."""
-    plain = {}
+    plain: State = {}
     for name, tensor in state.items():
         path, _, leaf = name.rpartition(".")
         if leaf == "history":

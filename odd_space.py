@@ -1,3 +1,0 @@
-import time
-while True:
-    time.sleep(0.01)
