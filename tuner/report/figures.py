@@ -1,6 +1,7 @@
 """Figures of what trials have traced within their epochs, after the placement paper's, as PNG.
 
-gradients: Fig. 5, the largest gradient at the output of each block and of the projector, over the steps.
+gradients: Fig. 5, the largest gradient at the output of each block and of the projector, over the steps. The output of
+    the projector's layers but the last is shown beside it: in a projector through a plane it is these two numbers.
 filters: Fig. 2, the paths of the rows of the projector's last layer in their plane.
 coordinates: the same rows, each coordinate over the steps, where a jump of all of them is seen at its step (Fig. E).
 
@@ -29,8 +30,15 @@ if TYPE_CHECKING:
 Network = Literal["student", "teacher"]
 
 GRADIENT, FILTER = "gradient/", "filter/"  # what the names of traces begin with
-PARTS = {"block1": "block 1", "block2": "block 2", "block3": "block 3", "block4": "block 4", "fc2": "projector"}
-COLOURS = ("#9ecae1", "#6baed6", "#3182bd", "#08306b", "#d62728")  # of these parts, in their order
+PARTS = {
+    "block1": "block 1",
+    "block2": "block 2",
+    "block3": "block 3",
+    "block4": "block 4",
+    "fc1": "projector, hidden layer",
+    "fc2": "projector",
+}
+COLOURS = ("#9ecae1", "#6baed6", "#3182bd", "#08306b", "#fd8d3c", "#d62728")  # of these parts, in their order
 MOST_POINTS = 2000  # of a path; of longer ones as many are drawn, evenly apart
 PANEL = (4.4, 3.8)  # inches
 DPI = 130

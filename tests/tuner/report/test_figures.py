@@ -32,7 +32,7 @@ def test_gradients_have_a_line_for_each_block_and_the_projector_on_a_log_scale()
     for panel in drawn.axes:
         assert panel.get_yscale() == "log" and panel.get_xlabel() == "step"
         lines = {line.get_label(): line for line in panel.lines}
-        assert list(lines) == ["block 1", "block 2", "block 3", "block 4", "projector"]
+        assert list(lines) == ["block 1", "block 2", "block 3", "block 4", "projector, hidden layer", "projector"]
         assert lines["block 3"].get_xdata().tolist() == one.rows["steps"].tolist()
         assert lines["block 3"].get_ydata().tolist() == one.rows["gradient/block3"].tolist()
         assert lines["projector"].get_ydata().tolist() == one.rows["gradient/fc2"].tolist()
@@ -43,7 +43,13 @@ def test_gradients_have_a_line_for_each_block_and_the_projector_on_a_log_scale()
 def test_an_encoder_without_block4_has_a_line_less() -> None:
     own = {name: values for name, values in rows().items() if name != "gradient/block4"}
     (panel,) = figures.figure("gradients", [Traced("wrn", own)]).axes
-    assert [line.get_label() for line in panel.lines] == ["block 1", "block 2", "block 3", "projector"]
+    assert [line.get_label() for line in panel.lines] == [
+        "block 1",
+        "block 2",
+        "block 3",
+        "projector, hidden layer",
+        "projector",
+    ]
 
 
 @pytest.mark.parametrize("network", ["student", "teacher"])
