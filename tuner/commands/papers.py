@@ -46,7 +46,8 @@ def _list(folder: Path, as_json: bool) -> int:
     if as_json:
         print(json.dumps(shown.as_json(tables), indent=2))
     else:
-        terminal.console().print(shown.listing(tables, folder))
+        terminal.console().print(shown.listing(tables))
+        print("\n".join(shown.run_lines(tables, folder)))
     return 0
 
 

@@ -16,7 +16,7 @@ from tuner.report import certainty
 from tuner.report.beside import Beside
 from tuner.report.points import plus_minus
 from tuner.report.viewer import view_of
-from tuner.runs.hints import counted, shown
+from tuner.runs.hints import shown
 from tuner.runs.run import Run
 from tuner.search.study import Study
 
@@ -141,23 +141,27 @@ def as_json(tables: Sequence[TableView]) -> list[dict[str, Any]]:
     return [{**vars(table), "runs": [{**vars(run), "path": str(run.path)} for run in table.runs]} for table in tables]
 
 
-def listing(tables: Sequence[TableView], folder: Path) -> Table:
+def listing(tables: Sequence[TableView]) -> Table:
     """The list of all tables."""
-    run = sum(bool(table.runs) for table in tables)
-    caption = Text(
-        f"{counted(len(tables), 'table')}, {run} of them with runs in {shown(folder)}. "
-        "tuner papers NAME shows one beside its paper; with --toy it is tried out in minutes, without its data"
-    )
-    made = Table(title="tables of the papers", caption=caption, title_justify="left", caption_justify="left")
+    made = Table(title="tables of the papers", title_justify="left")
     widest = max(len(table.name) for table in tables)
-    for name in ("table", "what it is", "data", "trials", "GPU hours", "run here"):
-        right = name in ("trials", "GPU hours")
+    for name in ("table", "what it is", "data", "trials", "GPU hours", "runs here"):
+        right = name in ("trials", "GPU hours", "runs here")
         made.add_column(name, justify="right" if right else "left", min_width=widest if name == "table" else None)
     for table in tables:
         hours = "" if table.gpu_hours is None else f"{table.gpu_hours:,.0f} ({table.gpu})"
-        here = "\n".join(run.text for run in table.runs) or "-"
-        made.add_row(*map(Text, (table.name, table.title, table.data, f"{table.trials}", hours, here)))
+        runs = str(len(table.runs) or "")
+        made.add_row(*map(Text, (table.name, table.title, table.data, f"{table.trials}", hours, runs)))
     return made
+
+
+def run_lines(tables: Sequence[TableView], folder: Path) -> list[str]:
+    """What was run of each table at which size, and how to look closer."""
+    lines = [f"{table.name}: {run.text}" for table in tables for run in table.runs]
+    return [
+        *(lines or [f"no run of them in {shown(folder)}"]),
+        "tuner papers NAME shows a table and its runs beside the paper; with --toy it runs in minutes, without its data",
+    ]
 
 
 def printed(spec: SearchSpec) -> Table | None:

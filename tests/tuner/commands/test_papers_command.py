@@ -46,7 +46,7 @@ def test_every_table_is_listed(
     table = next(row for row in rows if row["name"] == NAME)
     assert table["trials"] == 36
     text = told(capsys)
-    assert all(name in text for name in papers.names())
+    assert all(name in text for name in papers.names()) and "no run of them in runs" in text
 
 
 def test_what_was_run_here_at_which_size(a_run: runs.Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,7 +59,8 @@ def test_what_was_run_here_at_which_size(a_run: runs.Run, capsys: pytest.Capture
         assert (run["done"], run["trials"], run["epochs"], run["of_epochs"]) == (5, 12, 2, 200)
         assert run["size"] == "digits, 140 images, resnet18 of width 4"
         assert sum(bool(row["runs"]) for row in rows.values()) == 1
-    assert "5/12 trials, 2 of 200 epochs, digits, 140 images" in " ".join(told(capsys, "--runs", folder).split())
+    line = f"{NAME}: {a_run.path}: 5/12 trials, 2 of 200 epochs, digits, 140 images, resnet18 of width 4"
+    assert line in told(capsys, "--runs", folder).splitlines()
 
 
 def test_one_table_and_its_runs(a_run: runs.Run, capsys: pytest.CaptureFixture[str]) -> None:
