@@ -118,9 +118,10 @@ def test_law_1_momentum_bn_of_a_student_on_1_2_and_4_workers(tiny, digits, toget
         learners = [Learner(config, 1, 64, Group(rank, workers)) for rank in range(workers)]
 
         def act(learner: Learner) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-            steps(learner, digits, 0, 3)
-            evaluated = {name: t.clone() for name, t in learner.network("student").state_dict().items()}
-            return evaluated, learner.state_dict()[0]
+            steps(learner, digits, 0, 2)
+            saved = {name: tensor.clone() for name, tensor in learner.state_dict()[0].items()}
+            steps(learner, digits, 2, 3)
+            return learner.network("student").state_dict(), saved
 
         states += together([lambda learner=learner: act(learner) for learner in learners])
     for found in states:
