@@ -30,7 +30,7 @@ def factory(config: NormOptions, shards: Shards) -> NormFactory:
 def convert(module: nn.Module, kind: str) -> nn.Module:
     """A copy of `module` whose norms are of another kind; those without batch statistics keep theirs.
 
-    Weights are copied, and the statistics that an evaluation uses.
+    Weights are copied, and the statistics that an evaluation uses, if the kind has any.
     """
     module = copy.deepcopy(module)
     for parent in list(module.modules()):
@@ -38,6 +38,7 @@ def convert(module: nn.Module, kind: str) -> nn.Module:
             if isinstance(child, Norm) and child.BATCH_STATISTICS and type(child) is not KINDS[kind]:
                 norm = KINDS[kind](child.channels, child.shards).to(child.weight)
                 norm.load_state_dict(child.state_dict(), strict=False)
-                norm.take_statistics(*child.evaluation_statistics())
+                if norm.BATCH_STATISTICS:
+                    norm.take_statistics(*child.evaluation_statistics())
                 setattr(parent, name, norm)
     return module

@@ -76,6 +76,22 @@ def test_features_are_those_of_the_network_that_a_checkpoint_holds(
     assert torch.equal(outputs(whole.student.parts, x), outputs(wanted, x))
 
 
+@pytest.mark.parametrize("norm", ["momentum", "layer", "none"])
+def test_students_with_other_norms(
+    trained: Callable[..., tuple[Path, Learner]], tiny: Tiny, x: Tensor, norm: str
+) -> None:
+    """Momentum BN's histories become alike, so that an evaluation is the same; layer norm has none."""
+    path, source = trained({"encoder.norm": norm, "optim.lr": 0.01})
+    begun = {"init": {"path": str(path), "part": "whole"}, "encoder.norm": norm}
+    assert torch.equal(outputs(learner_of(tiny(begun)).student.parts, x), outputs(source.student.parts, x))
+    if norm == "momentum":
+        batch = learner_of(tiny({**begun, "encoder.norm": "batch"}))
+        assert torch.equal(outputs(batch.student.parts, x), outputs(source.student.parts, x))
+    else:
+        with pytest.raises(UserError, match=r"^init.path = .*has no \S+\.\S+, which is \[\d+\] in this trial"):
+            learner_of(tiny({**begun, "encoder.norm": "batch"}))
+
+
 def test_student_and_teacher_of_a_checkpoint_differ(
     trained: Callable[..., tuple[Path, Learner]], tiny: Tiny, x: Tensor
 ) -> None:
