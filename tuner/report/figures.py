@@ -107,25 +107,24 @@ def png(drawn: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _panels(rows: int, columns: int) -> tuple[Figure, list[list[Axes]]]:
-    """An empty figure, and its panels by row."""
+def _panels(rows: int, columns: int, one_scale: bool = False) -> tuple[Figure, list[list[Axes]]]:
+    """An empty figure, and its panels by row; with `one_scale` all have the same vertical axis."""
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(PANEL[0] * columns + 0.8, PANEL[1] * rows), layout="constrained")
-    return made, [list(row) for row in made.subplots(rows, columns, squeeze=False)]
+    return made, [list(row) for row in made.subplots(rows, columns, squeeze=False, sharey=one_scale)]
 
 
 def _gradients(trials: Sequence[Traced], network: Network) -> Figure:
     """A panel for each trial, with a line for each part, on one logarithmic scale."""
-    made, (panels,) = _panels(1, len(trials))
+    made, (panels,) = _panels(1, len(trials), one_scale=True)
     for panel, one in zip(panels, trials, strict=True):
         for (part, name), colour in zip(PARTS.items(), COLOURS, strict=True):
             if (trace := f"{GRADIENT}{part}") in one.rows:  # a Wide ResNet has no block4
                 panel.plot(one.rows["steps"], one.rows[trace], color=colour, linewidth=0.8, label=name)
         panel.set(title=one.title, xlabel="step", yscale="log")
-        panel.sharey(panels[0])
     panels[0].set_ylabel("largest |∂L / ∂ output|")
-    panels[-1].legend(fontsize="small")
+    made.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     return made
 
 

@@ -29,15 +29,17 @@ def test_gradients_have_a_line_for_each_block_and_the_projector_on_a_log_scale()
     (one, two) = trials("one", "two")
     drawn = figures.figure("gradients", [one, two])
     assert [panel.get_title() for panel in drawn.axes] == ["one", "two"]
-    for panel in drawn.axes:
+    for panel, shown in zip(drawn.axes, (one, two), strict=True):
         assert panel.get_yscale() == "log" and panel.get_xlabel() == "step"
         lines = {line.get_label(): line for line in panel.lines}
         assert list(lines) == ["block 1", "block 2", "block 3", "block 4", "projector, hidden layer", "projector"]
-        assert lines["block 3"].get_xdata().tolist() == one.rows["steps"].tolist()
-        assert lines["block 3"].get_ydata().tolist() == one.rows["gradient/block3"].tolist()
-        assert lines["projector"].get_ydata().tolist() == one.rows["gradient/fc2"].tolist()
+        assert lines["block 3"].get_xdata().tolist() == shown.rows["steps"].tolist()
+        assert lines["block 3"].get_ydata().tolist() == shown.rows["gradient/block3"].tolist()
+        assert lines["projector"].get_ydata().tolist() == shown.rows["gradient/fc2"].tolist()
+        low, high = panel.get_ylim()
+        assert low < 1e-6 and high > 1, "one scale, on which both trials are seen"
     assert drawn.axes[0].get_ylim() == drawn.axes[1].get_ylim()
-    assert [text.get_text() for text in drawn.axes[1].get_legend().get_texts()] == list(figures.PARTS.values())
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == list(figures.PARTS.values())
 
 
 def test_an_encoder_without_block4_has_a_line_less() -> None:
