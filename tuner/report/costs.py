@@ -36,7 +36,7 @@ FLOP = (
 HELD = "held: parameters, gradients, optimiser, averages, statistics and the method's state, without activations"
 PAPERS = (
     "layers as papers count them; parameters of the backbones of student and teacher, without their heads; a paper's "
-    "times are those of its machines"
+    "times are those of its machines; -: not measured (--measure; minutes an epoch need the data, too)"
 )
 NO_PROBE = "the online probe is left out, because the number of classes is not known without the data; see --classes"
 
@@ -179,9 +179,16 @@ def _beside_the_paper(rows: Sequence[CostRow], printed: Sequence[str]) -> Table:
     for name in printed:
         table.add_column(TITLES[name], justify="right")
     for row, ours in zip(rows, figures(rows), strict=True):
-        pairs = [[_short(told[name]) if name in told else "-" for told in (ours, row.reported)] for name in printed]
+        pairs = [[_figure(name, told) for told in (ours, row.reported)] for name in printed]
         table.add_row(Text(row.label), *(f"{own} ({theirs})" for own, theirs in pairs))
     return table
+
+
+def _figure(name: str, told: Mapping[str, float]) -> str:
+    """A figure as papers print it, if it is told."""
+    if name not in told:
+        return "-"
+    return f"{told[name]:.1f}" if name == "parameters_millions" else _short(told[name])
 
 
 def _table(title: str, notes: Sequence[str]) -> Table:

@@ -145,13 +145,12 @@ def listing(tables: Sequence[TableView]) -> Table:
     """The list of all tables."""
     made = Table(title="tables of the papers", title_justify="left")
     widest = max(len(table.name) for table in tables)
-    for name in ("table", "what it is", "data", "trials", "GPU hours", "runs here"):
-        right = name in ("trials", "GPU hours", "runs here")
+    for name in ("table", "what it is", "data", "trials", "GPU hours"):
+        right = name in ("trials", "GPU hours")
         made.add_column(name, justify="right" if right else "left", min_width=widest if name == "table" else None)
     for table in tables:
         hours = "" if table.gpu_hours is None else f"{table.gpu_hours:,.0f} ({table.gpu})"
-        runs = str(len(table.runs) or "")
-        made.add_row(*map(Text, (table.name, table.title, table.data, f"{table.trials}", hours, runs)))
+        made.add_row(*map(Text, (table.name, table.title, table.data, f"{table.trials}", hours)))
     return made
 
 
@@ -160,7 +159,7 @@ def run_lines(tables: Sequence[TableView], folder: Path) -> list[str]:
     lines = [f"{table.name}: {run.text}" for table in tables for run in table.runs]
     return [
         *(lines or [f"no run of them in {shown(folder)}"]),
-        "tuner papers NAME shows a table and its runs beside the paper; with --toy it runs in minutes, without its data",
+        "tuner papers NAME shows a table and its runs beside the paper; --toy runs it in minutes, without its data",
     ]
 
 

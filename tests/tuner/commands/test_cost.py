@@ -27,6 +27,7 @@ TABLE: dict[str, Any] = {
         "data": "digits",
         "reported": {
             "averaged_layers": {"TMA": 12, "projector": 2},
+            "parameters_millions": {"TMA": 0.0},
             "time_over_tma": {"TMA": 1.0, "projector": 0.6},
             "knn_top1": {"TMA": 90.0},
         },
@@ -51,12 +52,14 @@ def test_rows_of_a_table_beside_the_papers_figures(table: str, capsys: pytest.Ca
     assert [whole["trial"], projector["trial"]] == ["TMA", "projector"]
     assert whole["student_parameters"] == projector["student_parameters"]
     assert projector["teacher_parameters"] == 32 * 32 + 32 + 2 * 32 + 32 * 16 + 16
-    assert whole["paper"] == {"averaged_layers": 12, "time_over_tma": 1.0}, "figures, and no scores"
+    assert whole["paper"] == {"averaged_layers": 12, "parameters_millions": 0.0, "time_over_tma": 1.0}, (
+        "figures, and no scores"
+    )
     assert whole["ours"]["averaged_layers"] == 12 and projector["ours"]["forwards_a_view"] == 1
     assert whole["memory"]["total"] == sum(value for key, value in whole["memory"].items() if key != "total")
     assert cli.main(["cost", table]) == 0
     text = capsys.readouterr().out
-    assert "12 (12)" in text and "2 (2)" in text and "- (0.6)" in text, "not measured"
+    assert "0.0 (0.0)" in text and "12 (12)" in text and "2 (2)" in text and "- (0.6)" in text, "not measured"
 
 
 def test_one_row_and_settings(table: str, capsys: pytest.CaptureFixture[str]) -> None:
