@@ -1,6 +1,9 @@
 """Whose batch-norm statistics the teacher uses, and how fast Momentum BN forgets.
 
 alpha_base: Momentum² Teacher, Tables 6 and 7.
+
+For students whose norms have batch statistics. With `encoder.norm` layer, group or none the teacher has the student's
+norm, so there is nothing to choose, and trials with any other are refused.
 """
 
 from typing import Any

@@ -26,7 +26,7 @@ from trainables.running import checkpoint
 from trainables.running import fit as train
 from trainables.running.checkpoint_files import Name
 from trainables.running.resolve import resolved
-from trainables.running.resuming import resume
+from trainables.running.resuming import resume, taken
 from trainables.running.segment import Segment
 
 STEPS = 8
@@ -211,7 +211,8 @@ def endure(seed: int, whole: Whole, folder: Path, caplog: pytest.LogCaptureFixtu
     step, damaged = case(seed, whole, folder)
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        history = resume(whole.learner, folder, f"owner {seed}")
+        found = taken(folder, Group(), f"owner {seed}")
+        history = resume(whole.learner, found) if found else []
     warned = [record.getMessage() for record in caplog.records]
     newer = [path for path in damaged if step < int(path.name[5:15])]
     assert all(any(line.startswith(f"{path}: ") for line in warned) for path in newer), (seed, warned)

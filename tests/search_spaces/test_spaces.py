@@ -10,6 +10,8 @@ import yaml
 
 import search_spaces
 from trainables.config import trial as c
+from trainables.config.errors import UserError
+from trainables.config.norms import STUDENT_NORMS
 from tuner.plan import points, spec
 from tuner.plan import space as spaces
 from tuner.plan.resources import Resources
@@ -22,6 +24,21 @@ EXAMPLES = [p for p in sorted((Path(__file__).parents[2] / "examples").glob("*.y
 @pytest.mark.parametrize("name", NAMES)
 def test_every_proposal_is_a_valid_trial(name: str) -> None:
     spaces.rehearse(spaces.load(name), c.TrialConfig(), Resources(), seed=1)
+
+
+@pytest.mark.parametrize("norm", STUDENT_NORMS)
+@pytest.mark.parametrize("name", NAMES)
+def test_law_10_no_norm_of_teachers_is_searched_where_it_has_no_effect(name: str, norm: str) -> None:
+    """With norms of samples the teacher has the student's, so that a space that asks for one is refused, and says why.
+
+    All other spaces search as they are.
+    """
+    trial = c.changed({}, {"encoder.norm": norm})
+    if name in ("momentum_bn", "teacher") and not trial.encoder.norm.batch_statistics:
+        with pytest.raises(UserError, match=f"teacher.norm.kind = .*encoder.norm.kind = {norm} there are no batch"):
+            spaces.rehearse(spaces.load(name), trial, Resources())
+    else:
+        spaces.rehearse(spaces.load(name), trial, Resources())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -70,6 +70,8 @@ class Labels(Section):
     """A file with an index into the stored train split, or the name of an image of a folder, on each line."""
     seed: Seed = 0
     """Seed of the choice by per_class and share, and of nothing else."""
+    apart: bool = False
+    """Whether the labelled images are left out of the images without labels that a student learns from beside them."""
 
     @property
     def everything(self) -> bool:
@@ -81,6 +83,8 @@ class Labels(Section):
         ways = [key for key in ("per_class", "share", "file") if getattr(self, key) is not None]
         if len(ways) > 1:
             raise ValueError(f"labels.{ways[0]}: goes without {ways[1]}; labels are chosen in one way")
+        if self.apart and self.everything:
+            raise ValueError("labels.apart = true: all images have labels; choose some by per_class, share or file")
         return self
 
 
@@ -117,7 +121,11 @@ class Data(Section):
     validation_images: Count | None = None
     """How many train images are kept for scoring; by default a tenth."""
     image_size: Annotated[int, Field(ge=4, le=LARGEST_IMAGE)] | None = None
-    """Side in pixels that images of folders and Parquet are resized to; needed where they differ in size."""
+    """Side in pixels of images of folders and Parquet, as squares; needed where they differ in size."""
+    resize: Annotated[int, Field(ge=4, le=LARGEST_IMAGE)] | None = None
+    """Pixels that an image's shorter side is resized to before its centre is cut out; image_size if it is not set."""
+    crops: Literal["centre", "whole"] = "centre"
+    """What random crops are taken of: the centre of an image, as it is scored, or the whole image, if streamed."""
     streamed: bool = False
     """Whether images stay encoded where they are, and are decoded as they are asked for."""
     loaders: Annotated[int, Field(ge=1, le=1000)] = 4
@@ -147,6 +155,13 @@ class Data(Section):
             raise ValueError(
                 "data.streamed = true: needs data.image_size, for the sizes of the images are not known before"
             )
+        if self.resize is not None and self.resize < (self.image_size or LARGEST_IMAGE + 1):
+            rule = (
+                f"must be at least data.image_size = {self.image_size}" if self.image_size else "needs data.image_size"
+            )
+            raise ValueError(f"data.resize = {self.resize}: {rule}")
+        if self.crops == "whole" and not self.streamed:
+            raise ValueError("data.crops = whole: needs data.streamed = true, for only centres are kept decoded")
         if self.train_split != "train" and not reader.UNLABELLED:
             raise ValueError(
                 f"data.train_split = {self.train_split}: '{self.name}' has no unlabelled split; stl10 has one"

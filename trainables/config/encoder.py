@@ -1,10 +1,11 @@
 """The student's network and the views that it sees: sections `encoder` and `views` of a TrialConfig. Needs no torch."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from trainables.config.data import LARGEST_IMAGE
+from trainables.config.norms import STUDENT_NORMS, TEACHER_NORMS, NormOptions, StudentKind
 from trainables.config.sections import Positive, Section, Share, Width
 from trainables.config.teacher import PARTS
 
@@ -33,6 +34,31 @@ class Head(Section):
         return self.prototypes or self.out
 
 
+class StudentNorm(NormOptions):
+    """The norm of the student: of its encoder, its heads and its predictor.
+
+    batch: statistics of a shard. sync: those of the whole batch. momentum: those of a shard, blended with their history
+    (Momentum² Teacher, sec. 3.3, for the student); gradients pass through the batch's part alone. layer: those of a
+    sample. group: those of a sample, by groups of channels. none: no norm at all, and then a ResNet may diverge.
+    """
+
+    kind: StudentKind = "batch"
+    """Whose statistics: those of the shard, the batch, or a shard and its history (Momentum BN); or of each sample over
+    all channels or groups of them; or none.
+    """
+    groups: Width = 32
+    """How many groups of channels `group` has at most. They divide the channels, and a group has at least two channels
+    and eight numbers of a sample.
+    """
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _is_of_a_student(cls, kind: Any) -> Any:
+        if kind in TEACHER_NORMS and kind not in STUDENT_NORMS:
+            raise ValueError(f"is a norm of teachers; set teacher.norm = {kind}")
+        return kind
+
+
 class Encoder(Section):
     """A torchvision ResNet, or a Wide ResNet, in named parts, with a projector."""
 
@@ -44,8 +70,7 @@ class Encoder(Section):
     """Channels of conv1: 64 where it is not given, and 16 of a Wide ResNet."""
     stem: Literal["small", "standard"] = "small"
     """First layers: for small images, or ImageNet's with stride and pooling."""
-    norm: Literal["batch", "sync"] = "batch"
-    """Whose batch-norm statistics the student uses: those of a shard, or of the whole batch."""
+    norm: StudentNorm = StudentNorm()
     feature_norm: Literal["none", "pooled", "map"] = "none"
     """The placement paper's extra norm BN1: on the pooled features, or on the map before the pooling."""
     projector: Head = Head()

@@ -5,6 +5,10 @@
    votes of weighted kNN at temperatures below 0.01, which could all be 0; masks of Spatial Ensemble, whose p was
    rounded to 16 bits for neurons and to 24 bits otherwise; DINO's centre and queues under `precision: fp64`, which were
    fp32; and `teacher.momenta` beside `smoothing.kind: se`, which had no effect.
+3: ReSSL's student may see both views (`method.student_views`), as the placement paper's presets have it. No number
+   changed without a key.
+
+What was a plain value before it was a section, such as `monitors`, is read as that section in every format.
 """
 
 import functools
@@ -12,7 +16,8 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
-FORMAT = 2
+FORMAT = 3
+CHANGED = 2  # the last format since which a number changed without a key
 
 
 def as_written(trial: Mapping[str, Any], written: int) -> dict[str, Any]:
@@ -22,10 +27,47 @@ def as_written(trial: Mapping[str, Any], written: int) -> dict[str, Any]:
         trial: nested values of a TrialConfig, all that its version knew.
         written: the format of the run or the checkpoint that holds it.
     """
-    optim = trial.get("optim")
-    if written >= 2 or not isinstance(optim, Mapping):  # no section at all is for the validation to say
-        return {**trial}
-    return {**trial, "optim": {"lr_in_buffer": False, **optim}}
+    optim, encoder, monitors = trial.get("optim"), trial.get("encoder"), trial.get("monitors")
+    trial = values_as_written(trial, written)
+    if isinstance(encoder, Mapping) and isinstance(kind := encoder.get("norm"), str):
+        trial["encoder"] = {**encoder, "norm": {"kind": kind}}  # was a plain value once
+    if isinstance(monitors, list):
+        trial["monitors"] = {"names": monitors, "every": None}  # was a list once, and nothing was traced
+    if written < 2 and isinstance(optim, Mapping):  # no section at all is for the validation to say
+        trial["optim"] = {"lr_in_buffer": False, **optim}
+    return trial
+
+
+def values_as_written(values: Mapping[str, Any], written: int) -> dict[str, Any]:
+    """Returns what differs from a stored trial, such as a point of a table, with the keys that its version did not
+    have in a section that replaces the trial's as a whole: another method.
+
+    Args:
+        values: by dotted key, or nested.
+        written: the format of the run that holds them.
+    """
+    method = values.get("method")
+    if written >= 3 or not isinstance(method, Mapping) or method.get("name") != "ressl":
+        return {**values}
+    return {**values, "method": {"student_views": "first", **method}}
+
+
+def search_as_written(spec: Mapping[str, Any], written: int) -> dict[str, Any]:
+    """Returns a stored search with the keys that its version did not have, in its trial and in its points.
+
+    Args:
+        spec: nested values of a search; what is no section is for the validation to say.
+        written: the format of the run that holds it.
+    """
+    content, trial, points = {**spec}, spec.get("trial"), spec.get("points")
+    if isinstance(trial, Mapping):
+        content["trial"] = as_written(trial, written)
+    if isinstance(points, Mapping):
+        content["points"] = {
+            label: values_as_written(point, written) if isinstance(point, Mapping) else point
+            for label, point in points.items()
+        }
+    return content
 
 
 def news(written: int) -> str | None:
@@ -34,7 +76,7 @@ def news(written: int) -> str | None:
     Args:
         written: the format of the run.
     """
-    if written >= FORMAT:
+    if written >= CHANGED:
         return None
     where = (
         "a kNN temperature below 0.01, a p close to 0 or 1, a queue or DINO's center in fp64, "

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import yaml
 from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from trainables.config.settings import sections_of
 
@@ -104,7 +105,8 @@ def _by_choice(rows: list[tuple[str, Key]], column: int) -> str:
 
 
 def _as_yaml(value: Any) -> str:
-    if value is None:
+    """Returns a default as YAML has it; "" where there is none."""
+    if value is None or value is PydanticUndefined:
         return ""
     plain = list(value) if isinstance(value, tuple) else value
     return yaml.safe_dump(plain, default_flow_style=True, width=1000).removesuffix("...\n").strip()

@@ -17,9 +17,11 @@ class MonitorInfo:
     """The part of a monitor that needs no torch.
 
     CURVES: by the first part of the names of its numbers.
+    TRACES: whether it can be traced within an epoch (`monitors.every`).
     """
 
     CURVES: ClassVar[Mapping[str, Curve]] = {}
+    TRACES: ClassVar[bool] = False
 
     @classmethod
     def check(cls, encoder: Encoder) -> None:

@@ -119,6 +119,18 @@ class Schedule(Section):
         return self
 
 
+class CosineShare(Schedule):
+    """A share that follows a cosine unless told otherwise. A plain number in its place is the value of every step."""
+
+    kind: Kind = "cosine"
+    factor: Factor = 0.1
+
+    @classmethod
+    def short(cls, value: Any) -> dict[str, Any]:
+        """Returns the keys of a constant schedule."""
+        return {"kind": "constant", "base": value}
+
+
 class LearningRate(Schedule):
     """Learning rate of an optimiser, at the batch size that is configured with it."""
 

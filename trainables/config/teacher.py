@@ -1,30 +1,18 @@
 """Everything that can be chosen of a teacher: the section `teacher` of a TrialConfig. Needs no torch."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from trainables.config import discovery
 from trainables.config.errors import nearest
-from trainables.config.sections import Duration, Factor, Kind, Schedule, Section, Share
+from trainables.config.norms import STUDENT_NORMS, TEACHER_NORMS, NormOptions, TeacherKind
+from trainables.config.sections import CosineShare, Duration, Factor, Schedule, Section, Share
 
 BACKBONE = ("conv1", "block1", "block2", "block3", "block4")
 PROJECTOR = ("fc1", "fc2")  # the projector up to its last layer, and that layer
 PARTS = BACKBONE + PROJECTOR
 PLACEMENTS = {"whole": PARTS, "backbone": BACKBONE, "projector": PROJECTOR, "none": ()}
-
-
-class CosineShare(Schedule):
-    """A share that follows a cosine unless told otherwise. A plain number in its place is the value of every step."""
-
-    kind: Kind = "cosine"
-    factor: Factor = 0.1
-
-    @classmethod
-    def short(cls, value: Any) -> dict[str, Any]:
-        """Returns the keys of a constant schedule."""
-        return {"kind": "constant", "base": value}
 
 
 class Momentum(CosineShare):
@@ -37,46 +25,30 @@ class Momentum(CosineShare):
     final: Share = 1.0
 
 
-class Alpha(CosineShare):
-    """Share of the current batch in Momentum BN's statistics (Momentum² Teacher, eq. 3 and 8)."""
-
-    base: Share = 1.0
-    final: Share = 0.0
-
-
-NORMS = discovery.ordered("networks.norms", ("batch", "sync", "shuffle", "momentum", "eman"))
-if TYPE_CHECKING:
-    NormKind = str
-else:
-    NormKind = Literal[NORMS]
-
-
-class TeacherNorm(Section):
+class TeacherNorm(NormOptions):
     """Whose batch-norm statistics the teacher uses in training.
 
     batch: those of a shard. sync: those of the whole batch. shuffle: those of a shard whose samples were drawn from the
     whole batch (MoCo's Shuffle BN). momentum: those of a shard, blended with their history (Momentum² Teacher). eman:
     averages of the student's running statistics, which do not depend on the batch.
+
+    A student whose norms have no batch statistics (`encoder.norm`: layer, group, none) leaves no choice: `kind` stays
+    batch, and the teacher has the student's norm, with averaged weights.
     """
 
-    SHORT: ClassVar[str] = "kind"
-
-    kind: NormKind = "batch"
+    kind: TeacherKind = "batch"
     """Whose statistics: those of the shard, the batch, a shuffled shard, or a shard and its history (Momentum BN); or
     averages of the student's.
     """
-    alpha: Alpha = Alpha()
-    variance: Literal["biased", "unbiased", "released"] = "biased"
-    """Variance of Momentum BN: biased as in the paper, unbiased, or corrected twice as in the released code."""
-    history: Literal["shard", "shared"] = "shard"
-    """History of Momentum BN: one for each shard, or one that all share."""
     warm_start: Duration = "0 steps"
     """How long eman copies the student's statistics at the beginning."""
 
-    @property
-    def looks_at_the_batch(self) -> bool:
-        """Whether a worker must run all its shards in one pass: what the norm's file says as WHOLE_BATCH."""
-        return bool(discovery.constant("networks.norms", self.kind, "WHOLE_BATCH", False))
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _has_batch_statistics(cls, kind: Any) -> Any:
+        if kind in STUDENT_NORMS and kind not in TEACHER_NORMS:
+            raise ValueError(f"has no batch statistics; with encoder.norm = {kind} the teacher has it too")
+        return kind
 
 
 class Preserving(Schedule):

@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
+from typing import TYPE_CHECKING, Annotated, Any, Self, Union
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
@@ -18,7 +18,10 @@ from trainables.config.encoder import Head as Head
 from trainables.config.encoder import RandAugment as RandAugment
 from trainables.config.errors import UserError, shown, shown_name
 from trainables.config.evaluation import Evaluation
-from trainables.config.monitor import MonitorInfo
+from trainables.config.init import Init as Init
+from trainables.config.monitors import MONITORS as MONITORS
+from trainables.config.monitors import Monitor as Monitor
+from trainables.config.monitors import Monitors
 from trainables.config.sections import LearningRate as LearningRate
 from trainables.config.sections import Section, Seed
 from trainables.config.settings import flat, merged, validated, with_values
@@ -34,14 +37,6 @@ else:
     AnyMethod = Annotated[Union[chosen], Discriminator(lambda section: _name(section, "byol"))]  # noqa: UP007
 
 _KEY_WITH_VALUE = re.compile(r"(?<![\w.])(?:trial\.)?([a-z_]+(?:\.[a-z_0-9]+)+) = ")
-MONITORS = discovery.classes("learning.monitors", MonitorInfo)
-if TYPE_CHECKING:
-    Monitor = str
-else:
-    Monitor = Literal[
-        discovery.ordered("learning.monitors", ("distance", "statistics", "embedding", "gradients", "drift", "filters"))
-    ]
-Monitors = Annotated[tuple[Monitor, ...], AfterValidator(lambda names: tuple(dict.fromkeys(names)))]  # each once
 
 
 class TrialConfig(Section):
@@ -57,13 +52,13 @@ class TrialConfig(Section):
     data: Data = Data()
     views: Views = Views()
     encoder: Encoder = Encoder()
+    init: Init = Init()
     teacher: Teacher = Teacher()
     optim: Optim = Optim()
     online_probe: OnlineProbe = OnlineProbe()
     train: Train = Train()
     evaluation: Evaluation = Evaluation()
-    monitors: Monitors = ("distance", "statistics", "embedding")
-    """What is measured after each epoch for TensorBoard, beside the scores."""
+    monitors: Monitors = Monitors()
 
     @model_validator(mode="before")
     @classmethod
@@ -86,6 +81,11 @@ class TrialConfig(Section):
                 f"preset.{self.preset}: has no recipe for method.name = {self.method.name}; it has {', '.join(own)}"
             )
         self.method.check(self)
+        if self.data.labels.apart and not self.method.LABELLED_VIEWS:
+            raise ValueError(
+                f"data.labels.apart = true: {self.method.name} learns from no labelled images beside the others; "
+                "fixmatch and mean_teacher do"
+            )
         epochs = Length(self.train.epochs, 1)
         for key, warmup in self.warmups().items():  # those in steps wait until the data are known
             if self.train.epochs and "step" not in warmup and steps_in(warmup, epochs) > self.train.epochs:
@@ -94,6 +94,12 @@ class TrialConfig(Section):
         # groups of parts have both block3 and block4
         if "block4" not in self.encoder.parts and "block4" in placed and "block3" not in placed:
             raise ValueError(f"teacher.placement: '{self.encoder.name}' has no block4")
+        student, norm = self.encoder.norm, self.teacher.norm
+        if not student.batch_statistics and norm.kind != "batch":
+            raise ValueError(
+                f"teacher.norm.kind = {norm.kind}: with encoder.norm.kind = {student.kind} there are no batch "
+                "statistics; leave it at batch, and the teacher has the student's norm"
+            )
         if self.teacher.smoothing.masks == "per_worker" and self.evaluation.network == "teacher":
             raise ValueError(
                 "evaluation.network = teacher: with teacher.smoothing.masks = per_worker there is more than one; "
@@ -114,8 +120,7 @@ class TrialConfig(Section):
             )
         if self.encoder.stem == "standard" and self.encoder.name in WIDE:
             raise ValueError(f"encoder.stem = standard: '{self.encoder.name}' is for small images")
-        for name in self.monitors:
-            MONITORS[name].check(self.encoder)
+        self.monitors.check(self.encoder)
         head = self.encoder.projector
         if self.teacher.placement == ("fc1",) and head.layers == 1 and not head.prototypes:
             raise ValueError("teacher.placement: a projector of one layer is fc2 alone, so nothing would be averaged")
@@ -130,6 +135,7 @@ class TrialConfig(Section):
             "teacher.momentum": teacher.momentum,
             "teacher.smoothing.p": teacher.smoothing.p,
             "teacher.norm.alpha": teacher.norm.alpha,
+            "encoder.norm.alpha": self.encoder.norm.alpha,
             **{f"teacher.momenta.{part}": own for part, own in teacher.momenta.items()},
         }
         return {f"{key}.warmup": schedule.warmup for key, schedule in followed.items()} | {
@@ -143,7 +149,7 @@ class TrialConfig(Section):
         return (
             not self.train.exact
             or self.method.looks_at_the_batch
-            or self.encoder.norm == "sync"
+            or self.encoder.norm.looks_at_the_batch
             or self.teacher.norm.looks_at_the_batch
         )
 
@@ -235,7 +241,7 @@ def length(config: TrialConfig, images: int) -> Length:
     """Returns the length of a run that learns from `images` images. The last partial batch of an epoch is dropped.
 
     Raises:
-        UserError: a warm-up is longer.
+        UserError: a warm-up is longer, or the run is too long for its traces.
     """
     per_epoch = images // config.train.batch_size
     run = Length(per_epoch * config.train.epochs, per_epoch)
@@ -243,4 +249,6 @@ def length(config: TrialConfig, images: int) -> Length:
         if run.total and steps_in(warmup, run) > run.total:
             rule = f"must not exceed the run, which has {run.total} steps"
             raise told(UserError(f"{key} = {warmup}: {rule}"), config.plain())
+    if excess := config.monitors.too_often(run):
+        raise UserError(f"monitors.every = {config.monitors.every}: {excess}")
     return run

@@ -14,19 +14,24 @@ from torch import Tensor
 from trainables.config.base import ViewKind
 from trainables.config.encoder import Views
 from trainables.data import keyed
+from trainables.data.pictures import Pictures
 from trainables.data.randaugment import grey, randaugment
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TRIES = 10  # crops of a whole image that are drawn until one fits, as in torchvision
 # from RGB to luma and two axes of chroma (YIQ), where a rotation of the chroma plane changes the hue
 YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
 
 
-def views(images: Tensor, samples: Tensor, kinds: Sequence[ViewKind], config: Views, *key: int | str) -> list[Tensor]:
+def views(
+    images: Tensor | Pictures, samples: Tensor, kinds: Sequence[ViewKind], config: Views, *key: int | str
+) -> list[Tensor]:
     """Returns augmented views, standardised, of images [N, C, H, W] in [0, 1]. A view is [N, C, H, W], or smaller if
     local.
 
     Args:
-        images: the batch, on the device where the work is to be done.
+        images: the batch, on the device where the work is to be done. Whole images (`Pictures.shapes`) are cropped as
+            torchvision's RandomResizedCrop does: a crop that does not fit is drawn again, up to ten times.
         samples: int64 [N], each image's index in its split. Random numbers are keyed by it, so they do not depend on
             the batch.
         kinds: one of each view. "full": all augmentations that are configured; "local": the same of a smaller crop, in
@@ -37,15 +42,20 @@ def views(images: Tensor, samples: Tensor, kinds: Sequence[ViewKind], config: Vi
     return [view(images, samples, number, kind, config, *key) for number, kind in enumerate(kinds)]
 
 
-def view(images: Tensor, samples: Tensor, number: int, kind: ViewKind, config: Views, *key: int | str) -> Tensor:
+def view(
+    images: Tensor | Pictures, samples: Tensor, number: int, kind: ViewKind, config: Views, *key: int | str
+) -> Tensor:
     """Returns one of `views`, by its number."""
+    pictures = images if isinstance(images, Pictures) else Pictures(images)
     if kind == "local":
         config = config.model_copy(update={"crop_scale": config.local_scale, "solarise": (0.0, 0.0)})
     elif kind != "full":
         off = {"turn": 0.0, "jitter": 0.0, "gray": 0.0, "blur": (0.0, 0.0), "solarise": (0.0, 0.0), "noise": 0.0}
         config = config.model_copy(update=off)
-    size = config.local_side(min(images.shape[-2:])) if kind == "local" else None
-    x = _view(images, samples, number, config, size, key)
+    size = pictures.side
+    if kind == "local":
+        size = config.local_side(size or min(pictures.pixels.shape[-2:]))
+    x = _view(pictures._replace(side=size), samples, number, config, key)
     return standardise(randaugment(x, samples, config.randaugment, *key, f"view {number}") if kind == "strong" else x)
 
 
@@ -72,12 +82,18 @@ def constants(images: Tensor) -> tuple[Tensor, Tensor]:
     return mean[:, None, None], std[:, None, None]
 
 
-def _view(
-    images: Tensor, samples: Tensor, view: int, config: Views, size: int | None, key: tuple[int | str, ...]
-) -> Tensor:
-    draws = keyed.uniform(samples.to(images.device), 16, *key, f"view {view}", dtype=images.dtype).unbind(1)
-    x = _resample(images, draws[:6], config, size)
-    if images.shape[1] == 3:
+def _view(pictures: Pictures, samples: Tensor, view: int, config: Views, key: tuple[int | str, ...]) -> Tensor:
+    pixels, samples = pictures.pixels, samples.to(pictures.pixels.device)
+    draws = keyed.uniform(samples, 16, *key, f"view {view}", dtype=pixels.dtype).unbind(1)
+    if pictures.shapes is None:
+        wide, tall = _box(draws[0], draws[1], config)
+        aspect: float | Tensor = pixels.shape[-2] / pixels.shape[-1]
+    else:
+        tries = keyed.uniform(samples, 2 * TRIES, *key, f"crop {view}", dtype=pixels.dtype)
+        wide, tall = whole_box(tries, pictures.shapes, config)
+        aspect = 1 / pictures.shapes
+    x = _resample(pictures, wide, tall, aspect, draws[2:6], config)
+    if pixels.shape[1] == 3:
         if config.jitter > 0:
             x = torch.where(_chosen(draws[6], config.jitter), _jitter(x, draws[7:11], config), x)
         if config.gray > 0:
@@ -98,21 +114,69 @@ def _chosen(draw: Tensor, p: float) -> Tensor:
     return (draw < p)[:, None, None, None]
 
 
-def _resample(images: Tensor, draws: tuple[Tensor, ...], config: Views, size: int | None) -> Tensor:
-    """Random resized crop, shift, turn and flip as one affine map, bilinear.
-
-    The result has `size` pixels a side, or the size of the images.
-    """
-    area, ratio, across, down, angle, flip = draws
-    height, width = images.shape[-2:]
+def _drawn(area: Tensor, ratio: Tensor, config: Views) -> tuple[Tensor, Tensor]:
+    """Share of an image's area, and width over height, of crops, of uniform numbers."""
     area = config.crop_scale[0] + (config.crop_scale[1] - config.crop_scale[0]) * area
     low, high = (math.log(r) for r in config.crop_ratio)
-    ratio = torch.exp(low + (high - low) * ratio)
-    wide, tall = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+    return area, torch.exp(low + (high - low) * ratio)
+
+
+def _box(area: Tensor, ratio: Tensor, config: Views) -> tuple[Tensor, Tensor]:
+    """Width and height [N] of crops of squares, as shares of theirs, of uniform numbers; at most 1."""
+    area, ratio = _drawn(area, ratio, config)
+    return (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+
+
+def whole_box(tries: Tensor, shapes: Tensor, config: Views) -> tuple[Tensor, Tensor]:
+    """Width and height [N] of crops of whole images, as shares of theirs, by the rule of RandomResizedCrop.
+
+    The first of some tries counts that fits into the image. If none does, it is the largest crop at its centre whose
+    width over height is in the range; it may then still move along its longer side, which torchvision's does not.
+
+    Args:
+        tries: uniform numbers [N, 2 tries]: areas, then ratios.
+        shapes: width over height of the images, [N].
+        config: with the ranges of area and ratio.
+    """
+    areas, ratios = tries.chunk(2, dim=1)
+    area, ratio = _drawn(areas, ratios, config)
+    shapes = shapes[:, None]
+    wide, tall = (area * ratio / shapes).sqrt(), (area / ratio * shapes).sqrt()
+    fits = (wide <= 1) & (tall <= 1)
+    first = fits.to(torch.uint8).argmax(1, keepdim=True)
+    low, high = config.crop_ratio
+    least_wide, least_tall = (high / shapes).clamp(max=1), (shapes / low).clamp(max=1)
+    found = fits.any(1, keepdim=True)
+    wide = torch.where(found, wide.gather(1, first), least_wide)
+    tall = torch.where(found, tall.gather(1, first), least_tall)
+    return wide[:, 0], tall[:, 0]
+
+
+def _resample(
+    pictures: Pictures,
+    wide: Tensor,
+    tall: Tensor,
+    aspect: float | Tensor,
+    draws: Sequence[Tensor],
+    config: Views,
+) -> Tensor:
+    """Random resized crop, shift, turn and flip as one affine map, bilinear.
+
+    The result has `pictures.side` pixels a side, or the size of the pixels.
+
+    Args:
+        pictures: of the batch.
+        wide: width of the crops, as a share of the image's, [N].
+        tall: their height.
+        aspect: height over width of the images, of all or of each [N].
+        draws: four uniform numbers [N]: place across and down, angle, flip.
+        config: of the views.
+    """
+    images, size = pictures.pixels, pictures.side
+    across, down, angle, flip = draws
     shift_x, shift_y = (1 - wide + 2 * config.shift) * (2 * across - 1), (1 - tall + 2 * config.shift) * (2 * down - 1)
     angle = math.radians(config.turn) * (2 * angle - 1)
     mirror = torch.where(flip < config.flip, -1.0, 1.0).to(images.dtype)
-    aspect = height / width
     top = torch.stack([mirror * wide * angle.cos(), -tall * angle.sin() * aspect, shift_x], dim=-1)
     bottom = torch.stack([mirror * wide * angle.sin() / aspect, tall * angle.cos(), shift_y], dim=-1)
     shape = [*images.shape] if size is None else [*images.shape[:2], size, size]

@@ -63,19 +63,23 @@ def _training_images(data: Data, needs_classes: bool) -> int:
     if isinstance(reader, EncodedSet):
         encoded = reader.encoded("train")
         train_images, held_out = split_sizes(data, len(encoded.labels), reader.UNLABELLED)
-        _check_labels(data, encoded.labels, train_images, held_out, needs_classes)
+        labelled = _check_labels(data, encoded.labels, train_images, held_out, needs_classes)
         _check_images(data, encoded)
-        return train_images
+        return train_images - labelled * data.labels.apart
     assert isinstance(reader, DecodedSet)
     count = reader.check()
     train_images, held_out = split_sizes(data, count, reader.UNLABELLED)
     bank = train_images if data.train_split == "train" else count - held_out
-    _check_labels_unseen(data, count, bank, reader.CLASSES)
-    return train_images
+    labelled = _check_labels_unseen(data, count, bank, reader.CLASSES)
+    return train_images - labelled * (data.labels.apart and data.train_split != "unlabelled")
 
 
-def _check_labels(data: Data, labels: np.ndarray, train_images: int, held_out: int, needs_classes: bool) -> None:
-    """Checks the labels int64 [N] of all stored train images: their range, and whether there are enough."""
+def _check_labels(data: Data, labels: np.ndarray, train_images: int, held_out: int, needs_classes: bool) -> int:
+    """Checks the labels int64 [N] of all stored train images: their range, and whether there are enough.
+
+    Returns:
+        How many images `data.labels` chooses.
+    """
     present = np.unique(labels[labels >= 0])
     if len(present) and present[-1] >= max(LARGEST_LABEL, len(labels)):
         rule = f"classes are numbered from 0, and there are only {len(labels)} images"
@@ -96,9 +100,10 @@ def _check_labels(data: Data, labels: np.ndarray, train_images: int, held_out: i
         fewest = int(counts.argmin())
         rule = f"class {numbers[fewest]} has only {counts[fewest]} training images"
         raise UserError(f"data.labels.per_class = {wanted}: {rule}")
+    return len(named) if named is not None else sum(_chosen_of(data, int(images)) for images in counts)
 
 
-def _check_labels_unseen(data: Data, count: int, bank: int, classes: int) -> None:
+def _check_labels_unseen(data: Data, count: int, bank: int, classes: int) -> int:
     """Checks what can be known of labels before they are read.
 
     Args:
@@ -106,6 +111,9 @@ def _check_labels_unseen(data: Data, count: int, bank: int, classes: int) -> Non
         count: how many train images are stored.
         bank: how many of them evaluations and methods may learn from.
         classes: how many classes they have.
+
+    Returns:
+        How many images `data.labels` chooses; of a share about as many, for the classes may differ in size.
     """
     if (named := _named(data)) is not None:
         carving.require_there(data, named, count)
@@ -113,6 +121,12 @@ def _check_labels_unseen(data: Data, count: int, bank: int, classes: int) -> Non
         raise UserError(
             f"data.labels.per_class = {wanted}: {classes} classes have only {bank} training images together"
         )
+    return len(named) if named is not None else classes * _chosen_of(data, bank // classes)
+
+
+def _chosen_of(data: Data, images: int) -> int:
+    """How many images of a class `data.labels` chooses."""
+    return data.labels.per_class or max(1, round((data.labels.share or 1.0) * images))
 
 
 def _named(data: Data) -> np.ndarray | None:
@@ -130,7 +144,7 @@ def _check_images(data: Data, images: Encoded) -> None:
     for bunch in images.sample():
         for position, (encoded, where) in enumerate(bunch):
             if position % DECODE_EVERY == 0 or position == len(bunch) - 1:
-                files.decode(encoded, data.image_size, where)
+                files.decode(encoded, data.image_size, where, data.resize)
             sizes.setdefault(_size(encoded, where), where)
             if data.image_size is None and len(sizes) > 1:
                 some = " and ".join(f"{width}x{height} ({place})" for (width, height), place in sizes.items())

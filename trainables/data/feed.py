@@ -88,7 +88,7 @@ class Feed:
 
     def _of_images(self, samples: Tensor, epoch: int) -> Batch:
         config = self.config
-        pictures = self.images.batch(samples, self.device, self.dtype)
+        pictures = self.images.pictures(samples, self.device, self.dtype)
         views = augment.views(pictures, samples, config.method.views, config.views, config.seed, epoch)
         return _batch("images", views, self.images.labels[samples].to(self.device))
 
@@ -98,7 +98,7 @@ class Feed:
         first = (epoch * self.per_epoch + at) * count * config.train.num_shards
         places = range(first + shards.start * count, first + shards.stop * count)
         chosen, rounds = data.cycled(len(labelled), places, config.seed, "labelled")
-        pictures = labelled.batch(chosen, self.device, self.dtype)
+        pictures = labelled.pictures(chosen, self.device, self.dtype)
         keys = chosen + rounds * len(labelled)  # an image that comes back within a step comes in another view
         views = augment.views(pictures, keys, config.method.LABELLED_VIEWS, config.views, config.seed, "labelled")
         return _batch("labelled", views, labelled.labels[chosen].to(self.device))
@@ -113,11 +113,16 @@ def _joined(first: Batch, second: Batch) -> Batch:
 
 
 def with_known_labels(config: TrialConfig, train: Images) -> Images:
-    """Returns the same images without the labels that `data.labels` leaves out, so that no online probe sees them."""
+    """Returns the same images without the labels that `data.labels` leaves out, so that no online probe sees them.
+
+    Where the labelled images lie apart, no label is left.
+    """
     if config.data.labels.everything or not config.online_probe.lr or (train.labels < 0).all():
         return train
-    known, labels = data.labelled(train, config.data.labels), torch.full_like(train.labels, -1)
-    labels[known] = train.labels[known]
+    labels = torch.full_like(train.labels, -1)
+    if not config.data.labels.apart:
+        known = data.labelled(train, config.data.labels)
+        labels[known] = train.labels[known]
     return dataclasses.replace(train, labels=labels)
 
 

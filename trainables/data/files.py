@@ -111,22 +111,43 @@ def opened(encoded: bytes, where: str) -> Iterator[Image.Image]:
         raise UserError(f"{where}: not an image that can be decoded") from None
 
 
-def decode(encoded: bytes, size: int | None, where: str) -> np.ndarray:
-    """Returns RGB uint8 [H, W, 3]. With `size`, the shorter side is resized to it and the centre is cut out.
+def decode(encoded: bytes, size: int | None, where: str, resize: int | None = None) -> np.ndarray:
+    """Returns RGB uint8 [H, W, 3].
+
+    Args:
+        encoded: the image as it is stored.
+        size: side of the square that is cut out of its centre; None: the image stays as it is.
+        where: its place, for messages.
+        resize: what the shorter side is resized to before; `size` by default.
 
     Raises:
         UserError: the bytes are no image.
     """
-    pulse.beat()
-    with opened(encoded, where) as stored:
-        image = stored.convert("RGB")
-    if size is not None and image.size != (size, size):
-        scale = size / min(image.size)
+    image = _decoded(encoded, where)
+    if size is not None and (resize not in (None, size) or image.size != (size, size)):
+        scale = (resize or size) / min(image.size)
         width, height = (max(size, round(side * scale)) for side in image.size)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
         left, top = (width - size) // 2, (height - size) // 2
         image = image.crop((left, top, left + size, top + size))
     return np.asarray(image)
+
+
+def squeeze(encoded: bytes, side: int, where: str) -> tuple[np.ndarray, float]:
+    """Returns a whole image as a square, RGB uint8 [side, side, 3], and its width over its height as it is stored.
+
+    Raises:
+        UserError: the bytes are no image.
+    """
+    image = _decoded(encoded, where)
+    width, height = image.size
+    return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)), width / height
+
+
+def _decoded(encoded: bytes, where: str) -> Image.Image:
+    pulse.beat()
+    with opened(encoded, where) as stored:
+        return stored.convert("RGB")
 
 
 def stack(images: Sequence[np.ndarray], where: str) -> np.ndarray:

@@ -24,11 +24,13 @@ from torch import Tensor
 from trainables.config.data import Data, Labels, split_sizes
 from trainables.config.errors import UserError
 from trainables.data import carving, files, keyed, progress, pulse
+from trainables.data.pictures import Pictures
 from trainables.data.sets.base import Chunks, EncodedSet, data_set
 from trainables.data.stream import Stream
 
 ON_DEVICE = 2 * 2**30  # bytes of a split that is kept on the GPU, at most
 LAYOUT = 1  # of the cache's files
+WHOLE = 2  # side of a whole image that crops are taken of, over that of a view: about the resolution of ImageNet
 LOOK = 0.1  # seconds between two looks at a lock that another process holds
 MARK = ".teacher-tuner-downloaded"  # a file in a folder whose download was read to its end
 
@@ -69,6 +71,15 @@ class Images:
         chosen = self.pixels[self._places[indices].to(self.pixels.device)].to(device, non_blocking=True)
         return chosen.permute(0, 3, 1, 2).to(dtype) / 255
 
+    def pictures(self, indices: Tensor, device: torch.device, dtype: torch.dtype) -> Pictures:
+        """Returns what random crops are taken of, for indices in the split: whole images if the split has them."""
+        if not isinstance(self.pixels, Stream) or self.pixels.whole is None:
+            return Pictures(self.batch(indices, device, dtype))
+        pulse.beat()
+        pixels, shapes = self.pixels.squeezed(self._places[indices])
+        pixels, shapes = pixels.to(device, non_blocking=True), shapes.to(device, dtype)
+        return Pictures(pixels.permute(0, 3, 1, 2).to(dtype) / 255, self.pixels.shape[1], shapes)
+
     def order(self, *key: int | str) -> Tensor:
         """Returns a random order of the indices, int64 [N], a function of the key alone.
 
@@ -80,12 +91,16 @@ class Images:
             else keyed.permutation(len(self), *key)
         )
 
-    def expect(self, indices: Tensor, ahead: int) -> None:
-        """Says what batches will ask for, in this order, so that a stream decodes `ahead` images early. No result
-        changes.
+    def expect(self, indices: Tensor, ahead: int, cropped: bool = False) -> None:
+        """Says what will be asked for, in this order, so that a stream decodes `ahead` images early. No result changes.
+
+        Args:
+            indices: int64 in the split.
+            ahead: how many are decoded early.
+            cropped: whether `pictures` will be asked for, and not `batch`.
         """
         if isinstance(self.pixels, Stream):
-            self.pixels.expect(self.rows[indices], ahead)
+            self.pixels.expect(self.rows[indices], ahead, cropped)
 
     def close(self) -> None:
         """Ends the threads of a stream, until it is used again."""
@@ -123,11 +138,11 @@ def load(data: Data, split: str) -> Images:
 def splits(data: Data, *names: str) -> list[Images]:
     """Returns splits by name. Each stored split is opened once.
 
-    "train": what the student learns from, which is `train_images` of the `train_split`, without validation. "bank":
-    what evaluations learn from, which is train itself, or the labelled images of the stored train split, without
-    validation. "validation": a tenth of the stored train split, or `validation_images`. It is a function of
-    `split_seed` alone, so all trials of a search share it. Images without a label, and those that `labels.file` names,
-    stay in train. "test": stored by itself.
+    "train": what the student learns from, which is `train_images` of the `train_split`, without validation and, if
+    `labels.apart`, without the images that have labels. "bank": what evaluations learn from, which is train with these,
+    or the labelled images of the stored train split, without validation. "validation": a tenth of the stored train
+    split, or `validation_images`. It is a function of `split_seed` alone, so all trials of a search share it. Images
+    without a label, and those that `labels.file` names, stay in train. "test": stored by itself.
 
     Raises:
         UserError: the files are missing or damaged, or there are fewer images than asked for.
@@ -153,6 +168,15 @@ class _Splits:
 
     @cached_property
     def train(self) -> Images:
+        images, wanted = self._chosen, self._data.labels
+        if not wanted.apart or self._data.train_split == "unlabelled":
+            return images
+        apart = self.bank.rows[labelled(self.bank, wanted)]
+        return images.part((~torch.isin(images.rows, apart)).nonzero()[:, 0])
+
+    @cached_property
+    def _chosen(self) -> Images:
+        """What the student learns from, labelled images included."""
         images, pool = self._learnt, self._carved[1]
         if self._data.train_split != "train":
             others = torch.arange(len(images) - self._unlabelled, len(images))
@@ -162,7 +186,7 @@ class _Splits:
 
     @cached_property
     def bank(self) -> Images:
-        images = self.train if self._data.train_split == "train" else self._stored.part(self._carved[1].sort().values)
+        images = self._chosen if self._data.train_split == "train" else self._stored.part(self._carved[1].sort().values)
         has_label = images.labels >= 0
         return images if has_label.all() else images.part(has_label.nonzero()[:, 0])
 
@@ -251,7 +275,8 @@ def _opened(data: Data, split: str) -> Images:
         encoded = reader.encoded(split)
         if not len(encoded.labels):
             raise UserError("data.root: its files hold no images")
-        stream = Stream(encoded, data.image_size, data.loaders, data.window)
+        whole = WHOLE * data.image_size if data.crops == "whole" else None
+        stream = Stream(encoded, data.image_size, data.loaders, data.window, data.resize, whole)
         return Images(stream, torch.arange(len(encoded.labels)), torch.from_numpy(encoded.labels), names=names)
     # one worker downloads while the others wait; the files then have a fingerprint, under which they are cached
     if data.download and data.root is not None:
@@ -265,7 +290,8 @@ def _opened(data: Data, split: str) -> Images:
         return _decoded(
             np.concatenate([images for images, _ in chunks]), np.concatenate([labels for _, labels in chunks]), names
         )
-    key = hashlib.sha256(json.dumps([LAYOUT, data.name, split, data.image_size, source]).encode()).hexdigest()[:20]
+    made_of = [LAYOUT, data.name, split, data.image_size, source, *([] if data.resize is None else [data.resize])]
+    key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:20]
     folder = files.cache_folder() / key
     with _locked(folder.with_suffix(".lock")) as moved:
         if not folder.is_dir():

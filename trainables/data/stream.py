@@ -12,6 +12,10 @@ from torch import Tensor
 from trainables.data import files, keyed
 from trainables.data.sets.base import Encoded
 
+Wanted = tuple[int, bool]
+"""A row, and whether its whole image is wanted."""
+Decoded = tuple[np.ndarray, float]
+"""Pixels uint8 [side, side, 3], and the width of the stored image over its height where it is squeezed, else 1."""
 PIECE = 4096  # expected rows that are converted from a tensor to Python numbers at a time
 
 
@@ -20,40 +24,67 @@ class Stream:
 
     Args:
         source: the encoded images.
-        size: side in pixels. The shorter side is resized to it, and the centre is cut out.
+        size: side in pixels of the square that is cut out of an image's centre.
         loaders: number of threads.
         window: images within which `order` shuffles.
+        resize: what the shorter side is resized to before; `size` by default.
+        whole: side of the squares that `squeezed` returns; None where it is not asked.
     """
 
     device = torch.device("cpu")
 
-    def __init__(self, source: Encoded, size: int, loaders: int, window: int):
+    def __init__(
+        self,
+        source: Encoded,
+        size: int,
+        loaders: int,
+        window: int,
+        resize: int | None = None,
+        whole: int | None = None,
+    ):
+        self.resize, self.whole = resize, whole
         self.source, self.shape = source, (len(source.labels), size, size, 3)
         self._loaders, self._window = loaders, window
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
-        self._coming: Iterator[int] = iter(())
+        self._coming: Iterator[Wanted] = iter(())
         self._ahead = 0
-        self._begun: dict[int, Future[np.ndarray]] = {}
+        self._begun: dict[Wanted, Future[Decoded]] = {}
 
     def __getitem__(self, rows: Tensor) -> Tensor:
         """Raises `UserError` where an image cannot be read or decoded; it names the file."""
         pixels = torch.empty(len(rows), *self.shape[1:], dtype=torch.uint8)
-        with self._lock:
-            futures = [self._begun.pop(row) if row in self._begun else self._begin(row) for row in rows.tolist()]
-            self._look_ahead()
-        for place, future in zip(pixels.numpy(), futures, strict=True):
-            place[:] = future.result()
+        for place, future in zip(pixels.numpy(), self._asked(rows, whole=False), strict=True):
+            place[:], _ = future.result()
         return pixels
 
-    def expect(self, rows: Tensor, ahead: int) -> None:
+    def squeezed(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns whole images as squares, uint8 [n, whole, whole, 3], and their width over their height, float64 [n].
+
+        Raises:
+            UserError: an image cannot be read or decoded; its file is named.
+        """
+        assert self.whole is not None
+        pixels = torch.empty(len(rows), self.whole, self.whole, self.shape[-1], dtype=torch.uint8)
+        shapes = torch.empty(len(rows), dtype=torch.float64)
+        for number, (place, future) in enumerate(zip(pixels.numpy(), self._asked(rows, whole=True), strict=True)):
+            place[:], shapes[number] = future.result()
+        return pixels, shapes
+
+    def expect(self, rows: Tensor, ahead: int, cropped: bool = False) -> None:
         """Says which rows will be asked for, in this order, so that `ahead` of them are decoded early.
 
         It replaces what was expected before.
+
+        Args:
+            rows: int64.
+            ahead: how many are decoded early.
+            cropped: whether they are asked for to be cropped: by `squeezed`, if this stream has whole images.
         """
+        whole = cropped and self.whole is not None
         with self._lock:
             self._forget()
-            self._coming, self._ahead = (row for piece in rows.split(PIECE) for row in piece.tolist()), ahead
+            self._coming, self._ahead = ((row, whole) for piece in rows.split(PIECE) for row in piece.tolist()), ahead
             self._look_ahead()
 
     def order(self, rows: Tensor, *key: int | str) -> Tensor:
@@ -90,15 +121,26 @@ class Stream:
         self._begun.clear()
         self._coming = iter(())
 
-    def _look_ahead(self) -> None:
-        for row in islice(self._coming, max(0, self._ahead - len(self._begun))):
-            self._begun[row] = self._begin(row)
+    def _asked(self, rows: Tensor, whole: bool) -> list[Future[Decoded]]:
+        """Returns rows that are being decoded or that were, and has the next ones decoded."""
+        wanted = [(row, whole) for row in rows.tolist()]
+        with self._lock:
+            futures = [self._begun.pop(one) if one in self._begun else self._begin(one) for one in wanted]
+            self._look_ahead()
+        return futures
 
-    def _begin(self, row: int) -> Future[np.ndarray]:
+    def _look_ahead(self) -> None:
+        for wanted in islice(self._coming, max(0, self._ahead - len(self._begun))):
+            self._begun[wanted] = self._begin(wanted)
+
+    def _begin(self, wanted: Wanted) -> Future[Decoded]:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._loaders, "loader")
-        return self._pool.submit(self._decode, row)
+        return self._pool.submit(self._decode, *wanted)
 
-    def _decode(self, row: int) -> np.ndarray:
+    def _decode(self, row: int, whole: bool) -> Decoded:
         encoded, where = self.source.read(row)
-        return files.decode(encoded, self.shape[1], where)
+        if whole:
+            assert self.whole is not None
+            return files.squeeze(encoded, self.whole, where)
+        return files.decode(encoded, self.shape[1], where, self.resize), 1.0

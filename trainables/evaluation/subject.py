@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from trainables.config import trial as c
 from trainables.data import augment, progress
 from trainables.data import images as data
+from trainables.data.pictures import Pictures
 from trainables.evaluation.scores import Output, Scores
 from trainables.networks.encoders import backbone_of, run_parts
 from trainables.networks.group import Group
 from trainables.networks.modes import in_evaluation_mode
 
 Made = TypeVar("Made")
-View = Callable[[Tensor, Tensor], Tensor]
-"""Images [n, C, H, W] in [0, 1] and their indices [n] in the split -> what the network takes."""
+View = Callable[[Pictures, Tensor], Tensor]
+"""Pictures of n images and their indices [n] in the split -> what the network takes, [n, C, H, W]."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,15 @@ def encode(
     dtype = next(network.parameters()).dtype
 
     def forward(samples: Tensor) -> Tensor:
-        x = images.batch(samples, group.device, dtype)
-        return run_parts(network, augment.standardise(x) if view is None else view(x, samples)).float()
+        if view is None:
+            x = augment.standardise(images.batch(samples, group.device, dtype))
+        else:
+            x = view(images.pictures(samples, group.device, dtype), samples)
+        return run_parts(network, x).float()
 
     mine = group.share(len(batches))
-    images.expect(index[mine.start * batch_size : mine.stop * batch_size], 2 * batch_size)
+    coming = index[mine.start * batch_size : mine.stop * batch_size]
+    images.expect(coming, 2 * batch_size, cropped=view is not None)
     with in_evaluation_mode(network):
         rows = [forward(batches[batch]) for batch in progress.steps("batches of features", mine)] or [
             forward(index[:1])[:0]

@@ -30,6 +30,11 @@ class GradientSum:
         pieces = self._mean.split(sizes)
         self._grads = [piece.as_strided(p.shape, p.stride()) for piece, p in zip(pieces, parameters, strict=True)]
 
+    @property
+    def memory(self) -> int:
+        """Bytes of the sum and of the mean."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in (self._everything, self._mean))
+
     def add(self, loss: Tensor) -> None:
         """Adds the gradient of a loss."""
         gradients = torch.autograd.grad(loss, self.parameters)

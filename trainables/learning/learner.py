@@ -1,7 +1,7 @@
 """Learner: student, teacher, method, optimiser and schedules, as one thing that makes a step and has a state."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -23,7 +23,8 @@ from trainables.learning.monitors.base import Numbers, Watched
 from trainables.learning.requests import Requests
 from trainables.learning.teacher import Teacher
 from trainables.networks.group import Group
-from trainables.networks.norms.base import Layout, Shards, begin, commit
+from trainables.networks.initial import load_parts
+from trainables.networks.norms.base import Layout, Shards, begin, commit, gather
 from trainables.networks.student import StudentOutput, build_student
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
@@ -38,9 +39,19 @@ class Learner:
         images: number of training images, which fixes the length of every schedule.
         group: the workers of the trial; methods that say so are collective.
         classes: of the data, for methods that classify and for an online probe.
+        initial: the network that `config.init` names, by the names of its tensors (`trainables.networks.initial`). None
+            where the weights are random, or are restored by `load_state_dict`.
     """
 
-    def __init__(self, config: c.TrialConfig, channels: int, images: int, group: Group, classes: int = 0):
+    def __init__(
+        self,
+        config: c.TrialConfig,
+        channels: int,
+        images: int,
+        group: Group,
+        classes: int = 0,
+        initial: Mapping[str, Tensor] | None = None,
+    ):
         assert config.train.base_batch in (None, config.train.batch_size), "the equivalence rule was not applied"
         assert not config.method.CLASSIFIES or config.encoder.projector.out == classes, "the classes were not filled in"
         self.config, self.group = config, group
@@ -55,6 +66,8 @@ class Learner:
             name: x.to(group.device, self.dtype if x.is_floating_point() else x.dtype) for name, x in state.items()
         }
         self.student = build_student(config, channels, classes, self.shards, self.dtype, config.seed)
+        if initial is not None:
+            load_parts(self.student.parts, initial, config.init)
         other = None
         if config.teacher.smoothing.first_copy == "masked":
             seed = config.seed + 2**31
@@ -62,13 +75,13 @@ class Learner:
         self.teacher = Teacher(config.teacher, self.student.parts, config.seed, other, self.run).train()
         self.student.tap = self.teacher.tap
         self.optimizer = optim.build(config.optim, self.student, config.online_probe.lr)
-        self.monitors = Monitors(config.monitors)
+        self.monitors = Monitors(config.monitors, self.run)
         self.step_index = 0
         # of this worker's shards, since the epoch began
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=group.device)
         self.loss_curve = LossCurve(self.run, num_shards, group.device)
         self.projections: list[Tensor] = []  # of the last step, for each pass [sights, shards, samples, D]
-        # the largest absolute gradient at the output of each part, in the last step of an epoch
+        # the largest absolute gradient at the output of each part, in the last step if monitors look at it
         self.output_gradients: dict[str, Tensor] = {}
         self._targets: list[Tensor] = []  # of this step's passes, if the method's state depends on them
         self._gradients = GradientSum(
@@ -79,6 +92,11 @@ class Learner:
     def requests(self) -> Requests:
         """What rank 0 asks of all workers, carried by the gradient sum of each step."""
         return self._gradients.requests
+
+    @property
+    def gradient_memory(self) -> int:
+        """Bytes that hold gradients between steps."""
+        return self._gradients.memory
 
     def passes(self) -> list[range]:
         """The shards of each forward of this worker: one by one if the arithmetic is exact, else all in one pass."""
@@ -101,20 +119,21 @@ class Learner:
         )
         if early:
             self.teacher.update(step, self.run, self.group.rank)
-        begin(self.student.norms, 0.0)
+        begin(self.student.norms, self.alpha(step))
         self.teacher.begin(step, self.run)
         loss_sum = torch.zeros_like(self.loss_sum)
         self.projections.clear()
-        last = (step + 1) % self.run.per_epoch == 0
-        self.student.watch = self._watch_gradient if last and self.monitors.need_gradients else None
+        self.student.watch = self._watch_gradient if self.monitors.need_gradients(step + 1) else None
         self.output_gradients.clear()
         for shards, batch in zip(self.passes(), batches, strict=True):
-            loss_sum += self._learn_from(shards, batch)
+            loss_sum += self.learn_from(shards, batch)
         self._gradients.close(self.group, self.shards.total)
         for part in self.method.frozen(step, self.run):
             self.student.parts[part].zero_grad()  # to None, which optimisers pass over
         self.optimizer.step()
         commit(self.student.norms, self.group)
+        if self.teacher.follows:
+            gather(self.student.norms, self.group)
         self.teacher.commit(self.group)
         self._close_method()
         if not early:
@@ -122,10 +141,15 @@ class Learner:
         self.loss_sum += loss_sum
         self.loss_curve.add(step, loss_sum)
         self.step_index += 1
+        self.monitors.trace(self.step_index, self.watched())
         return loss_sum
 
-    def _learn_from(self, shards: range, batch: Batch) -> Tensor:
-        """Forward and backward of some shards; returns their sum of losses, in float64."""
+    def alpha(self, step: int) -> float:
+        """Share of the current batch in the statistics of the student's Momentum BN at a step."""
+        return schedules.at(self.config.encoder.norm.alpha, step, self.run)
+
+    def learn_from(self, shards: range, batch: Batch) -> Tensor:
+        """Forward and backward of some shards, a part of `step`; returns their sum of losses, in float64."""
         learnt, taught = self.method.student_sights, self.method.teacher_sights
         with self._autocast():
             outputs = [self.student(pictures, layout) for pictures, layout in self._forwards(shards, batch, learnt)]
@@ -249,35 +273,41 @@ class Learner:
         self.loss_sum.zero_()
         self.loss_curve.close_epoch(self.step_index, self.group)
         step, run = self.step_index - 1, self.run
+        momentum_bn = self.config.encoder.norm.kind == "momentum"
         return {
             "loss": loss / (run.per_epoch * self.shards.total),
             "embedding_std": spread / self.shards.total,
             "teacher_distance": self.teacher.distance(),
             "momentum": self.teacher.momentum(step, run),
             "alpha": self.teacher.alpha(step, run),
+            **({"student_alpha": self.alpha(step)} if momentum_bn else {}),
             "p": self.teacher.p(step, run),
             "lr": schedules.at(self.config.optim.lr, step, run),
             "weight_decay": schedules.at(self.config.optim.weight_decay, step, run),
         }
 
     def watched(self) -> Watched:
-        """What monitors see, after the last step of an epoch."""
+        """What monitors see, after a step."""
         return Watched(self.student, self.teacher, self.shards, self.dtype, self.projections, self.output_gradients)
 
     def watch(self, validation: Images) -> Numbers:
         """The numbers of the trial's monitors, after the last step of an epoch. Collective."""
+        self.gather()
         return self.monitors.measure(self.watched(), validation)
+
+    def gather(self) -> None:
+        """Makes the buffers of all norms complete on every worker. Collective."""
+        gather(self.student.norms, self.group)
+        self.teacher.gather(self.group)
 
     def network(self, which: str) -> nn.ModuleDict:
         """The parts of the "student" or of the "teacher". Collective, since Momentum BN's history is gathered."""
-        if which == "student":
-            return self.student.parts
-        self.teacher.gather(self.group)
-        return self.teacher.encoder(self.student.parts)
+        self.gather()
+        return self.student.parts if which == "student" else self.teacher.encoder(self.student.parts)
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All state as named tensors and plain values; equal on every worker. Collective."""
-        self.teacher.gather(self.group)
+        self.gather()
         tensors = {f"student.{name}": tensor for name, tensor in self.student.state_dict().items()}
         tensors |= {f"teacher.{name}": tensor for name, tensor in self.teacher.own_state().items()}
         tensors |= {f"method.{name}": tensor for name, tensor in self.method_state.items()}

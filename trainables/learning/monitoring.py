@@ -1,13 +1,16 @@
 """The monitors of a trial, as one thing that measures and has a state."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from trainables.config import discovery
+from trainables.config import monitors as c
+from trainables.config.durations import Length
 from trainables.data.images import Images
 from trainables.learning.monitors.base import Monitor, Numbers, Watched
+from trainables.learning.traces import Traces
 
 KINDS: dict[str, type[Monitor]] = discovery.classes("learning.monitors", Monitor)
 PREFIX = "remembered."  # of the names of state in checkpoints
@@ -17,16 +20,26 @@ class Monitors:
     """The monitors that a configuration names.
 
     Args:
-        names: their names, in the order of measuring.
+        config: their names, in the order of measuring, and how often they are traced within an epoch.
+        run: length of the run.
     """
 
-    def __init__(self, names: Sequence[str]):
-        self.monitors = {name: KINDS[name]() for name in names}
+    def __init__(self, config: c.Monitors, run: Length):
+        self.monitors = {name: KINDS[name]() for name in config.names}
+        self.run = run
+        self._traces = Traces(config, list(self.monitors.values()), run)
 
-    @property
-    def need_gradients(self) -> bool:
-        """Whether one of them reads the gradients at the outputs of parts."""
-        return any(monitor.NEEDS_GRADIENTS for monitor in self.monitors.values())
+    def need_gradients(self, step: int) -> bool:
+        """Whether one of them reads the gradients at the outputs of parts in the step after which `step` are made."""
+        readers = [monitor for monitor in self.monitors.values() if monitor.NEEDS_GRADIENTS]
+        traced = self._traces.due(step) and any(monitor.TRACES for monitor in readers)
+        return bool(readers) and (traced or step % self.run.per_epoch == 0)
+
+    @torch.no_grad()
+    def trace(self, step: int, watched: Watched) -> None:
+        """Adds a row to the traces, where one is due after `step` steps. Collective; waits for nothing."""
+        if self._traces.due(step):
+            self._traces.add(step, watched)
 
     @torch.no_grad()
     def measure(self, watched: Watched, validation: Images) -> Numbers:
@@ -37,10 +50,11 @@ class Monitors:
         return numbers
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the monitors carry from epoch to epoch, by name."""
-        return {
+        """What the monitors carry from epoch to epoch, and the traces so far, by name."""
+        carried = {
             f"{PREFIX}{name}": tensor for monitor in self.monitors.values() for name, tensor in monitor.state.items()
         }
+        return carried | self._traces.state_dict()
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
         """Restores what `state_dict` gave. A checkpoint from before a monitor's first epoch has nothing of it."""
@@ -48,3 +62,4 @@ class Monitors:
             monitor.state = {
                 name: tensors[f"{PREFIX}{name}"].to(device) for name in monitor.STATE if f"{PREFIX}{name}" in tensors
             }
+        self._traces.load_state_dict(tensors)

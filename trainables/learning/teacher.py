@@ -24,8 +24,10 @@ class Teacher(nn.Module):
         parts: the parts that the teacher runs.
         tap: the last part of the shared prefix; None if the teacher starts from the images.
         shuffles: whether forwards are those of Shuffle BN, see `shuffled`.
+        follows: whether `update` averages statistics of the student's norms, which are then complete on every worker.
         averaged: the averaged parameters by part.
-        norm_pairs: for each norm of `parts` the name of its part, the norm itself and the student's norm in its place.
+        norm_pairs: for each norm of `parts` that has batch statistics the name of its part, the norm itself and the
+            student's norm in its place.
 
     Args:
         config: momentum, smoothing, placement and norm.
@@ -61,7 +63,9 @@ class Teacher(nn.Module):
             (name, *pair)
             for name in executed
             for pair in zip(norms_of(self.parts[name]), norms_of(student[name]), strict=True)
+            if pair[0].BATCH_STATISTICS
         ]
+        self.follows = any(norm.FOLLOWS_STUDENT for _, norm, _ in self.norm_pairs)
         for norm in self._norms:
             norm.configure(config.norm)
         if other is not None:
@@ -101,7 +105,7 @@ class Teacher(nn.Module):
         for name, norm, source in self.norm_pairs:
             if norm.FOLLOWS_STUDENT:  # with the mean keep-rate of the parameters; masks do not touch statistics
                 own += [norm.running_mean, norm.running_var]
-                students += [source.running_mean, source.running_var]
+                students += source.evaluation_statistics()
                 moves += [1.0 if warm or name not in shares else (1 - p) * shares[name]] * 2
         smoothing.blend(own, students, moves)
 

@@ -1,20 +1,19 @@
 """Encoders in named parts: conv1, block1..block4 of a torchvision ResNet, and the projector."""
 
+import contextlib
 import copy
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from trainables.config.teacher import PROJECTOR
 from trainables.config.trial import Encoder, Head
-from trainables.networks.norm_kinds import KINDS
-from trainables.networks.norms.base import EPS, RUNNING_SHARE, Norm, Shards
+from trainables.networks.norm_kinds import NormFactory, factory
+from trainables.networks.norms.base import Norm, Shards
 
 DEPTHS = {
     "resnet10": (BasicBlock, (1, 1, 1, 1)),
@@ -24,7 +23,6 @@ DEPTHS = {
 }
 WIDENINGS = {"wrn28-2": 2, "wrn28-8": 8}
 Block = type[BasicBlock | Bottleneck]
-NormFactory = Callable[[int], nn.Module]
 SLOPE = 0.1  # of a Wide ResNet's leaky ReLU, as in FixMatch
 
 
@@ -33,7 +31,7 @@ def build_parts(config: Encoder, channels: int, shards: Shards) -> nn.ModuleDict
 
     Images [N, channels, H, W] become the last block's pooled features [N, F] and then the projector's output [N, out].
     """
-    norm = partial(KINDS[config.norm], shards=shards)
+    norm = factory(config.norm, shards)
     backbone, features = (_wide_resnet if config.name in WIDENINGS else _resnet)(config, channels, norm)
     pool: list[nn.Module] = [nn.AdaptiveAvgPool2d(1), nn.Flatten(1)]
     if config.feature_norm != "none":
@@ -80,8 +78,13 @@ class Prototypes(nn.Module):
         nn.init.trunc_normal_(self.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # cosines are divided by small temperatures
+        with in_full_precision(x.device):  # cosines are divided by small temperatures
             return F.linear(F.normalize(x.to(self.weight.dtype), dim=-1), F.normalize(self.weight, dim=-1))
+
+
+def in_full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """A context without autocast. Meta tensors, of which only shapes are computed, never have it."""
+    return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def _split(projector: nn.Sequential) -> tuple[nn.Sequential, nn.Sequential]:
@@ -157,6 +160,8 @@ def unlike_torchvision(config: Encoder) -> str | None:
     """Why `plain_resnet_state` of this encoder fits none of torchvision's ResNets; None if it fits."""
     if config.name in WIDENINGS:
         return f"torchvision has no {config.name}"
+    if not config.norm.batch_statistics:
+        return f"encoder.norm.kind = {config.norm.kind}: torchvision's ResNet has batch norms"
     return (
         f"encoder.feature_norm = {config.feature_norm}: torchvision's ResNet has no such norm"
         if config.feature_norm != "none"
@@ -164,29 +169,17 @@ def unlike_torchvision(config: Encoder) -> str | None:
     )
 
 
-class PlainNorm(_BatchNorm):
-    """torch's batch norm for 1d and 2d inputs."""
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        pass
-
-
 @torch.no_grad()
 def plain(module: nn.Module) -> nn.Module:
-    """A copy of `module` with torch's batch norms.
+    """A copy of `module` with torch's batch norms, and with norms of samples as they are.
 
-    They get the statistics that an evaluation uses. All parameters can be trained.
+    Batch norms get the statistics that an evaluation uses. All parameters can be trained.
     """
     module = copy.deepcopy(module)
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if isinstance(child, Norm):
-                norm = PlainNorm(len(child.weight), eps=EPS, momentum=RUNNING_SHARE).to(child.weight)
-                sources = (child.weight, child.bias, *child.evaluation_statistics())
-                targets = (*norm.parameters(), *norm.buffers())
-                for target, source in zip(targets, sources, strict=False):  # torch's counter of batches stays 0
-                    target.copy_(source)
-                setattr(parent, name, norm)
+                setattr(parent, name, child.plain())
     return module.requires_grad_(True)
 
 

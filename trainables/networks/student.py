@@ -1,7 +1,6 @@
 """The student: an encoder, and beside it a predictor and an online probe."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from trainables.config.teacher import PROJECTOR
 from trainables.config.trial import Head, TrialConfig
 from trainables.networks.encoders import build_parts, feature_width, mlp
-from trainables.networks.norm_kinds import KINDS
+from trainables.networks.norm_kinds import factory
 from trainables.networks.norms.base import Layout, Shards, laid_out, norms_of
 
 
@@ -94,8 +93,7 @@ def build_student(
         parts = build_parts(encoder, channels, shards)
         predictor = None
         if hidden := config.method.predictor:
-            norm = partial(KINDS[encoder.norm], shards=shards)
-            predictor = mlp(head.width, Head(hidden=hidden, out=head.width), norm)
+            predictor = mlp(head.width, Head(hidden=hidden, out=head.width), factory(encoder.norm, shards))
         probe = nn.Linear(feature_width(parts), classes) if config.online_probe.lr else None
     memory = torch.channels_last if config.train.channels_last else torch.contiguous_format
     student = Student(parts, predictor, None, probe)

@@ -21,6 +21,7 @@ from trainables.data.check import check_data
 from trainables.data.feed import Feed, labelled_images
 from trainables.learning.learner import Learner
 from trainables.networks.group import Group
+from trainables.running import initial_network
 from trainables.running.resolve import resolved
 
 TOLERANCE = {"fp32": 1e-4, "fp64": 1e-9}
@@ -58,7 +59,8 @@ def _losses(config: c.TrialConfig, group: Group, steps: int) -> torch.Tensor:
     """Sum of the losses of this worker's shards in each step."""
     train, bank = data.splits(config.data, "train", "bank")
     config = resolved(config, bank.classes)
-    learner = Learner(config, train.channels, len(train), group, bank.classes)
+    initial = initial_network.read(config.init)
+    learner = Learner(config, train.channels, len(train), group, bank.classes, initial)
     labelled = labelled_images(config, bank)
     feed = Feed(config, train, labelled, learner.passes(), group.device, learner.dtype)
     losses = torch.zeros(steps, dtype=torch.float64)
@@ -90,7 +92,8 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    cases = [(precision, norm) for precision in ("fp32", "fp64") for norm in ("momentum", "batch", "eman")]
+    norms = ("momentum", "batch", "eman") if base.encoder.norm.batch_statistics else ("batch",)
+    cases = [(precision, norm) for precision in ("fp32", "fp64") for norm in norms]
     configs = [
         c.changed(nested, {"train.precision": precision, "teacher.norm.kind": norm}) for precision, norm in cases
     ]

@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,27 +74,12 @@ def write(
         OSError, SafetensorError: the disc is full, or cannot be written; nothing of it is left there.
         Disowned: another segment has taken the folder; nothing was written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(values)
     name = Name(step, timed)
     path = folder / str(name)
-    temporary = folder / f".{path.name}.{os.getpid()}"
-    try:
-        save_file(tensors, temporary, metadata={"values": text, "sha256": _digest(tensors, text)})
-        temporary.chmod(0o644)
-        _flush(temporary)
-        if path.is_dir():  # what a rename cannot replace
-            path.rename(path.with_name(f"{path.name}.folder-{time.time_ns()}"))
-        files.require_owner(folder, owner)
-        temporary.rename(path)
-    except FileNotFoundError:  # whoever takes the folder deletes unfinished files
-        files.require_owner(folder, owner)
-        raise
-    except BaseException:  # such as of a full disc, which it must not keep full
-        temporary.unlink(missing_ok=True)
-        raise
-    _flush(folder)
+    metadata = {"values": text, "sha256": _digest(tensors, text)}
+    files.write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata), owner)
     files.prune(folder, name, keep)
     return path
 
@@ -162,11 +146,3 @@ def _digest(tensors: dict[str, Tensor], text: str) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,6 +4,7 @@
 `step-<step>.timed.safetensors` is one by time (`train.checkpoint_minutes`), or where a segment left the trial. It is
 kept until a newer checkpoint of either kind is there.
 `step-<step>[.timed].safetensors.pin-<holder>` pins a checkpoint: it is kept until each holder has removed its pin.
+`traces.safetensors` holds what was traced within epochs (`trainables.running.traces`).
 `.owner` holds the token of the newest segment that took the folder.
 Names that begin with a dot and end with a process id are unfinished.
 """
@@ -12,6 +13,7 @@ import contextlib
 import os
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +22,8 @@ from trainables.running.checkpoint_header import PATTERN
 ABANDONED = 600.0  # seconds after which a temporary file is that of a writer that was killed
 OWNER = ".owner"
 PIN = ".pin-"  # between the name of a checkpoint and that of a holder who needs it
-UNFINISHED = (f".{PATTERN}.*", f"{OWNER}.*", ".probe.*")
+TRACES = "traces.safetensors"
+UNFINISHED = (f".{PATTERN}.*", f".{TRACES}.*", f"{OWNER}.*", ".probe.*")
 _NAME = re.compile(r"step-(\d+)(\.timed)?\.safetensors")
 
 
@@ -77,6 +80,38 @@ def require_owner(folder: Path, owner: str) -> None:
         raise Disowned(f"{folder}: was taken by {present or 'nobody'}; {owner} must not write there any more")
 
 
+def write_atomically(path: Path, save: Callable[[Path], None], owner: str) -> None:
+    """Writes a file of a trial's folder: flushed under a temporary name, made visible by one rename.
+
+    Args:
+        path: of the file; its folder is made where it is missing. A folder in its place is moved aside.
+        save: writes the content to the path that it is given.
+        owner: token of the segment; empty where the folder has no owner.
+
+    Raises:
+        OSError, and what `save` raises: the disc is full, or cannot be written; nothing of it is left there.
+        Disowned: another segment has taken the folder; nothing was written.
+    """
+    folder = path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{path.name}.{os.getpid()}"
+    try:
+        save(temporary)
+        temporary.chmod(0o644)
+        _flush(temporary)
+        if path.is_dir():  # what a rename cannot replace
+            path.rename(path.with_name(f"{path.name}.folder-{time.time_ns()}"))
+        require_owner(folder, owner)
+        temporary.rename(path)
+    except FileNotFoundError:  # whoever takes the folder deletes unfinished files
+        require_owner(folder, owner)
+        raise
+    except BaseException:  # such as of a full disc, which it must not keep full
+        temporary.unlink(missing_ok=True)
+        raise
+    _flush(folder)
+
+
 def pin(path: Path, holder: str) -> bool:
     """Has a checkpoint kept until `unpin`, whatever is written after it.
 
@@ -125,9 +160,18 @@ def prune(folder: Path, newest: Name, keep: int) -> None:
     for name in past:
         if name not in kept and not pinned(found[name]):
             found[name].unlink(missing_ok=True)
-    for file in folder.glob(UNFINISHED[0]):
-        if _age(file) > ABANDONED:
-            file.unlink(missing_ok=True)
+    for pattern in UNFINISHED[:2]:
+        for file in folder.glob(pattern):
+            if _age(file) > ABANDONED:
+                file.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _pin_of(path: Path, holder: str) -> Path:

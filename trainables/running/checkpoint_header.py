@@ -27,6 +27,11 @@ def history_in(path: Path) -> list[dict[str, Any]]:
     return next((values["history"] for values in _all_values(path) if isinstance(values.get("history"), list)), [])
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is a checkpoint, by its head."""
+    return path.is_file() and _values(path) is not None
+
+
 def _all_values(path: Path) -> Iterator[dict[str, Any]]:
     """The plain values in a checkpoint, or in those of a folder, the newest first. Unreadable ones are left out."""
     if path.is_dir():

@@ -10,27 +10,26 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from trainables.config import trial as c
 from trainables.config.errors import UserError
-from trainables.data import files
-from trainables.data.check import training_images
 from trainables.data.feed import Feed
 from trainables.data.images import Images
-from trainables.data.sets.base import DecodedSet, EncodedSet, data_set
 from trainables.learning.learner import Learner
 from trainables.networks.group import Group, default_device
+from trainables.running import initial_network
 from trainables.running.messages import Cost
 from trainables.running.preparation import make_deterministic
 from trainables.running.resolve import resolved
+from trainables.running.stored import Stored, looked_at
 
 STEPS = 4  # at most, the first of which is not timed
 SECONDS = 20.0  # after which no other step is begun
 MADE_UP = 512  # different images, at most
-CLASSES = 10  # of data whose labels are not read
 
 
 @dataclass(frozen=True)
@@ -41,11 +40,19 @@ class Request:
         trial: its configuration, as nested values.
         workers: of the trial. The step is that of the first one, who has the most shards.
         threads: CPU threads of a worker.
+        stored: the facts of the data, where the data need not be there; None: the data are looked at.
     """
 
     trial: dict[str, object]
     workers: int
     threads: int
+    stored: Stored | None = None
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Any]) -> Self:
+        """The request of which `values` are the plain values, as JSON has them."""
+        stored = values.get("stored")
+        return cls(**{**values, "stored": stored and Stored(**{**stored, "shape": tuple(stored["shape"])})})
 
 
 class AloneOf(Group):
@@ -71,13 +78,17 @@ def measure(request: Request) -> Cost:
         UserError: the data are missing or at fault.
     """
     config = c.parse(request.trial)
-    count, shape, classes = training_images(config), image_shape(config), _classes(config)
+    if request.stored is not None:  # its files need not be there
+        config = config.model_copy(update={"init": c.Init()})
+    stored = request.stored or looked_at(config)
+    count, shape, classes = stored.images, stored.shape, stored.classes
     config = resolved(config, classes)
     device = default_device()
     torch.set_num_threads(request.threads)
     make_deterministic(device, config.train.precision)
     images = _made_up(count, shape, classes)
-    learner = Learner(config, shape[-1], count, AloneOf(0, request.workers, device), classes)
+    initial = initial_network.read(config.init)
+    learner = Learner(config, shape[-1], count, AloneOf(0, request.workers, device), classes, initial)
     labelled = images.part(torch.arange(min(count, MADE_UP))) if config.method.LABELLED_VIEWS else None
     feed = Feed(config, images, labelled, learner.passes(), device, learner.dtype)
     order, seconds, end = images.order(config.seed, 0, "order"), [], time.monotonic() + SECONDS
@@ -98,31 +109,6 @@ def measure(request: Request) -> Cost:
     )
 
 
-def image_shape(config: c.TrialConfig) -> tuple[int, int, int]:
-    """Height, width and channels of a trial's images; of files one is decoded, for their size may not be known."""
-    reader = data_set(config.data)
-    if isinstance(reader, DecodedSet):
-        return reader.SHAPE
-    assert isinstance(reader, EncodedSet)
-    encoded = reader.encoded("train")
-    try:
-        with files.naming_root(config.data.root):
-            stored, where = next(encoded.sample())[0]
-            height, width, channels = files.decode(stored, config.data.image_size, where).shape
-    finally:
-        encoded.close()
-    return height, width, channels
-
-
-def _classes(config: c.TrialConfig) -> int:
-    reader = data_set(config.data)
-    if isinstance(reader, DecodedSet):
-        return reader.CLASSES
-    assert isinstance(reader, EncodedSet)
-    labels = reader.encoded("train").labels
-    return max(2, int(labels.max()) + 1) if len(labels) else CLASSES
-
-
 def _made_up(count: int, shape: tuple[int, int, int], classes: int) -> Images:
     """As many images as the trial trains on, of which only some differ."""
     different = min(count, MADE_UP)
@@ -141,7 +127,7 @@ def peak_memory() -> int:
 def main() -> int:
     """Answers a request; exit status 2 where the user can mend what is wrong."""
     try:
-        print(json.dumps(dataclasses.asdict(measure(Request(**json.load(sys.stdin))))))
+        print(json.dumps(dataclasses.asdict(measure(Request.from_plain(json.load(sys.stdin))))))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -20,11 +20,10 @@ from trainables.data.check import require_batch
 from trainables.data.feed import Feed, labelled_images, with_known_labels
 from trainables.learning.learner import Learner
 from trainables.networks.group import Group
-from trainables.running import views_picture
+from trainables.running import initial_network, resuming, views_picture
 from trainables.running.messages import Going, Metrics, Report
 from trainables.running.preparation import load_sets, make_deterministic
 from trainables.running.resolve import resolved
-from trainables.running.resuming import resume
 from trainables.running.saver import Saver
 from trainables.running.scoring import score
 from trainables.running.segment import Segment
@@ -55,7 +54,7 @@ def fit(
         The metric history, one entry for each evaluated epoch.
 
     Raises:
-        UserError: the data cannot be read, or there are fewer training images than a batch.
+        UserError: the data or the file of `init` cannot be read, or there are fewer training images than a batch.
         TrialFailure: the loss is no longer finite.
         Disowned: another segment has taken the folder.
     """
@@ -80,12 +79,11 @@ def _fit(
     sets: tuple[data.Images, data.Images, data.Images],
 ) -> list[Metrics]:
     train, bank, validation = sets
-    learner = Learner(config, train.channels, len(train), workers, bank.classes)
     labelled = labelled_images(config, bank)
     train = with_known_labels(config, train)
     if workers.rank == 0:
         views_picture.write(config, train, labelled, folder)
-    history = resume(learner, folder, segment.owner)
+    learner, history = _begun(config, folder, workers, segment, train, bank.classes)
     going = _replay(history, report, workers)
     feed = Feed(config, train, labelled, learner.passes(), workers.device, learner.dtype)
     clock = _Clock()
@@ -120,6 +118,18 @@ def _fit(
     return history
 
 
+def _begun(
+    config: c.TrialConfig, folder: Path, workers: Group, segment: Segment, train: data.Images, classes: int
+) -> tuple[Learner, list[Metrics]]:
+    """Takes the trial's folder; returns its Learner, as its newest checkpoint or its first step has it, and its
+    history. Collective.
+    """
+    found = resuming.taken(folder, workers, segment.owner)
+    initial = initial_network.read(config.init) if found is None else None
+    learner = Learner(config, train.channels, len(train), workers, classes, initial)
+    return learner, resuming.resume(learner, found) if found is not None else []
+
+
 def _train_epoch(
     learner: Learner, train: data.Images, feed: Feed, saver: Saver, history: list[Metrics]
 ) -> Literal["on", "leave"]:
@@ -127,7 +137,7 @@ def _train_epoch(
     per_epoch = learner.run.per_epoch
     epoch, position = divmod(learner.step_index, per_epoch)
     order = train.order(learner.config.seed, epoch, "order")
-    train.expect(*feed.coming(order, position))
+    train.expect(*feed.coming(order, position), cropped=True)
     for at in range(position, per_epoch):
         saver.ask()
         learner.step(feed.batches(order, at, epoch))

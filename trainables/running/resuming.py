@@ -16,6 +16,7 @@ from trainables.learning.learner import Learner
 from trainables.networks.group import Group
 from trainables.running import checkpoint
 from trainables.running import checkpoint_files as files
+from trainables.running.checkpoint import Checkpoint
 from trainables.running.checkpoint_files import Name
 from trainables.running.messages import Metrics
 
@@ -24,6 +25,8 @@ FREE = {
     "data.root",
     "data.download",
     "data.loaders",
+    "init.path",
+    "init.sha256",  # `_require_same_trial` compares it with an error of its own
     "train.checkpoint_minutes",
     "train.checkpoint_steps",
     "train.keep_checkpoints",
@@ -41,28 +44,36 @@ def content(learner: Learner, history: list[Metrics]) -> tuple[dict[str, Tensor]
     return tensors, {"format": formats.FORMAT, "versions": versions(), **state}
 
 
-def resume(learner: Learner, folder: Path, owner: str = "") -> list[Metrics]:
-    """Takes the trial's folder, and restores its newest valid checkpoint on every worker; returns its history.
+def taken(folder: Path, group: Group, owner: str = "") -> Checkpoint | None:
+    """Takes the trial's folder; returns its newest valid checkpoint on every worker, or None where it has none.
 
     That checkpoint counts which rank 0 found valid. Collective.
 
     Args:
-        learner: to restore.
         folder: of the trial.
+        group: the workers.
         owner: token of the segment, which may write the folder from now on.
+    """
+    found = None
+    if group.rank == 0:
+        files.take(folder, owner)
+        found = checkpoint.newest(folder)
+    name = _told(found.name if found else None, group)
+    if name is None or found is not None:
+        return found
+    return checkpoint.read(folder / str(name))
+
+
+def resume(learner: Learner, found: Checkpoint) -> list[Metrics]:
+    """Restores a checkpoint of the trial, and returns its history.
+
+    Args:
+        learner: to restore.
+        found: its checkpoint.
 
     Raises:
         UserError: the checkpoint is of another configuration.
     """
-    found = None
-    if learner.group.rank == 0:
-        files.take(folder, owner)
-        found = checkpoint.newest(folder)
-    name = _told(found.name if found else None, learner.group)
-    if name is None:
-        return []
-    if found is None:
-        found = checkpoint.read(folder / str(name))
     _require_same_trial(learner.config, found)
     before = len(found.values["learner"]["loss_sums"])
     if learner.config.teacher.smoothing.masks == "per_worker" and before != learner.group.size:
@@ -85,9 +96,13 @@ def _told(name: Name | None, group: Group) -> Name | None:
     return Name((code - 1) // 2, bool((code - 1) % 2)) if code else None
 
 
-def _require_same_trial(config: c.TrialConfig, found: checkpoint.Checkpoint) -> None:
+def _require_same_trial(config: c.TrialConfig, found: Checkpoint) -> None:
     """A trial is a function of its configuration: it cannot go on under another one."""
     there, here = settings.flat(found.config), settings.flat(config.plain())
+    if (began := there.get("init.sha256")) != config.init.sha256:
+        first = "random weights" if began is None else f"a file whose sha256 is {began[:12]}..."
+        rule = f"the checkpoints in {found.path.parent} are of a trial that began with {first}; use another folder"
+        raise UserError(f"init.path = {config.init.path}: {rule}")
     free = FREE if config.optim.name == "lars" else {*FREE, "optim.lr_in_buffer"}  # which only LARS reads
     for key in sorted(here.keys() - free):
         if key in there and there[key] != here[key]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from trainables.learning.learner import Learner
 from trainables.learning.requests import Request
-from trainables.running import checkpoint
+from trainables.learning.traces import traces_in
+from trainables.running import checkpoint, traces
 from trainables.running.messages import Metrics
 from trainables.running.resuming import content
 from trainables.running.segment import Segment
@@ -142,4 +143,6 @@ class Saver:
 
     def _write(self, step: int, values: dict[str, Any], timed: bool) -> Path:
         keep, owner = self._train.keep_checkpoints, self._segment.owner
+        if rows := traces_in(self._copies):  # before the checkpoint, so that they have all of its rows
+            traces.write(self._folder, {name: tensor.numpy() for name, tensor in rows.items()}, owner)
         return checkpoint.write(self._folder, step, self._copies, values, keep, timed, owner)

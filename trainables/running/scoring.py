@@ -63,7 +63,7 @@ def scored(asked: Evaluation, workers: Group = Group(), read: Checkpoint | None 
         "protocols": [*asked.protocols],
         "settings": {name: config.evaluation.protocol(name).model_dump(mode="json") for name in used},
         "before_feature_norm": config.evaluation.before_feature_norm,
-        "labels": {**config.data.labels.model_dump(mode="json"), "images": len(subject.labelled)},
+        "labels": {**config.data.labels.model_dump(mode="json", exclude={"apart"}), "images": len(subject.labelled)},
         "seed": config.seed,
         "scores": measured,
         "saved": asked.save,

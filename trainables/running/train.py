@@ -13,7 +13,9 @@ from trainables.config.errors import TrialFailure, UserError
 from trainables.data.check import check_data
 from trainables.networks import group
 from trainables.running.fit import fit
+from trainables.running.initial_network import require_fitting
 from trainables.running.messages import Going, Metrics
+from trainables.running.stored import looked_at
 
 NOT_SHOWN = ("loss_curve", "time/first_step_at", "time/measured_at", "time/workers")
 
@@ -37,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = c.changed(settings.read_yaml(given.config), settings.read_settings(given.set))
         check_data(config)
+        if config.init.path is not None:
+            require_fitting(config, looked_at(config))
         workers = group.from_torchrun()
         config.train.require_shards(workers.size, f"{workers.size} workers")
         fit(config, given.folder, _print_metrics, workers)

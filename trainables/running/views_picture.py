@@ -70,7 +70,8 @@ def _columns(
     side = max(images.shape[-2:])
     scale = SIDE // side if side <= SIDE else SIDE / side
     kinds = method.views if stream == "images" else method.LABELLED_VIEWS
-    views = augment.views(images, samples, kinds, config.views, config.seed, epoch)
+    pictures = source.pictures(samples, torch.device("cpu"), torch.float32)
+    views = augment.views(pictures, samples, kinds, config.views, config.seed, epoch)
     columns = [(("image" if stream == "images" else "labelled image", ""), _tiles(images, scale))]
     for number, (kind, view) in enumerate(zip(kinds, views, strict=True)):
         seen = [

@@ -129,6 +129,20 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true")
 
 
+def _figure(command: argparse.ArgumentParser) -> None:
+    text = "a trial's folder, such as runs/search/trials/0000, or a run (its traced trials); several stand side by side"
+    command.add_argument("trial", type=Path, nargs="+", help=text)
+    text = (
+        "gradients (largest at the output of each block and of the projector, by step), filters (paths of the rows of "
+        "a projector's last layer in their plane) or coordinates (of these rows, by step)"
+    )
+    command.add_argument("--kind", required=True, help=text)
+    command.add_argument("--network", choices=["student", "teacher"], help="whose filters (default: student)")
+    text = "what is written above each trial, instead of its key and momentum"
+    command.add_argument("--title", nargs="+", metavar="TEXT", help=text)
+    command.add_argument("-o", "--output", type=Path, metavar="FILE", help="a .png (default: <kind>.png)")
+
+
 def _simulate(command: argparse.ArgumentParser) -> None:
     command.add_argument("search", type=Path, help="a search in YAML")
     text = "curves in Parquet, or the run of another search"
@@ -148,6 +162,31 @@ def _doctor(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="everything, for programs")
 
 
+def _cost(command: argparse.ArgumentParser) -> None:
+    text = "a trial or a search in YAML, such as a table of a paper; or a run, or a trial's folder in it"
+    command.add_argument("trial", type=Path, help=text)
+    command.add_argument("--row", metavar="NAME", help="only this row of a table, or this trial of a run")
+    text = "of data that are not there; else they are counted there"
+    command.add_argument("--classes", type=whole_number, help=text)
+    text = "also make a few steps on the CPU or the first GPU: seconds and memory of a step"
+    command.add_argument("--measure", action="store_true", help=text)
+    _settable(command, "teacher.placement=projector (of a search: trial.teacher.placement=projector)")
+    command.add_argument("--json", action="store_true", help="everything, for programs")
+
+
+def _papers(command: argparse.ArgumentParser) -> None:
+    text = "a table, such as placement_table1: the paper's numbers beside those of each run of it"
+    command.add_argument("name", nargs="?", metavar="NAME", help=text)
+    command.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are looked for")
+    command.add_argument("--json", action="store_true", help="everything, for programs")
+    text = "run the table in minutes, without its data: digits, tiny networks, two epochs, one seed"
+    command.add_argument("--toy", action="store_true", help=text)
+    _settable(command, "seeds=2; with --toy")
+    command.add_argument("--run", type=Path, help="run directory to make (default: runs/NAME-toy); with --toy")
+    command.add_argument("--address", help=f"{ADDRESS}; with --toy")
+    command.add_argument("--wait", type=_duration, metavar="DURATION", help=f"{WAIT}; with --toy")
+
+
 def _keys(command: argparse.ArgumentParser) -> None:
     command.add_argument("section", nargs="?", default="", help="such as trial.teacher")
 
@@ -162,8 +201,11 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "export": ("write the best configurations of a search", _export),
     "train": ("train one configuration, as a full run", _train),
     "evaluate": ("score a checkpoint: kNN, linear, fine-tuning, corruptions, ...", _evaluate),
+    "figure": ("draw what trials have traced within their epochs (trial.monitors.every)", _figure),
     "simulate": ("show what a search would do, against recorded curves", _simulate),
     "doctor": ("look at machine, cluster, storage and what a trial needs", _doctor),
+    "cost": ("count what a step of a trial computes and holds, without data", _cost),
+    "papers": ("list the papers' tables and what was run of them, show one, or try one out", _papers),
     "keys": ("list what can be set in a search", _keys),
 }
 """Each command by its name, which is also that of its module: what it does, and its arguments."""

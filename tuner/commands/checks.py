@@ -13,7 +13,7 @@ from typing import IO
 
 from trainables.config.errors import UserError
 from tuner.commands.checkup import storage
-from tuner.plan import jobs, points, space
+from tuner.plan import jobs, points, reading, space
 from tuner.plan.space import Space
 from tuner.plan.spec import SearchSpec
 from tuner.search.allocation import concurrent_trials, local_cpus
@@ -61,6 +61,27 @@ def _points_fit_data(spec: SearchSpec, proposing: Space | None, run: Path) -> No
     points.check_data(spec)
 
 
+def _initial_networks_fit(spec: SearchSpec, proposing: Space | None, run: Path) -> None:
+    """Compares each file that trials begin with to the trials' networks; only then torch is imported."""
+    trials = points.configs(spec) if spec.table else {"": spec.trial}
+    begun = {label: config for label, config in trials.items() if config.init.path is not None}
+    if not begun:
+        return
+
+    from trainables.running.initial_network import require_fitting
+    from trainables.running.stored import looked_at
+
+    seen = set()
+    for label, config in begun.items():
+        alike = (config.init, config.encoder, config.method.name, config.data)
+        if alike not in seen:
+            seen.add(alike)
+            try:
+                require_fitting(config, looked_at(config))
+            except UserError as error:
+                raise UserError(f"point '{label}': {error}" if label else reading.spec_key(str(error))) from None
+
+
 def _address_answers(spec: SearchSpec, proposing: Space | None, run: Path) -> None:
     require_cluster(spec)
 
@@ -75,6 +96,7 @@ CHECKS = (
     Check("the stopper and the sampler can be made", _strategy_loads),
     Check("the space proposes valid trials", _space_proposes),
     Check("the data are enough for each point of the table", _points_fit_data),
+    Check("the networks that trials begin with fit", _initial_networks_fit),
     STORAGE,
     CLUSTER,
 )

@@ -122,7 +122,7 @@ class Checkup:
         return machine.versions(needed, machine.installed([*needed, *machine.SHOWN]))
 
     def _machine(self) -> list[Finding]:
-        asked = Questions(data=nodes.paths_of(self.spec.trial.data) if self.spec else ())
+        asked = Questions(data=nodes.paths_of(self.spec.trial) if self.spec else ())
         self.facts = Facts.from_plain(ask("tuner.fleet.facts", dataclasses.asdict(asked), SLOW / 2))
         wanted = self.spec.resources if self.spec and self.address == "local" else None
         return [*machine.cores_and_memory(self.facts), machine.gpus(self.facts.gpus, wanted)]
@@ -138,7 +138,7 @@ class Checkup:
         checks.require_cluster(spec)
         if self.facts is None:
             raise UserError("not surveyed, for this machine did not answer; see above")
-        data = nodes.paths_of(self.spec.trial.data) if self.spec else ()
+        data = nodes.paths_of(self.spec.trial) if self.spec else ()
         self.nodes = nodes.surveyed(self.address, self.path, data)
         cores = sum(node.resources.get("CPU", 0) for node in self.nodes)
         where = "a Ray of this machine starts" if self.address == "local" else f"{self.address} can be joined"

@@ -1,6 +1,7 @@
 """`tuner evaluate`: the scores of a checkpoint, or of two side by side, with all that they depend on."""
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from tuner.plan.spec import SearchSpec
 from tuner.report import scores
 from tuner.report.bars import Bars
 from tuner.report.scores import Scored
+from tuner.runs import kept_scores
 from tuner.runs import run as runs
 from tuner.search.study import key_of
 
@@ -55,6 +57,9 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.save:
             asked[0] = replace(asked[0], save=str(arguments.save.absolute()))
         scored = _here(asked, checkpoints, bars) if slots is None else _on_slots(asked, slots, bars)
+    for one in scored:
+        with contextlib.suppress(OSError):  # such as of a run that others may read only
+            kept_scores.note(Path(one.checkpoint), scores.as_json(one))
     first, second = scored[0], scored[1] if len(scored) > 1 else None
     if arguments.json:
         print(json.dumps(scores.as_json(first, second), indent=2))

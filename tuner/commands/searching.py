@@ -66,12 +66,13 @@ def finish(run: Run, study: Study, wait: float | None = None) -> int:
         The exit status: 1 where no trial, or no point of a table, is complete; 0 where the user ended the search and a
         stopped trial has a score.
     """
-    from tuner.report import closing, export, terminal
+    from tuner.report import closing, export, papers, terminal
     from tuner.report.viewer import view_of
 
     _run(run, study, seconds_to_wait(wait, study.spec.address))
     if study.spec.table:
-        terminal.console().print(terminal.points_table(view_of(run, study)))
+        view = view_of(run, study)
+        terminal.console().print(terminal.points_table(view), *papers.tables_of(view.paper))
     if not study.best(1) and study.best_stopped() is None:
         lacking = "point was completed with all of its seeds" if study.spec.table else "trial was completed"
         print(f"error: no {lacking}; see: tuner status {run.path}", file=sys.stderr)

@@ -121,7 +121,8 @@ def _train(run: runs.Run, alone: spec.SearchSpec, wait: float) -> None:
     from tuner.report.tensorboard import TrialWriter
 
     metric, epochs = alone.objective.metric, alone.trial.train.epochs
-    writer = TrialWriter(run.tensorboard_folder / runs.FULL, alone.trial, alone.objective)
+    board, folder = run.tensorboard_folder / runs.FULL, run.trial_folder(runs.FULL)
+    writer = TrialWriter(board, alone.trial, alone.objective, trial=folder)
     heard: list[Metrics] = []
     bars = Bars(sys.stdout, quiet=QUIET)
 

@@ -7,8 +7,8 @@ import json
 import os
 from pathlib import Path
 
-from trainables.config.data import Data
 from trainables.config.errors import UserError
+from trainables.config.trial import TrialConfig
 
 MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the command of a job, and for nothing else: not for its workers
 COPIES = ("runtime_resources", "working_dir_files")  # Ray's folder of copies, below that of its session
@@ -53,17 +53,22 @@ def require_kept(path: Path | None, option: str) -> None:
     raise UserError(f"{option}{'' if path is None else f' {path}'}: {rule}")
 
 
-def require_data_kept(data: Data) -> None:
-    """Refuses data in the job's working folder: a resume, an evaluation and a full run would not find it any more.
+def require_inputs_kept(trial: TrialConfig) -> None:
+    """Refuses files in the job's working folder that a trial reads: a resume would not find them any more.
 
     Raises:
-        UserError: inside of a job a folder or a file of the data lies there.
+        UserError: inside of a job a folder or a file of the data, or the file of `init`, lies there.
     """
-    for key, path in {"root": data.root, "labels.file": data.labels.file, "classes": data.classes}.items():
+    data = trial.data
+    read = {
+        "data.root": data.root,
+        "data.labels.file": data.labels.file,
+        "data.classes": data.classes,
+        "init.path": trial.init.path,
+    }
+    for key, path in read.items():
         if inside() and isinstance(path, Path) and _is_copy(path):
-            raise UserError(
-                f"data.{key} = '{path}': {DELETED}; give an absolute path that all nodes see and that stays"
-            )
+            raise UserError(f"{key} = '{path}': {DELETED}; give an absolute path that all nodes see and that stays")
 
 
 def _is_copy(path: Path) -> bool:

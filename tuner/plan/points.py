@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from trainables.config import trial as c
 from trainables.config.errors import UserError
 from trainables.config.evaluation import METRICS
+from trainables.data import initial
 from trainables.data.check import check_length, training_images
 from tuner.plan import jobs
 from tuner.plan.space import Space, configured
@@ -70,11 +71,15 @@ def configs(spec: SearchSpec) -> dict[str, c.TrialConfig]:
 
 
 def check_data(spec: SearchSpec) -> None:
-    """Raises UserError where a point asks for more than the data hold; `settled` has checked the rest."""
+    """Raises UserError where a point asks for more than the data hold, or begins with a file that is not there.
+
+    `settled` has checked the rest.
+    """
     counts: dict[c.Data, int] = {}
     for label, config in configs(spec).items():
         try:
-            jobs.require_data_kept(config.data)
+            jobs.require_inputs_kept(config)
+            initial.content(config.init)
             if config.data not in counts:
                 counts[config.data] = training_images(config)
             check_length(config, counts[config.data])

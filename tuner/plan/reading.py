@@ -9,10 +9,10 @@ from pathlib import Path
 from trainables.config import formats
 from trainables.config.errors import UserError, nearest, shown_name
 from trainables.config.settings import dotted_keys, flat, read_settings, read_yaml, with_values
+from trainables.data import initial
 from trainables.data.check import check_data
-from tuner.plan import jobs
+from tuner.plan import jobs, table
 from tuner.plan.spec import SearchSpec, parse
-from tuner.plan.table import set_by_hand
 
 CONTINUABLE = (
     "trials",
@@ -23,10 +23,12 @@ CONTINUABLE = (
     "trial.data.root",
     "trial.data.download",
     "trial.data.loaders",
+    "trial.init.path",
 )
 OF_NO_TRIAL = (
     *CONTINUABLE,
     "name",
+    "paper",
     "trial.train.checkpoint_minutes",
     "trial.train.checkpoint_steps",
     "trial.train.keep_checkpoints",
@@ -62,11 +64,9 @@ def described(path: Path, settings: Iterable[str], written: int = formats.FORMAT
     if "trial" in values:
         rule = "would replace all that the file says of its trials; set keys of it, such as trial.train.epochs=20"
         raise UserError(f"--set trial: {rule}")
-    stated = read_yaml(path)
-    if isinstance(trial := stated.get("trial"), Mapping):
-        stated["trial"] = formats.as_written(trial, written)
+    stated = formats.search_as_written(read_yaml(path), written)
     content = {"address": jobs.default_address(), **with_values(stated, values, SearchSpec)}
-    return parse(set_by_hand(content, values))
+    return parse(table.set_by_hand(content, values))
 
 
 def continued(content: Mapping[str, object], settings: Iterable[str]) -> SearchSpec:
@@ -169,23 +169,34 @@ def _value(nested: object, dotted: str) -> object:
 
 def spec_key(error: str) -> str:
     """An error of a trial's data or length with its key as a search spells it."""
-    return f"trial.{error}" if error.startswith(("data.", "train.")) else error
+    return f"trial.{error}" if error.startswith(("data.", "init.", "train.")) else error
 
 
 def settled(spec: SearchSpec) -> SearchSpec:
-    """The spec with its data folder as an absolute path, for workers have another working folder; the data is there.
+    """The spec of which all files are there: its data folder as an absolute path, for workers have another working
+    folder, and the hash of each file that trials begin with.
 
     Raises:
-        UserError: it is not.
+        UserError: the data or such a file is missing, or has another content than at the launch.
     """
-    root = spec.trial.data.root
+    root, values = spec.trial.data.root, dict[str, object]()
     try:
-        jobs.require_data_kept(spec.trial.data)
+        jobs.require_inputs_kept(spec.trial)
         check_data(spec.trial)
+        if found := initial.content(spec.trial.init):
+            values["trial.init.sha256"] = found
     except UserError as error:
         raise UserError(spec_key(str(error))) from None
-    return (
-        spec
-        if root is None
-        else parse(with_values(spec.plain(), {"trial.data.root": str(root.absolute())}, SearchSpec))
-    )
+    if root is not None:
+        values["trial.data.root"] = str(root.absolute())
+    points = {label: _begun_with(label, point, spec) for label, point in spec.table.items()}
+    if points != spec.table:
+        values |= {"points": points, "grid": None}
+    return parse(with_values(spec.plain(), values, SearchSpec)) if values else spec
+
+
+def _begun_with(label: str, point: table.Values, spec: SearchSpec) -> table.Values:
+    try:
+        return table.begun_with(point, spec.trial.method.name)
+    except UserError as error:
+        raise UserError(f"point '{label}': {error}") from None

@@ -14,12 +14,12 @@ from trainables.config import trial as c
 from trainables.config.errors import UserError, shown
 from trainables.config.settings import validated
 from tuner.plan.objective import Objective, first_metric
+from tuner.plan.paper import Paper
 from tuner.plan.resources import Resources, sexagesimal_hint
 from tuner.plan.storage import Storage
 from tuner.plan.strategy import MOST_TRIALS, Sampler, Stopping
-from tuner.plan.table import combined, completed
+from tuner.plan.table import MOST_POINTS, combined, completed
 
-MOST_POINTS = 500
 LONGEST_NAME = 100  # characters of a search's name, which folders are called by
 LONGEST_LABEL = 200  # characters of a point's label
 HOST_AND_PORT = re.compile(
@@ -76,6 +76,8 @@ class SearchSpec(c.Section):
     """A table in place of a space: a label for each point, and what differs from trial."""
     grid: Annotated[Grid, AfterValidator(_countable)] | None = None
     """A table of all combinations of values for keys of trial; at most 500."""
+    paper: Paper | None = None
+    """What a paper printed for the points of the table."""
     seeds: Annotated[int, Field(ge=1, le=MOST_TRIALS)] = 1
     """With how many seeds each point is run: trial.seed, trial.seed + 1, ..."""
     trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)] = 20
@@ -124,6 +126,8 @@ class SearchSpec(c.Section):
         spec = validate(given)
         if "metric" not in spec.objective.model_fields_set:
             spec = spec.model_copy(update={"objective": Objective(metric=first_metric(spec.trial))})
+        if spec.paper:
+            spec.paper.require_rows(spec.table)
         if not spec.table:
             if spec.seeds > 1:
                 raise ValueError(f"seeds = {spec.seeds}: only a table is run with several seeds; give points or a grid")

@@ -1,19 +1,29 @@
 """The points of a table before they are trials: nested values from YAML are spelt out, combined and completed."""
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from trainables.config import trial as c
 from trainables.config.errors import UserError
 from trainables.config.settings import flat, section_keys
+from trainables.data import initial
+from tuner.plan.paper import of_rows
 
 Values = dict[str, object]
+MOST_POINTS = 500
 
 
 def combined(grid: Mapping[str, Sequence[object]]) -> dict[str, Values]:
     """All combinations of the values of a grid, by labels that name them."""
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())] if grid else []
     return {", ".join(_named(key, value) for key, value in point.items()): point for point in points}
+
+
+def _countable(grid: Mapping[str, object]) -> bool:
+    """Whether a grid, as YAML has it, can be listed."""
+    values = [held for held in grid.values() if isinstance(held, list)]
+    return len(values) == len(grid) and math.prod(map(len, values)) <= MOST_POINTS
 
 
 def _named(key: str, value: object) -> str:
@@ -40,6 +50,23 @@ def spelt_out(values: Mapping[str, object], method: str | None, section: str = "
         else:
             keys[dotted] = value
     return keys
+
+
+def begun_with(point: Values, method: str) -> Values:
+    """Returns a point with the hash of the file that it names to begin with (`init`); others come back as they are.
+
+    Args:
+        point: what differs from the trial.
+        method: of the trial.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    values = spelt_out(point, method)
+    path = values.get("init.path", values.get("init"))
+    if path is None or values.get("init.sha256") is not None:
+        return point
+    return {**values, "init.sha256": initial.content(c.changed({}, {"init.path": path}).init)}
 
 
 def completed(label: str, point: Values, given: object, trial: c.TrialConfig) -> Values:
@@ -110,7 +137,10 @@ def set_by_hand(content: Mapping[str, object], settings: Mapping[str, object]) -
             for key, values in grid.items()
             if key in keys or not _within(key, keys)
         }
-        changed["grid"] = kept | {key: [value] for key, value in keys.items() if key not in kept and _within(key, kept)}
+        inside = {key: [value] for key, value in keys.items() if key not in kept and _within(key, kept)}
+        changed["grid"] = by_hand = kept | inside
+        if "paper" in content and by_hand != grid and _countable(by_hand):  # labels name values, so some are gone
+            changed["paper"] = of_rows(content["paper"], combined(by_hand))
     return changed
 
 

@@ -1,6 +1,7 @@
 """Event files as TensorBoard reads them: scalars, texts and images with descriptions, and the tables of HPARAMS."""
 
 import contextlib
+import io
 import logging
 import os
 import shutil
@@ -84,12 +85,18 @@ class Events:
     def image(self, tag: str, file: Path, description: str) -> None:
         """Adds a picture from a file, as it is encoded there; one that cannot be read is left out."""
         try:
-            with Image.open(file) as opened:
-                size = [str(side).encode() for side in opened.size]
-            encoded = file.read_bytes()
+            self.picture(tag, file.read_bytes(), description)
         except OSError as error:
             log.warning("%s: is not shown in TensorBoard (%s)", file, error)
-            return
+
+    def picture(self, tag: str, encoded: bytes, description: str) -> None:
+        """Adds a picture, encoded as PNG.
+
+        Raises:
+            OSError: it is no picture.
+        """
+        with Image.open(io.BytesIO(encoded)) as opened:
+            size = [str(side).encode() for side in opened.size]
         self._add(tag, images.create_summary_metadata("", description), make_tensor_proto([*size, encoded]))
 
     def experiment(self, columns: Sequence[Column], metrics: Mapping[str, str]) -> None:

@@ -43,6 +43,9 @@ OTHERS = {
         "Keep-rate in the epoch's last step: teacher <- momentum * teacher + (1 - momentum) * student.",
     ),
     "alpha": Tag("teacher/alpha", "Share of the current batch in Momentum BN's statistics, in the epoch's last step."),
+    "student_alpha": Tag(
+        "student/alpha", "Share of the current batch in the student's Momentum BN, in the epoch's last step."
+    ),
     "p": Tag(
         "teacher/p",
         "Preserving probability in the epoch's last step: the chance that a unit of the teacher is kept unchanged.",

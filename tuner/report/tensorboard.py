@@ -14,6 +14,7 @@ from tuner.plan.objective import Objective
 from tuner.report.searched import Searched
 from tuner.report.summaries import Column, Events, Facts
 from tuner.report.tags import BEST, COLLAPSED, EPOCH, LOSS, score, tags_of
+from tuner.report.trace_curves import TraceCurves
 from tuner.runs.run import BASELINE, Run
 from tuner.search.collapse import collapsed
 from tuner.search.study import Metrics, Proposal, Study
@@ -30,6 +31,7 @@ class TrialWriter:
         objective: of the search.
         columns: of HPARAMS; without any it does not list the trial.
         facts: the trial's values there, by key.
+        trial: the trial's folder, where its traces are.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class TrialWriter:
         objective: Objective,
         columns: Sequence[Column] = (),
         facts: Facts = MappingProxyType({}),
+        trial: Path | None = None,
     ):
         self.config, self.objective = config, objective
+        self.traces = None if trial is None or config.monitors.every is None else TraceCurves(trial)
         self.events = Events(folder)
         if columns:
             self.events.begin(columns, facts)
@@ -56,8 +60,10 @@ class TrialWriter:
         if metrics["epoch"] <= self.epoch:
             return
         self.epoch, step, at = metrics["epoch"], metrics["step"], metrics.get("time/measured_at")
+        traced = {} if self.traces is None else self.traces.until(step)
         for metric, tag in tags_of(metrics, self.config.teacher).items():
-            self.events.scalar(tag, metrics[metric], step, at)
+            for point_step, value in traced.get(metric) or [(step, metrics[metric])]:
+                self.events.scalar(tag, value, point_step, at)
         # histories of earlier versions have no curve
         for loss_step, loss in metrics.get("loss_curve") or [[step, metrics["loss"]]]:
             self.events.scalar(LOSS, loss, loss_step, at)
@@ -77,7 +83,10 @@ class TrialWriter:
             self.events.image("views", file, VIEWS)
 
     def close(self, failed: bool = False) -> None:
-        """Notes that the trial has ended, and closes the file."""
+        """Shows the figures of its traces, notes that the trial has ended, and closes the file."""
+        if self.traces is not None:
+            for name, text, encoded in self.traces.figures(self.config):
+                self.events.picture(name, encoded, text)
         self.events.end(failed)
         self.events.close()
 
@@ -105,7 +114,9 @@ class TensorBoard:
             return
         facts = self.searched.facts(proposal.point, proposal.values, config)
         folder = self._folder(key, self.searched.run_name(key, facts, config))
-        self.writers[key] = TrialWriter(folder, config, self.spec.objective, self.searched.columns, facts)
+        self.writers[key] = TrialWriter(
+            folder, config, self.spec.objective, self.searched.columns, facts, self.run.trial_folder(key)
+        )
 
     def epoch_heard(self, proposal: Proposal, metrics: Metrics) -> None:
         """Adds an epoch to the trial's board."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from tuner.report.beside import Beside
 from tuner.report.certainty import Interval
 from tuner.report.points import PointView
 from tuner.runs.fleet_state import FleetSlot
@@ -91,6 +92,7 @@ class RunView:
         warnings: what a user should know now, such as a disc that has little room.
         slot_seconds: how long slots have been up, summed over all slots and sessions.
         utilisation: share of that time that was spent in steps and evaluation.
+        paper: a table beside its paper; None where no paper prints a score of it, and in views of a screen.
     """
 
     run: Path
@@ -122,6 +124,7 @@ class RunView:
     warnings: tuple[str, ...] = ()
     slot_seconds: float | None = None
     utilisation: float | None = None
+    paper: Beside | None = None
 
     @property
     def nodes(self) -> int:
@@ -131,9 +134,7 @@ class RunView:
 
 def as_json(view: RunView) -> dict[str, Any]:
     """What `status --json` prints: plain values, ready for `json.dumps`."""
-    points = view.points and [
-        {**vars(p), "scores": {str(seed): v for seed, v in p.scores.items()}} for p in view.points
-    ]
+    points = view.points and [_plain_point(point) for point in view.points]
     trials = [
         {
             **{name: value for name, value in vars(trial).items() if name != "slot"},
@@ -143,8 +144,17 @@ def as_json(view: RunView) -> dict[str, Any]:
         }
         for trial in view.trials
     ]
+    paper = view.paper and {
+        **vars(view.paper),
+        "rows": [{**_plain_point(row.ours), "paper": row.paper} for row in view.paper.rows],
+        "rank": view.paper.rank and vars(view.paper.rank),
+    }
     plain = {"run": str(view.run), "trials": trials, "points": points, "slots": [vars(slot) for slot in view.slots]}
-    return {"version": VERSION, **vars(view), **plain}
+    return {"version": VERSION, **vars(view), **plain, "paper": paper}
+
+
+def _plain_point(point: PointView) -> dict[str, Any]:
+    return {**vars(point), "scores": {str(seed): score for seed, score in point.scores.items()}}
 
 
 class Best(NamedTuple):

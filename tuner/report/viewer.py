@@ -5,12 +5,13 @@ import threading
 import time
 from bisect import insort
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.plan.points import label_of
 from tuner.report import certainty, timing
+from tuner.report.beside import beside
 from tuner.report.certainty import Interval
 from tuner.report.points import PointView, summary
 from tuner.report.view import RunView, TrialView, best_of
@@ -30,7 +31,7 @@ STATES = {
 
 def view_of(run: Run, study: Study) -> RunView:
     """The view of a run at this moment."""
-    return Viewer(run, study).view()
+    return replace(Viewer(run, study).view(), paper=beside(run, study))
 
 
 @dataclass(frozen=True)

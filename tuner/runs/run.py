@@ -2,7 +2,7 @@
 
 spec.yaml  manifest.json  journal.log        what was asked for, with what, and all that was asked and told
 space.py                                     a user's space, as it was at the launch
-trials/<key>/                                checkpoints, a log for each worker, and a picture of the views
+trials/<key>/                                checkpoints, a log for each worker, a picture of the views, and traces
 tensorboard/<key> <in brief>/                curves and hparams; untrained/ what belongs to the search as a whole
 best/                                        the best configurations, best first
 logs/                                        the driver's log
@@ -19,7 +19,6 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -201,10 +200,7 @@ class Run:
         Raises:
             UserError: the file is missing or damaged.
         """
-        content = read_yaml(self.path / "spec.yaml")
-        if isinstance(trial := content.get("trial"), Mapping):
-            content["trial"] = formats.as_written(trial, self.format)
-        return content
+        return formats.search_as_written(read_yaml(self.path / "spec.yaml"), self.format)
 
     def write_spec(self, content: Content) -> None:
         write_atomically(self.path / "spec.yaml", yaml.safe_dump(content, sort_keys=False))

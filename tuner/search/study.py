@@ -91,9 +91,10 @@ class Study:
         launched = self._store.attribute(LAUNCHED)
         if launched is None:  # also of a run that was launched before this was noted
             if not reading:
-                self._store.set_attribute(LAUNCHED, {"spec": self.spec.plain(), "space": code})
+                content = {"spec": self.spec.plain(), "space": code, "format": formats.FORMAT}
+                self._store.set_attribute(LAUNCHED, content)
             return
-        require_same(launched["spec"], self.spec)
+        require_same(formats.search_as_written(launched["spec"], launched.get("format", 1)), self.spec)
         if self.space is not None and launched["space"] != code:
             rule = "has changed since the launch, and trials of both spaces cannot be compared; put it back"
             raise UserError(f"{file}: {rule}")
@@ -166,7 +167,8 @@ class Study:
 
     def config_of(self, trial: FrozenTrial) -> c.TrialConfig:
         """The configuration that a trial was run with."""
-        return c.changed(self.spec.trial.plain(), trial.user_attrs["values"])
+        values = formats.values_as_written(trial.user_attrs["values"], trial.user_attrs.get("format", 1))
+        return c.changed(self.spec.trial.plain(), values)
 
     def epochs_of(self, trial: FrozenTrial) -> int:
         """How long a trial is; rows of a table may differ in it."""

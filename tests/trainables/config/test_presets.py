@@ -173,7 +173,8 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     | {"views.solarise": [0.0, 0.2]},
     ("placement_imagenet100", "ressl"): LIBRARY
     | SGD
-    | {"encoder.stem": "standard", "optim.lr.base": 0.3, "optim.weight_decay.base": 1e-4, "views.blur": [0.5, 0.0]},
+    | {"encoder.stem": "standard", "optim.lr.base": 0.3, "optim.weight_decay.base": 1e-4, "views.blur": [0.5, 0.0]}
+    | {"train.shard_size": 128},  # its script of 2022 does not synchronise statistics of the two GPUs
     ("placement_imagenet100", "moco"): LIBRARY
     | SGD
     | {
@@ -279,6 +280,7 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     }
     | {
         "views.crop_scale": [0.08, 1.0],
+        "views.crop_ratio": [0.75, 4 / 3],
         "teacher.momentum.base": 0.999,
         "teacher.update": "after",
         "evaluation.network": "student",
@@ -294,7 +296,7 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
         "teacher.smoothing.p.base": 0.7,
         "teacher.momentum.base": 0.99,
         "teacher.norm.kind": "sync",
-        "encoder.norm": "sync",
+        "encoder.norm.kind": "sync",
     }
     | {"evaluation.network": "teacher", "views.solarise": [0.0, 0.2]},
     ("spatial_ensemble", "moco"): STS

@@ -8,7 +8,8 @@ import pytest
 from trainables.config import schedules
 from trainables.config import trial as c
 from trainables.config.durations import Length, steps_in
-from trainables.config.teacher import Alpha, Momentum
+from trainables.config.norms import Alpha
+from trainables.config.teacher import Momentum
 
 
 @pytest.mark.parametrize(("base", "final"), [(0.99, 1.0), (0.0, 1.0), (1.0, 0.0), (0.996, 0.9995)])

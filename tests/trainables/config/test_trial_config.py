@@ -39,7 +39,7 @@ def test_unknown_keys_are_refused_with_the_nearest_name(nested, key, offer):
 
 
 def test_a_key_that_is_near_to_nothing_gets_the_five_nearest():
-    assert refusal({"zzz": 1}).endswith("zzz: unknown key; nearest of 12: views, train, teacher, seed, preset")
+    assert refusal({"zzz": 1}).endswith("zzz: unknown key; nearest of 13: views, train, teacher, seed, preset")
     assert refusal({"optim": {"lr": {"zzz": 1}}}).count(",") == 4
 
 
@@ -65,6 +65,26 @@ def test_a_key_that_is_near_to_nothing_gets_the_five_nearest():
             {"teacher": {"norm": {"kind": "emann"}}},
             "teacher.norm.kind = 'emann'",
             "'batch', 'sync', 'shuffle', 'momentum' or 'eman'",
+        ),
+        ({"teacher": {"norm": "group"}}, "teacher.norm.kind = 'group'", "with encoder.norm = group the teacher has it"),
+        ({"encoder": {"norm": "eman"}}, "encoder.norm.kind = 'eman'", "is a norm of teachers; set teacher.norm = eman"),
+        ({"encoder": {"norm": "momentun"}}, "encoder.norm.kind = 'momentun'", "did you mean 'momentum'?"),
+        ({"encoder": {"norm": {"groups": 0}}}, "encoder.norm.groups = 0", "greater than or equal to 1"),
+        ({"encoder": {"norm": {"alpha": 1.5}}}, "encoder.norm.alpha.base = 1.5", "less than or equal to 1"),
+        (
+            {"encoder": {"norm": {"alpha": {"warmup": 11}}}},
+            "encoder.norm.alpha.warmup = 11 epochs",
+            "train.epochs = 10",
+        ),
+        (
+            {"encoder": {"norm": {"lazy": False, "history": "shared"}}},
+            "encoder.norm.lazy = false",
+            "set norm.history = shard",
+        ),
+        (
+            {"encoder": {"norm": "layer"}, "teacher": {"norm": "momentum"}},
+            "teacher.norm.kind = momentum",
+            "with encoder.norm.kind = layer there are no batch statistics; leave it at batch",
         ),
         ({"data": {"name": "cifar"}}, "data.name = 'cifar'", "did you mean 'cifar10'?"),
         ({"method": {"name": "byoll"}}, "method.name = 'byoll'", "did you mean 'byol'?"),

@@ -14,9 +14,9 @@ from trainables.evaluation.protocols.finetune import RECIPES, Finetune
 from trainables.evaluation.protocols.linear import first_classifier
 from trainables.evaluation.subject import Subject, encode
 from trainables.learning.learner import Learner
-from trainables.networks.encoders import PlainNorm, backbone_of, plain, run_parts
+from trainables.networks.encoders import backbone_of, plain, run_parts
 from trainables.networks.group import Group
-from trainables.networks.norms.base import Norm
+from trainables.networks.norms.base import Norm, PlainNorm
 
 FEW = {"data.labels.per_class": 3}
 

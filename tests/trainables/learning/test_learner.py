@@ -144,6 +144,14 @@ def test_bf16_starts_as_fp32_does_and_keeps_its_state_in_fp32(tiny, digits):
             "encoder.output_norm": True,
             "teacher.smoothing.first_copy": "masked",
         },
+        {"encoder.norm": "momentum", "teacher.norm.kind": "eman", "teacher.placement": "projector"},
+        {
+            "encoder.norm": {"kind": "momentum", "lazy": False, "alpha": 0.3},
+            "teacher.norm": {"kind": "momentum", "lazy": False},
+            "encoder.output_norm": True,
+        },
+        {"encoder.norm": {"kind": "group", "groups": 2}, "encoder.feature_norm": "pooled"},
+        {"encoder.norm": "none", "optim.name": "lars", "optim.lr": 0.001},
     ],
 )
 def test_invariant_22_state_goes_through_a_file_and_on(tiny, digits, tmp_path: Path, values):

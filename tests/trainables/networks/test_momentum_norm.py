@@ -288,11 +288,14 @@ def test_a_worker_writes_the_rows_of_its_own_shards():
     assert torch.equal(norm.history[1:], whole.history[1:]) and not torch.equal(norm.history, before)
 
 
-def test_invariant_24_the_exported_network_equals_momentum_norm_at_alpha_0(rng):
-    """Fails when statistics are exported 10 % too large."""
-    config = c.Encoder(width=64, stem="standard", projector=c.Head(hidden=8, out=4))
-    plain = build_parts(config, 3, Shards(2, 1, range(1)))
-    parts = nn.ModuleDict({name: convert(part, "momentum") for name, part in plain.items()}).train()
+@pytest.mark.parametrize("network", ["student", "teacher"])
+def test_invariant_24_the_exported_network_equals_momentum_norm_at_alpha_0(rng, network):
+    """Of a student with Momentum BN, and of a teacher whose student has batch norm."""
+    # Fails when statistics are exported 10 % too large.
+    norm = "momentum" if network == "student" else "batch"
+    config = c.Encoder(width=64, stem="standard", norm=norm, projector=c.Head(hidden=8, out=4))
+    own = build_parts(config, 3, Shards(2, 1, range(1)))
+    parts = nn.ModuleDict({name: convert(part, "momentum") for name, part in own.items()}).train()
     for norm in norms_of(parts):
         noise = torch.rand(norm.history.shape, generator=rng)
         norm.history.copy_(

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from tests.trainables.layouts import through
-from trainables.config import teacher
+from trainables.config import norms as config
+from trainables.config.encoder import StudentNorm
+from trainables.config.teacher import TeacherNorm
 from trainables.networks.group import Group
 from trainables.networks.norm_kinds import KINDS, convert
 from trainables.networks.norms.base import NoLayout, Norm, Shards, begin, commit, norms_of
@@ -16,6 +18,7 @@ from trainables.networks.norms.eman import EmanNorm
 from trainables.networks.norms.momentum import MomentumNorm
 
 SHAPES = {"1d": (), "2d": (5, 3)}
+WITH_BATCH_STATISTICS = sorted(kind for kind, norm in KINDS.items() if norm.BATCH_STATISTICS)
 
 
 def images(views: int, shards: int, size: int, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
@@ -120,7 +123,8 @@ def test_a_forward_changes_no_buffer_and_an_evaluation_leaves_nothing_pending(ki
     before = {name: tensor.clone() for name, tensor in norm.state_dict().items()}
     begin([norm], 0.7)
     through(norm, images(2, 1, 8, ()))
-    assert len(norm.pending) == (0 if kind == "eman" else 1)
+    keeps = kind in WITH_BATCH_STATISTICS and kind != "eman"
+    assert len(norm.pending) == (1 if keeps else 0)
     held = list(norm.pending)
     norm.eval()(images(3, 1, 5, (), seed=3))
     assert all(a is b for a, b in zip(norm.pending, held, strict=True))
@@ -130,7 +134,7 @@ def test_a_forward_changes_no_buffer_and_an_evaluation_leaves_nothing_pending(ki
     commit([norm], Group())
     assert norm.pending == []
     moved = any(not torch.equal(tensor, before[name]) for name, tensor in norm.state_dict().items())
-    assert moved == (kind != "eman")
+    assert moved == keeps
 
 
 @pytest.mark.parametrize("kind", ["batch", "momentum"])
@@ -161,9 +165,11 @@ def test_convert_keeps_weights_and_running_statistics(kind):
     converted = convert(module, kind)
     assert [type(norm) for norm in norms_of(converted)] == [KINDS[kind]]
     own, given = converted.state_dict(), module.state_dict()
-    assert {name for name in given if name not in own} == (
-        {"1.0.running_mean", "1.0.running_var"} if kind == "momentum" else set()
+    weights, statistics = (
+        {f"1.0.{name}" for name in names.split()} for names in ("weight bias", "running_mean running_var")
     )
+    lost = {"none": weights | statistics, "layer": statistics, "group": statistics, "momentum": statistics}
+    assert {name for name in given if name not in own} == lost.get(kind, set())
     assert all(torch.equal(tensor, given[name]) for name, tensor in own.items() if name in given)
     assert not {p.data_ptr() for p in converted.parameters()} & {p.data_ptr() for p in module.parameters()}
     assert [type(norm) for norm in norms_of(module)] == [BatchNorm] and norms_of(converted)[0].shards is shards
@@ -223,7 +229,7 @@ def test_momentum_norm_has_no_running_statistics_of_its_own():
     assert set(MomentumNorm(4, Shards(8, 3, range(3))).state_dict()) == {"weight", "bias", "history"}
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"eman"}))
+@pytest.mark.parametrize("kind", sorted(set(WITH_BATCH_STATISTICS) - {"eman"}))
 def test_a_training_forward_outside_of_a_layout_is_refused(kind):
     """And so is one behind a layout that has ended, even by an error: no forward reads the layout of an earlier one."""
     norm, x = ready(KINDS[kind](4, Shards(8, 1, range(1)))), images(2, 1, 8, ())
@@ -246,6 +252,11 @@ def test_shards_and_layouts_do_not_change():
 
 def test_what_a_configuration_says_of_a_norm_is_what_its_file_says():
     """The configuration reads the files without importing them, because they import torch."""
-    assert set(teacher.NORMS) == set(KINDS)
-    for kind, norm in KINDS.items():
-        assert teacher.TeacherNorm(kind=kind).looks_at_the_batch == norm.WHOLE_BATCH
+    assert set(config.NORMS) == set(KINDS)
+    assert set(config.STUDENT_NORMS) == {kind for kind, norm in KINDS.items() if norm.OF_STUDENT}
+    assert set(config.TEACHER_NORMS) == set(WITH_BATCH_STATISTICS)
+    for section, kinds in ((StudentNorm, config.STUDENT_NORMS), (TeacherNorm, config.TEACHER_NORMS)):
+        for kind in kinds:
+            options = section(kind=kind)
+            assert options.looks_at_the_batch == KINDS[kind].WHOLE_BATCH
+            assert options.batch_statistics == KINDS[kind].BATCH_STATISTICS

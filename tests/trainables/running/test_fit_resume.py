@@ -85,7 +85,7 @@ COMBINATIONS = {
         "teacher.smoothing": {"kind": "sts", "granularity": "neuron"},
         "teacher.update": "after",
         "encoder.projector.hidden": 2,
-        "monitors": ["drift", "gradients", "filters"],
+        "monitors": {"names": ["drift", "gradients", "filters"], "every": "2 steps"},
     },
 }
 

@@ -13,7 +13,7 @@ import torch
 
 from tests.trainables.feeds import feed_of
 from trainables.config import trial as c
-from trainables.config.teacher import NORMS
+from trainables.config.norms import TEACHER_NORMS
 from trainables.data import images as data
 from trainables.data import keyed
 from trainables.data.images import Images
@@ -22,7 +22,7 @@ from trainables.networks.group import Group
 from trainables.running import check, checkpoint
 
 STUDENTS = ("batch", "sync")
-TEACHERS = NORMS
+TEACHERS = TEACHER_NORMS
 SMOOTHINGS = ({"kind": "tma"}, {"kind": "sts", "granularity": "layer"}, {"kind": "sts", "granularity": "neuron"})
 PLACEMENTS = ("whole", "projector", ["block4", "projector"])
 GRID: list[dict[str, Any]] = [
@@ -40,6 +40,18 @@ FOUR_SHARDS = {
     "optim.lr": 0.01,
 }  # few samples or high rates amplify rounding tenfold a step
 CORNERS = [GRID[0], GRID[20], GRID[39], GRID[-1]]
+EAGER = {"kind": "momentum", "alpha": 0.3, "lazy": False}
+OTHER_STUDENTS: list[dict[str, Any]] = [
+    *({"encoder.norm": "momentum", "teacher.norm.kind": teacher} for teacher in TEACHERS),
+    {"encoder.norm": EAGER, "teacher.norm": EAGER},
+    *({"encoder.norm": student} for student in ("layer", "group", "none")),
+]
+OTHERS = [
+    {**norms, "teacher.smoothing": SMOOTHINGS[1], "teacher.placement": placement}
+    for norms, placement in itertools.product(OTHER_STUDENTS, PLACEMENTS[:2])
+]
+GRID += OTHERS
+CORNERS += [OTHERS[9], OTHERS[10]]  # EMAN of a projector after Momentum BN, and the control of both
 
 
 @pytest.mark.long

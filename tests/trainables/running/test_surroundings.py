@@ -8,7 +8,7 @@ import pytest
 from safetensors import SafetensorError, safe_open
 
 from trainables.config.errors import TrialFailure, UserError
-from trainables.running import checkpoint, surroundings
+from trainables.running import checkpoint, checkpoint_files, surroundings
 
 FOLDER = Path("/run/trials/0003")
 
@@ -88,7 +88,7 @@ def test_a_checkpoint_that_cannot_be_made_visible_leaves_nothing(
     def full(path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_flush", full)
+    monkeypatch.setattr(checkpoint_files, "_flush", full)
     with pytest.raises(OSError, match="No space left"):
         checkpoint.write(tmp_path, 1, {}, {}, keep=1)
     assert list(tmp_path.iterdir()) == []

@@ -165,7 +165,7 @@ def _name(draw: st.DrawFn, content: dict[str, Any]) -> Malformed:
 def _space(draw: st.DrawFn, content: dict[str, Any]) -> Malformed:
     kind = draw(st.sampled_from(sorted(SPACES)))
     Path("odd_space.py").write_text(SPACES[kind])
-    content = {key: value for key, value in content.items() if key not in ("points", "grid", "seeds")}
+    content = {key: value for key, value in content.items() if key not in ("points", "grid", "seeds", "paper")}
     return Malformed(f"space: {kind}", text_of({**content, "space": "odd_space.py:suggest"}), ("odd_space.py",), True)
 
 

@@ -8,8 +8,10 @@ from typing import Any, get_args
 import pytest
 import yaml
 from PIL import Image
+from tensorboard.util.tensor_util import make_ndarray
 
-from tests.tuner.boards import HParams, curves, descriptions, picture, run_of, text
+from tests.tuner.boards import HParams, curves, descriptions, events_of, picture, run_of, text
+from tests.tuner.report import traced
 from tests.tuner.report.test_searched import ORDER, TEACHER
 from trainables.config import trial as c
 from trainables.running import fit as train
@@ -333,3 +335,60 @@ def test_a_full_run_has_curves_and_its_configuration(tmp_path: Path) -> None:
     assert HParams(tmp_path).columns == []
     assert curves(tmp_path / "full")["score/best"][-1] == (120, 0.75)
     assert "epochs: 3" in text(tmp_path / "full", "configuration")
+
+
+def traced_writer(tmp_path: Path, every: str | None = "10 steps") -> TrialWriter:
+    monitors = {"names": ["gradients", "filters"], "every": every}
+    config = c.parse({"encoder": {"projector": {"hidden": 2}}, "train": {"epochs": 3}, "monitors": monitors})
+    return TrialWriter(tmp_path / "board", config, Objective(), trial=tmp_path / "0003")
+
+
+def test_traces_are_curves_at_their_steps_while_the_trial_trains(tmp_path: Path) -> None:
+    """The file may be ahead of what the driver has heard; no step is there twice. Numbers of an epoch give way."""
+    writer = traced_writer(tmp_path)
+    own = {"monitor/gradient/block1": 7.0, "monitor/gradient/fc2": 8.0}
+    rows = traced.write(tmp_path / "0003", steps=6)
+    writer.add(metrics(1, 0.5, **own))
+    assert [step for step, _ in curves(tmp_path / "board")["student/gradient/block1"]] == [10, 20, 30, 40]
+    rows = traced.write(tmp_path / "0003", steps=9)  # as if the last row of an epoch were lost: step 120 is not there
+    writer.add(metrics(2, 0.5, **own))
+    writer.add(metrics(2, 0.5, **own))
+    writer.add(metrics(3, 0.5, **own))
+    found = curves(tmp_path / "board")
+    for part in ("block1", "fc2"):
+        wanted = list(zip(rows["steps"].tolist(), rows[f"gradient/{part}"].tolist(), strict=True))
+        assert found[f"student/gradient/{part}"] == wanted and len(wanted) == 9
+    assert found["student/filter/0/x"] == [(40, 1.0), (80, 1.0), (120, 1.0)], "filters have figures, and epochs' ends"
+    writer.close()
+    assert shown(tmp_path) == {"figures/gradients", "figures/filters", "figures/coordinates"}
+
+
+def shown(tmp_path: Path) -> set[str]:
+    """The figures that a board has, each of them a PNG."""
+    events = events_of(tmp_path / "board")
+    tags = {tag for tag in events.Tags()["tensors"] if tag.startswith("figures/")}
+    for tag in tags:
+        assert make_ndarray(events.Tensors(tag)[0].tensor_proto)[2].startswith(b"\x89PNG")
+    return tags
+
+
+def test_a_board_without_traces_has_an_epochs_numbers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the file is missing or damaged, and where nothing is traced."""
+    own = {"monitor/gradient/block1": 7.0}
+    for every, warns in (("10 steps", True), (None, False)):
+        writer = traced_writer(tmp_path, every)
+        caplog.clear()
+        writer.add(metrics(1, 0.5, **own))
+        writer.close()
+        assert curves(tmp_path / "board")["student/gradient/block1"] == [(40, 7.0)] and shown(tmp_path) == set()
+        assert ("has no traces.safetensors" in caplog.text) == warns
+
+
+def test_a_search_shows_the_traces_of_its_trials(tmp_path: Path) -> None:
+    trial = {"data": {"name": "digits"}, "encoder": {"projector": {"hidden": 2}}, "train": {"epochs": 3}}
+    monitors = {"names": ["gradients"], "every": "10 steps"}
+    search = Search(tmp_path, trial={**trial, "monitors": monitors}, points={"one": {}})
+    proposal = search.start()
+    traced.write(search.run.trial_folder(proposal.key))
+    search.hear(proposal, SCORES, **{"monitor/gradient/block1": 7.0})
+    assert len(search.curves("0000")["student/gradient/block1"]) == 12

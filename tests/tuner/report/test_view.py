@@ -20,7 +20,7 @@ from tuner.search.study import Study
 RUN_KEYS = """
 version run name space objective mode trials_wanted epochs held waits ended network validation_images trials points
 seeds best best_point best_score best_interval untrained untrained_interval elapsed_s left_s gap_median_s gaps
-slots warnings slot_seconds utilisation
+slots warnings slot_seconds utilisation paper
 """
 TRIAL_KEYS = """
 key state epoch epochs score interval curve point values metrics best_epoch best_epoch_score collapsed error log

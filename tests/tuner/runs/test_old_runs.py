@@ -125,7 +125,7 @@ def test_a_run_of_an_earlier_version_says_what_changes_and_one_of_a_later_versio
     line = formats.news(1)
     assert line is not None and "\n" not in line and "format 1" in line
     new = Run.create(tmp_path / "new", "search", spec.parse({}).plain(), 0)
-    assert new.format == new.manifest["format"] == formats.FORMAT == 2
+    assert new.format == new.manifest["format"] == formats.FORMAT == 3
     (new.path / "manifest.json").write_text(json.dumps({**new.manifest, "format": formats.FORMAT + 1}))
     with pytest.raises(UserError, match=f"was made by a later version, in format {formats.FORMAT + 1}"):
         Run(new.path)

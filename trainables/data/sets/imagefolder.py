@@ -76,7 +76,7 @@ class ImageFolder(EncodedSet):
         for start in range(0, len(encoded.labels), ROWS):
             labels = encoded.labels[start : start + ROWS]
             stored = map(encoded.read, range(start, start + len(labels)))
-            images = [files.decode(image, self.data.image_size, path) for image, path in stored]
+            images = [files.decode(image, self.data.image_size, path, self.data.resize) for image, path in stored]
             yield files.stack(images, f"'{self.data.root}'"), labels
 
     def _listed(self, split: str) -> tuple[Path, dict[str, list[str]]]:

@@ -157,7 +157,7 @@ class Parquet(EncodedSet):
         seen = [np.empty(0, np.int64)]
         for path in paths:
             with _readable(path):
-                for pictures, labels in _chunks(path, self.data.image_size, classes):
+                for pictures, labels in _chunks(path, self.data, classes):
                     seen.append(np.unique(labels))
                     yield pictures, labels
         if split == "train":
@@ -184,7 +184,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: not a readable Parquet file") from None
 
 
-def _chunks(path: Path, image_size: int | None, classes: Classes) -> Chunks:
+def _chunks(path: Path, data: Data, classes: Classes) -> Chunks:
     import pyarrow.parquet
 
     table = pyarrow.parquet.ParquetFile(path)
@@ -195,7 +195,7 @@ def _chunks(path: Path, image_size: int | None, classes: Classes) -> Chunks:
         rows = np.flatnonzero(kept)
         stored = batch.column(image).field("bytes").take(rows).to_pylist()
         pictures = [
-            files.decode(one or b"", image_size, f"{path}, row {first + row}")
+            files.decode(one or b"", data.image_size, f"{path}, row {first + row}", data.resize)
             for row, one in zip(rows, stored, strict=True)
         ]
         first += len(batch)

@@ -133,7 +133,7 @@ class Finetune(Protocol):
         order = subject.labelled[keyed.permutation(len(subject.labelled), seed, epoch, "finetune")]
         view = subject.cropped(self.crop_scale, "finetune", epoch)
         for index in order[: len(order) // size * size].split(size):
-            yield view(subject.train.batch(index, subject.group.device, dtype), index), subject.train.labels[index]
+            yield view(subject.train.pictures(index, subject.group.device, dtype), index), subject.train.labels[index]
 
     def _score(self, network: nn.ModuleDict, subject: Subject) -> Scores:
         import torch

@@ -14,6 +14,7 @@ from trainables.evaluation.scores import Output, Scores
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from trainables.data.pictures import Pictures
     from trainables.evaluation.subject import Subject, View
 
 Several = Annotated[int, Field(ge=2, le=MOST)]
@@ -66,7 +67,7 @@ def _view(subject: Subject, number: int) -> View:
     """Returns what makes a view as in training, under keys of its own."""
     from trainables.data import augment
 
-    def make(images: Tensor, samples: Tensor) -> Tensor:
-        return augment.view(images, samples, number, "full", subject.config.views, subject.config.seed, "label_free")
+    def make(pictures: Pictures, samples: Tensor) -> Tensor:
+        return augment.view(pictures, samples, number, "full", subject.config.views, subject.config.seed, "label_free")
 
     return make

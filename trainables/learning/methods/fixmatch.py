@@ -55,8 +55,8 @@ class FixMatch(LabelledMethod):
 
     def check(self, trial: Trial) -> None:
         super().check(trial)
-        norm = trial.teacher.norm.kind
-        if self.pseudo_labels == "student" and trial.teacher.placement and norm != "eman":
+        norm, needs_statistics = trial.teacher.norm.kind, trial.encoder.norm.batch_statistics
+        if self.pseudo_labels == "student" and trial.teacher.placement and norm != "eman" and needs_statistics:
             why = "the teacher sees no training image, so that only eman gives it statistics"
             rule = f"with method.pseudo_labels = student {why}; pseudo_labels = teacher takes any"
             raise ValueError(f"teacher.norm.kind = {norm}: {rule}")

@@ -15,20 +15,24 @@ if TYPE_CHECKING:
 class ReSSL(QueueMethod):
     """Cross entropy between softmax(key . queue / `teacher_temperature`) and softmax(query . queue / `temperature`).
 
-    The student sees the first view, the teacher the second, which is only cropped and flipped. The queue holds no key
-    of the samples themselves.
+    The student's query is the first view, the teacher's key the second, which is only cropped and flipped. The queue
+    holds no key of the samples themselves. The student may also see the second view, as in the library of the placement
+    paper, which shows every view to student and probe: its norms and an online probe then learn from both, and the loss
+    stays that of the first.
     """
 
     name: Literal["ressl"] = "ressl"
     temperature: Temperature = Temperature(base=0.1)
     teacher_temperature: Temperature = Temperature(base=0.04)
+    student_views: Literal["first", "both"] = "first"
+    """Which views the student sees: the first, whose loss it learns from, or the second too, for norms and probe."""
 
     VIEWS: ClassVar[tuple[ViewKind, ...]] = ("full", "weak")
     DEFAULTS: ClassVar[dict[str, Any]] = {"encoder.projector": {"hidden": 4096, "out": 256, "norm": "none"}}
 
     @property
     def student_sights(self) -> tuple[Sight, ...]:
-        return sights((0,))
+        return sights((0,) if self.student_views == "first" else (0, 1))
 
     @property
     def teacher_sights(self) -> tuple[Sight, ...]:
@@ -37,7 +41,7 @@ class ReSSL(QueueMethod):
     def loss(self, outputs: Pass) -> Tensor:
         import torch.nn.functional as F
 
-        (query,), (key,) = F.normalize(outputs.predictions, dim=-1), F.normalize(outputs.targets, dim=-1)
+        query, (key,) = F.normalize(outputs.predictions[0], dim=-1), F.normalize(outputs.targets, dim=-1)
         past = outputs.state["queue"][0].to(query.dtype).T
         target = F.softmax(key @ past / outputs.at(self.teacher_temperature), dim=-1)
         return -(target * F.log_softmax(query @ past / outputs.at(self.temperature), dim=-1)).sum(-1)

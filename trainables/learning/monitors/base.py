@@ -1,5 +1,7 @@
 """One file a monitor: what it measures of a Learner at the end of an epoch, and how TensorBoard shows it.
 
+Some are also traced within an epoch, each so many steps (`monitors.every`): see `trainables.learning.traces`.
+
 Configurations and reports read these files, so torch is imported where it is used. `trainables.learning.monitoring`
 runs the monitors that a trial names.
 """
@@ -34,8 +36,9 @@ class Watched:
         shards: of the trial, with the group of workers.
         dtype: of the networks' inputs.
         projections: of the last step, for each pass [sights, shards, samples, D].
-        output_gradients: the largest |dL/d output| of each part in the last step of an epoch on this worker, L summed
-            over the batch; empty unless a monitor `NEEDS_GRADIENTS`.
+        output_gradients: the largest |dL/d output| of each part in the last step on this worker, L summed over the
+            shards. Empty unless a monitor `NEEDS_GRADIENTS` and looks at the step: the last one of an epoch, or a
+            traced one.
     """
 
     student: Student
@@ -67,5 +70,16 @@ class Monitor(MonitorInfo):
         Args:
             watched: the Learner, after the last step of an epoch.
             validation: the validation images.
+        """
+        raise NotImplementedError
+
+    def trace(self, watched: Watched) -> dict[str, Tensor]:
+        """What is traced of a step, by the names of `CURVES`: a scalar for a curve, or a tensor for a figure.
+
+        Names and shapes are the same for each step of a trial. Tensors are copies on the Learner's device, so the step
+        waits for nothing. Collective, and the same on every worker. For a monitor that `TRACES`.
+
+        Args:
+            watched: the Learner after the step.
         """
         raise NotImplementedError

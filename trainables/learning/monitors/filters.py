@@ -10,6 +10,8 @@ from trainables.config.monitor import Curve
 from trainables.learning.monitors.base import Monitor, Numbers, Watched
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from trainables.data.images import Images
 
 FILTERS = 16  # rows that are followed
@@ -17,12 +19,16 @@ TEXT = "A row of the projector's last layer, as a point in a plane."
 
 
 class Filters(Monitor):
-    """The first rows of the projector's last layer, of student and teacher. Needs `encoder.projector.hidden: 2`."""
+    """The first rows of the projector's last layer, of student and teacher. Needs `encoder.projector.hidden: 2`.
+
+    The traces "filter/student" and "filter/teacher" are rows [16, 2] as they are after a step.
+    """
 
     CURVES: ClassVar[Mapping[str, Curve]] = {
         "filter/student": Curve("student/filter", TEXT),
         "filter/teacher": Curve("teacher/filter", TEXT),
     }
+    TRACES: ClassVar[bool] = True
 
     @classmethod
     def check(cls, encoder: Encoder) -> None:
@@ -34,12 +40,18 @@ class Filters(Monitor):
             )
 
     def measure(self, watched: Watched, validation: Images) -> Numbers:
+        numbers: Numbers = {}
+        for name, rows in self.trace(watched).items():
+            for row, point in enumerate(rows.tolist()):
+                numbers |= {f"{name}/{row}/{axis}": value for axis, value in zip("xy", point, strict=True)}
+        return numbers
+
+    def trace(self, watched: Watched) -> dict[str, Tensor]:
         networks = {
             "student": watched.student.parts,
             "teacher": watched.teacher.encoder(watched.student.parts),
         }
-        numbers: Numbers = {}
-        for which, parts in networks.items():
-            for row, point in enumerate(parts["fc2"].get_parameter("0.weight")[:FILTERS].tolist()):
-                numbers |= {f"filter/{which}/{row}/{axis}": value for axis, value in zip("xy", point, strict=True)}
-        return numbers
+        return {
+            f"filter/{which}": parts["fc2"].get_parameter("0.weight")[:FILTERS].detach().clone()
+            for which, parts in networks.items()
+        }

@@ -17,8 +17,9 @@ from typing import ClassVar, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from trainables.config.teacher import TeacherNorm
+from trainables.config.norms import NormOptions
 from trainables.networks.group import Group
 
 EPS = 1e-5
@@ -92,26 +93,39 @@ class Pending:
     Attributes:
         shards: those that the forwards were about.
         views: mean and variance by view and shard, [views, shards, 2, C].
-        count: numbers of a shard for each channel in a view: its samples times their positions.
+        counts: numbers of a shard for each channel, by view: its samples times their positions.
     """
 
     shards: range
     views: Tensor
-    count: int
+    counts: tuple[int, ...]
+
+
+class PlainNorm(_BatchNorm):
+    """torch's batch norm for 1d and 2d inputs."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
 
 
 class Norm(nn.Module):
     """What all kinds of norm have in common. Running statistics are shared by all shards and used in evaluation mode.
 
-    Buffers: running_mean [C], running_var [C] (unbiased, as in torch).
+    Parameters: weight [C], bias [C]. Buffers: running_mean [C], running_var [C] (unbiased, as in torch). A kind without
+    statistics of a batch is a `SampleNorm`, which has no buffers.
 
-    WHOLE_BATCH: whether a forward needs all shards of a worker in one pass. The configuration reads it without
-    importing the file.
+    The configuration reads the first three without importing the file, so that a file states what differs from here.
+
+    WHOLE_BATCH: whether a forward needs all shards of a worker in one pass.
+    BATCH_STATISTICS: whether it normalises with statistics of a batch. Without, a teacher has the student's kind.
+    OF_STUDENT: whether a student may have it.
     SHUFFLES: whether the teacher's samples change places across the shards of the batch for a forward.
     FOLLOWS_STUDENT: whether the Teacher averages the student's running statistics into this norm's.
     """
 
     WHOLE_BATCH: ClassVar[bool] = False
+    BATCH_STATISTICS: ClassVar[bool] = True
+    OF_STUDENT: ClassVar[bool] = True
     SHUFFLES: ClassVar[bool] = False
     FOLLOWS_STUDENT: ClassVar[bool] = False
 
@@ -120,20 +134,34 @@ class Norm(nn.Module):
 
     def __init__(self, channels: int, shards: Shards):
         super().__init__()
-        self.shards = shards
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.channels, self.shards = channels, shards
+        self.register_weights(channels)
         self.register_statistics(channels)
         self.pending: list[Pending] = []  # empty between steps
         self._layout: Layout | None = None  # set by `laid_out` for one forward, None outside of it
+
+    def register_weights(self, channels: int) -> None:
+        """Registers the parameters."""
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
 
     def register_statistics(self, channels: int) -> None:
         """Registers the buffers that hold statistics."""
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def configure(self, config: TeacherNorm) -> None:
-        """Takes the options of a teacher's norm."""
+    def configure(self, config: NormOptions) -> None:
+        """Takes the options of the student's norm or of the teacher's."""
+
+    @torch.no_grad()
+    def plain(self) -> nn.Module:
+        """Returns torch's batch norm, with copies of the weights and of the statistics that an evaluation uses."""
+        norm = PlainNorm(self.channels, eps=EPS, momentum=RUNNING_SHARE).to(self.weight)
+        sources = (self.weight, self.bias, *self.evaluation_statistics())
+        targets = (*norm.parameters(), *norm.buffers())
+        for target, source in zip(targets, sources, strict=False):  # torch's counter of batches stays 0
+            target.copy_(source)
+        return norm
 
     def forward(self, x: Tensor) -> Tensor:
         return self.normalise_batch(x) if self.training else self.affine(x, *self.evaluation_statistics())
@@ -145,6 +173,11 @@ class Norm(nn.Module):
     def evaluation_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and variance [C] that an evaluation uses."""
         return self.running_mean, self.running_var
+
+    def take_statistics(self, mean: Tensor, var: Tensor) -> None:
+        """Takes mean and variance [C], those of another network for example, as the statistics of every shard."""
+        self.running_mean.copy_(mean)
+        self.running_var.copy_(var)
 
     def affine(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         """(x - mean) / sqrt(var + eps) * weight + bias, with given statistics [C]."""
@@ -181,9 +214,11 @@ class Norm(nn.Module):
             count: numbers of a shard for each channel.
         """
         shards, views = self.layout.shards, statistics.unflatten(0, (-1, len(self.layout.shards)))
+        counts = (count,) * len(views)
         if self.pending and self.pending[-1].shards == shards:
-            views = torch.cat([self.pending.pop().views, views])
-        self.pending.append(Pending(shards, views, count))
+            before = self.pending.pop()
+            views, counts = torch.cat([before.views, views]), before.counts + counts
+        self.pending.append(Pending(shards, views, counts))
 
     def begin(self, alpha: float) -> None:
         """Opens a step. Drops what an aborted step left pending.

@@ -10,6 +10,7 @@ from trainables.networks.norms.base import Norm
 class EmanNorm(Norm):
     """Normalises every sample with the running statistics, in training too. The Teacher does the averaging."""
 
+    OF_STUDENT: ClassVar[bool] = False
     FOLLOWS_STUDENT: ClassVar[bool] = True
 
     def normalise_batch(self, x: Tensor) -> Tensor:

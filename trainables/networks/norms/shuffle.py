@@ -9,4 +9,5 @@ class ShuffleNorm(BatchNorm):
     """Plain batch norm per shard; `Teacher.shuffled` deals the samples to the shards and puts the outputs back."""
 
     WHOLE_BATCH: ClassVar[bool] = True
+    OF_STUDENT: ClassVar[bool] = False
     SHUFFLES: ClassVar[bool] = True

@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from trainables.config.data import Data
 from trainables.config.errors import UserError
+from trainables.config.trial import TrialConfig
 from tuner.commands.checkup import machine, storage
 from tuner.commands.checkup.base import Finding, ask, divided, fault, ok, warning
 from tuner.fleet.facts import Facts, Node, Questions
@@ -25,9 +25,10 @@ SURVEY = 150.0  # seconds: a Ray of our own starts, and the nodes answer
 LEAST_CACHE = 10**9  # free bytes for decoded images
 
 
-def paths_of(data: Data) -> tuple[str, ...]:
+def paths_of(trial: TrialConfig) -> tuple[str, ...]:
     """Folders and files that the trials of a search read."""
-    paths = (data.root, data.labels.file, data.classes if isinstance(data.classes, Path) else None)
+    data = trial.data
+    paths = (data.root, data.labels.file, data.classes if isinstance(data.classes, Path) else None, trial.init.path)
     return tuple(str(path.absolute()) for path in paths if path is not None)
 
 

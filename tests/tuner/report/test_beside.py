@@ -1,0 +1,135 @@
+"""A table beside its paper: which scores are compared, in which unit, and what is said of them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tuner.plan import points
+from tuner.plan import spec as specs
+from tuner.report import papers
+from tuner.report.beside import Beside, beside
+from tuner.report.view import as_json
+from tuner.report.viewer import view_of
+from tuner.runs import kept_scores
+from tuner.runs import run as runs
+from tuner.search.study import Study
+
+PRINTED = {"EMA": 62.0, "none": 43.5, "projector": 59.6}
+SPEC: dict[str, Any] = {
+    "points": {
+        "EMA": {},
+        "none": {"teacher.placement": "none"},
+        "projector": {"teacher.placement": "projector"},
+    },
+    "seeds": 2,
+    "trial": {"train": {"epochs": 2}},
+    "paper": {"title": "A paper, Table 1", "data": "digits", "reported": {"knn_top1": PRINTED}},
+}
+
+
+def trained(folder: Path, scores: list[float], **changes: Any) -> tuple[runs.Run, Study]:
+    """A run of the table whose trials have ended with some scores: first seed first."""
+    spec = specs.parse({**SPEC, **changes})
+    run = runs.Run.create(folder / "run", "search", spec.plain(), 0)
+    study = Study(run.journal, spec, points.load(spec))
+    for score in scores:
+        asked = study.ask()
+        assert asked is not None
+        told = {"epoch": 2, spec.objective.metric: score, "linear_top1": score / 2}
+        study.tell(asked.key, told, None, {})
+        run.trial_folder(asked.key).mkdir()
+    run.write_baseline({"epoch": 0.0, "knn_top1": 0.1, "validation_images": 200.0})
+    return run, study
+
+
+def of(run: runs.Run, study: Study) -> Beside:
+    found = beside(run, study)
+    assert found is not None
+    return found
+
+
+def reporting(**reported: dict[str, float]) -> dict[str, Any]:
+    return {**SPEC["paper"], "reported": reported}
+
+
+def test_ours_and_the_papers_in_one_unit(tmp_path: Path) -> None:
+    run, study = trained(tmp_path, [0.6, 0.4, 0.5, 0.7, 0.5, 0.4])
+    found = of(run, study)
+    assert (found.metric, found.split, found.compared) == ("knn_top1", "validation", 3)
+    assert [row.paper for row in found.rows] == pytest.approx([0.62, 0.435, 0.596])
+    assert [row.ours.mean for row in found.rows] == pytest.approx([0.65, 0.45, 0.45])
+    assert found.rank is not None and (found.rank.rows, found.rank.seeds) == (3, 2)
+    (table,) = papers.tables_of(found)
+    assert next(iter(table.columns[1].cells)).plain == "0.6500 ± 0.0707"
+    assert [cell.plain for cell in table.columns[4].cells] == ["0.6200", "0.4350", "0.5960"]
+    caption = str(table.caption)
+    assert "rank correlation with the paper's rows (Spearman): +0.866, n = 3 rows; 95 % " in caption
+    assert "by bootstrap over 2 seeds" in caption and "ours is of validation images" in caption
+    plain = as_json(view_of(run, study))["paper"]
+    assert plain["rows"][1]["paper"] == pytest.approx(0.435) and plain["rank"]["rows"] == 3
+
+
+def test_test_scores_come_before_validation(tmp_path: Path) -> None:
+    """Those of the network that the table scores, of the newest checkpoint, with the trial's labels."""
+    run, study = trained(tmp_path, [0.6, 0.5, 0.4], seeds=1)
+    labels = {"per_class": None, "share": None, "file": None, "seed": 0}
+    scored = {"split": "test", "network": "student", "step": 20, "images": 1000, "labels": labels}
+    for number, score in enumerate((0.3, 0.1, 0.2)):
+        folder = run.trial_folder(f"{number:04d}")
+        for odd in (
+            {**scored, "split": "validation"},
+            {**scored, "network": "teacher"},
+            {**scored, "labels": {**labels, "per_class": 4}},
+            {**scored, "step": 10},
+        ):
+            kept_scores.note(folder / "step-0000000020.safetensors", {**odd, "knn_top1": 0.9})
+        kept_scores.note(folder / "step-0000000020.safetensors", {**scored, "knn_top1": score})
+        with (folder / kept_scores.NAME).open("a") as file:
+            file.write('{"split": "te')  # a line that was cut off
+    found = of(run, study)
+    assert found.split == "test" and found.rank is not None
+    assert [row.ours.mean for row in found.rows] == [0.3, 0.1, 0.2]
+    assert found.rank.rho == 1.0
+    assert "validation" not in str(papers.tables_of(found)[0].caption)
+
+
+def test_scores_outside_of_a_run_are_not_kept(tmp_path: Path) -> None:
+    kept_scores.note(tmp_path / "step-0000000020.safetensors", {"step": 20})
+    assert not list(tmp_path.iterdir()) and kept_scores.read(tmp_path) == []
+
+
+def test_another_metric_of_the_trials_is_found(tmp_path: Path) -> None:
+    run, study = trained(tmp_path, [0.6, 0.4, 0.5], seeds=1, paper=reporting(linear_top1=PRINTED))
+    found = of(run, study)
+    assert (found.reported, found.metric) == ("linear_top1", "linear_top1")
+    assert [row.ours.mean for row in found.rows] == pytest.approx([0.3, 0.2, 0.25])
+
+
+def test_the_objective_stands_beside_a_metric_that_no_trial_has(tmp_path: Path) -> None:
+    run, study = trained(tmp_path, [0.6, 0.4, 0.5], seeds=1, paper=reporting(finetune_top1=PRINTED))
+    found = of(run, study)
+    assert (found.reported, found.metric) == ("finetune_top1", "knn_top1")
+    assert found.rank is not None and found.rank.rho == 1.0
+    assert "no trial has finetune_top1 yet; tuner evaluate" in str(papers.tables_of(found)[0].caption)
+
+
+def test_rows_without_a_number_or_a_score(tmp_path: Path) -> None:
+    """Two rows are too few for a correlation; a figure or a number under a condition is no score."""
+    run, study = trained(tmp_path, [0.6, 0.4], seeds=1)
+    found = of(run, study)
+    assert found.rank is None and found.compared == 2
+    assert papers.rank_line(found) == (
+        "no rank correlation with the paper's rows: fewer than three rows to compare (2)"
+    )
+    for reported in ({"averaged_layers": {"EMA": 53.0}}, {"knn_top1, 1 % of the labels": {"EMA": 53.0}}, {}):
+        other = trained(
+            tmp_path / str(len(reported)) / next(iter(reported), ""), [], seeds=1, paper=reporting(**reported)
+        )
+        assert beside(*other) is None
+        assert view_of(*other).paper is None
+
+
+def test_equal_scores_have_no_order(tmp_path: Path) -> None:
+    found = of(*trained(tmp_path, [0.5, 0.5, 0.5], seeds=1))
+    assert papers.rank_line(found) == "no rank correlation with the paper's rows: equal numbers to compare (3)"

@@ -1,0 +1,79 @@
+"""`tuner papers`: the papers' tables, what was run of them here, and one of them at toy size."""
+
+import argparse
+import json
+from pathlib import Path
+
+from trainables.config.errors import UserError
+from tuner.commands import launch
+from tuner.plan import jobs, papers, reading
+from tuner.runs import run as runs
+from tuner.runs.beginning import unused
+
+OF_TOY = ("set", "run", "address", "wait")  # arguments that go with --toy alone
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Lists the tables, shows one, or runs one at toy size; returns the exit status."""
+    if arguments.toy:
+        return _toy(arguments)
+    if given := [name for name in OF_TOY if getattr(arguments, name)]:
+        where = f"tuner launch {papers.path_of(arguments.name)}" if arguments.name else "tuner launch FILE"
+        raise UserError(f"--{given[0]}: goes with --toy; in its own size a table is started by: {where}")
+    if not arguments.runs.is_dir() and arguments.runs != runs.RUNS:
+        raise UserError(f"--runs {arguments.runs}: no such folder")
+    if arguments.name is None:
+        return _list(arguments.runs, arguments.json)
+    return _show(arguments.name, arguments.runs, arguments.json)
+
+
+def _toy(arguments: argparse.Namespace) -> int:
+    """Launches a table at toy size; what the command line sets counts above that."""
+    if arguments.name is None:
+        raise UserError("--toy: goes with the name of a table; 'tuner papers' lists them")
+    path = papers.path_of(arguments.name)
+    jobs.require_kept(arguments.run, "--run")
+    search = reading.read(path, [*papers.TOY, *launch.settings(arguments)])
+    return launch.started(search, arguments.run or unused(runs.RUNS, f"{arguments.name}-toy"), arguments.wait)
+
+
+def _list(folder: Path, as_json: bool) -> int:
+    from tuner.report import papers as shown
+    from tuner.report import terminal
+
+    every = papers.tables()
+    tables = shown.views(every, shown.found(folder, every))
+    if as_json:
+        print(json.dumps(shown.as_json(tables), indent=2))
+    else:
+        terminal.console().print(shown.listing(tables))
+        print("\n".join(shown.run_lines(tables, folder)))
+    return 0
+
+
+def _show(name: str, folder: Path, as_json: bool) -> int:
+    """Shows a table: what its file says, the paper's numbers, and each run of it beside them."""
+    spec = papers.described(name)
+
+    from tuner.report import papers as shown
+    from tuner.report import terminal, view
+    from tuner.report.viewer import view_of
+
+    runs_of = shown.found(folder, {name: spec})
+    (table,) = shown.views({name: spec}, runs_of)
+    views = [view_of(*pair) for pair in runs_of[name]]
+    if as_json:
+        reported = spec.paper.reported if spec.paper else {}
+        rows = {"rows": list(spec.table), "reported": reported, "views": [view.as_json(one) for one in views]}
+        print(json.dumps({**shown.as_json([table])[0], **rows}, indent=2))
+        return 0
+    console = terminal.console()
+    print("\n".join(papers.header(name)))
+    if (printed := shown.printed(spec)) is not None:
+        console.print(printed)
+    for one, its_run in zip(views, table.runs, strict=True):
+        print(f"\n{its_run.text}; scored: the {one.network}")
+        console.print(*(shown.tables_of(one.paper) or [terminal.points_table(one)]))
+    if not views:
+        print(f"no run of it in {folder}; tuner papers {name} --toy tries it out in minutes, without its data")
+    return 0

@@ -1,0 +1,164 @@
+"""A run's table beside the numbers that its paper printed, and how alike the two orders of the rows are."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from optuna.trial import FrozenTrial, TrialState
+
+from trainables.config import trial as c
+from trainables.config.errors import UserError
+from tuner.plan import points
+from tuner.plan.objective import METRICS
+from tuner.plan.spec import SearchSpec
+from tuner.report import certainty
+from tuner.report.points import PointView, point_of
+from tuner.report.ranks import RankCorrelation, rank_correlation
+from tuner.runs import kept_scores
+from tuner.runs.run import Run
+from tuner.search.study import Study, key_of
+
+Scores = Mapping[str, Mapping[int, float]]
+"""Scores by label and seed."""
+
+
+@dataclass(frozen=True)
+class BesideRow:
+    """A row of a table: what we have of it, and what the paper printed, as a share where ours is one."""
+
+    ours: PointView
+    paper: float | None
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A table beside its paper.
+
+    Attributes:
+        title: of the paper's table.
+        reported: the paper's metric.
+        metric: ours; another one where no trial has the paper's.
+        split: of our images: "test" where `tuner evaluate` scored the trials, else "validation".
+        rows: all rows of the table, in its order.
+        rank: the rank correlation of our means with the paper's numbers; None for fewer than three rows with both.
+    """
+
+    title: str
+    reported: str
+    metric: str
+    split: Literal["test", "validation"]
+    rows: tuple[BesideRow, ...]
+    rank: RankCorrelation | None
+
+    @property
+    def compared(self) -> int:
+        """How many rows have a score of ours and a number of the paper."""
+        return sum(row.paper is not None and row.ours.mean is not None for row in self.rows)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Scores that can stand beside a metric of the paper."""
+
+    reported: str
+    metric: str
+    split: Literal["test", "validation"]
+    scores: Scores
+    images: int | None
+
+
+def beside(run: Run, study: Study) -> Beside | None:
+    """The table of a run beside its paper; None where the paper prints no score of a row.
+
+    Of the paper's metrics that one is taken of which most rows have a score of ours; of several one on test images, the
+    objective, and any other, in this order. Where there is none, the objective stands beside the paper's first metric.
+    """
+    spec = study.spec
+    printed = printed_scores(spec)
+    if not printed:
+        return None
+    trials = [trial for trial in study.trials() if trial.state == TrialState.COMPLETE]
+    sources = [*_tested(run, spec, trials, printed), *_validated(run, spec, trials, printed)]
+    best = max(sources, key=lambda source: _matching(source, printed[source.reported]))
+    scale = 0.01 if certainty.is_share(best.metric) and certainty.is_share(best.reported) else 1.0
+    numbers = {label: scale * number for label, number in printed[best.reported].items()}
+    first = next(iter(best.scores.values()), {})
+    rows = [
+        BesideRow(point_of(label, best.scores[label], first, best.metric, best.images), numbers.get(label))
+        for label in spec.table
+    ]
+    both = [(row.ours.scores, row.paper) for row in rows if row.ours.scores and row.paper is not None]
+    rank = rank_correlation([scores for scores, _ in both], [number for _, number in both])
+    assert spec.paper is not None
+    return Beside(spec.paper.title, best.reported, best.metric, best.split, tuple(rows), rank)
+
+
+def printed_scores(spec: SearchSpec) -> dict[str, Mapping[str, float]]:
+    """The scores that the paper printed, by metric and label; those under a condition are left out."""
+    reported = spec.paper.reported if spec.paper else {}
+    return {metric: rows for metric, rows in reported.items() if metric in METRICS}
+
+
+def _matching(source: _Source, printed: Mapping[str, float]) -> int:
+    """How many rows a source has a score of that the paper has a number of."""
+    return sum(bool(scores) and label in printed for label, scores in source.scores.items())
+
+
+def _tested(
+    run: Run, spec: SearchSpec, trials: Sequence[FrozenTrial], printed: Mapping[str, object]
+) -> Iterator[_Source]:
+    """Scores on test images, as `tuner evaluate` kept them: of each trial that of its newest checkpoint."""
+    configs = points.configs(spec)
+    kept = {trial.number: _usable(run.trial_folder(key_of(trial)), configs[trial.params["point"]]) for trial in trials}
+    for metric in printed:
+        found = {
+            number: max((content for content in contents if metric in content), key=lambda content: content["step"])
+            for number, contents in kept.items()
+            if any(metric in content for content in contents)
+        }
+        scores = _by_label(spec, trials, {number: content[metric] for number, content in found.items()})
+        images = next((int(content["images"]) for content in found.values()), None)
+        yield _Source(metric, metric, "test", scores, images)
+
+
+def _usable(folder: Path, config: c.TrialConfig) -> list[dict[str, Any]]:
+    """Kept evaluations on test images of the network that the trial scores, with the trial's own labels."""
+    labels = config.data.labels.model_dump(mode="json")
+    return [
+        content
+        for content in kept_scores.read(folder)
+        if (content.get("split"), content.get("network")) == ("test", config.evaluation.network)
+        and isinstance(content.get("step"), int)
+        and all(content.get("labels", {}).get(key) == labels[key] for key in ("per_class", "share", "file"))
+    ]
+
+
+def _validated(
+    run: Run, spec: SearchSpec, trials: Sequence[FrozenTrial], printed: Mapping[str, object]
+) -> Iterator[_Source]:
+    """Scores on validation images at the trials' ends; the last one is the objective beside another metric."""
+    told = {trial.number: trial.user_attrs.get("metrics", {}) for trial in trials}
+    images = certainty.images_of([_baseline(run), *told.values()])
+    objective = spec.objective.metric
+    for metric in sorted(printed, key=lambda name: name != objective):
+        values = {number: metrics[metric] for number, metrics in told.items() if metric in metrics}
+        yield _Source(metric, metric, "validation", _by_label(spec, trials, values), images)
+    scores = {trial.number: trial.values[0] for trial in trials}
+    yield _Source(next(iter(printed)), objective, "validation", _by_label(spec, trials, scores), images)
+
+
+def _baseline(run: Run) -> Mapping[str, float]:
+    try:
+        return run.read_baseline() or {}
+    except UserError:  # a damaged file, which `status` names
+        return {}
+
+
+def _by_label(spec: SearchSpec, trials: Sequence[FrozenTrial], values: Mapping[int, float]) -> Scores:
+    """Values of trials, by their numbers, as scores of the table's points."""
+    scores: dict[str, dict[int, float]] = {label: {} for label in spec.table}
+    for trial in trials:
+        if trial.number in values:
+            scores[trial.params["point"]][trial.params["seed"]] = values[trial.number]
+    return scores
