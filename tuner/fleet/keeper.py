@@ -11,7 +11,7 @@ from ray import PlacementGroupID
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from tuner.fleet.board import Board, Fit
-from tuner.fleet.nodes import Room, first_line, needs_of
+from tuner.fleet.nodes import Room, abandoned, first_line, needs_of
 from tuner.plan.resources import Resources
 
 log = logging.getLogger(__name__)
@@ -120,6 +120,7 @@ class Keeper:
             if not lacks:
                 self.waits = False
                 return True
+            free_abandoned()  # what this slot lacks may be held by a group whose controller was killed
             self._ending.wait(ROOM_LOOK)
         return False
 
@@ -159,6 +160,16 @@ def _lacked_room(why: BaseException | None) -> bool:
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
     return isinstance(why, ControllerError) and isinstance(why.controller_failure, WorkerGroupStartupTimeoutError)
+
+
+def free_abandoned() -> None:
+    """Removes the placement groups of controllers that were killed before their workers were up."""
+    try:
+        left = abandoned()
+    except Exception as error:  # of many kinds, if Ray's head does not answer; the next look tries again
+        log.warning("the cluster does not say which placement groups it has (%s)", first_line(error))
+        return
+    free(*left)
 
 
 def free(*placements: str | None) -> None:

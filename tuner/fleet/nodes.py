@@ -1,4 +1,7 @@
-"""What a cluster has now: its nodes, those that are being drained, and its free resources. Private parts of Ray."""
+"""What a cluster has now: its nodes, those that are being drained, its free resources, and what dead actors left.
+
+This file holds what is private in Ray's state of a cluster.
+"""
 
 import threading
 import time
@@ -7,6 +10,7 @@ from dataclasses import dataclass, field
 
 import ray
 from ray._private.state import available_resources_per_node, state  # the public ways need the dashboard
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 
 from tuner.plan.resources import Resources
 from tuner.search.allocation import demand_of, places_on
@@ -39,6 +43,23 @@ def look() -> Nodes:
         frozenset(draining) & alive.keys(),
         frozenset(node["NodeID"] for node in nodes if not node["Alive"]),
     )
+
+
+def abandoned() -> list[str]:
+    """Placement groups of this driver whose creators are dead, by their ids.
+
+    They are those of controllers that were killed. Ray keeps such a group, with its resources, until the driver ends;
+    where no worker of it was up, nobody else knows of it.
+    """
+    job = bytes.fromhex(ray.get_runtime_context().get_job_id())
+    table = [
+        PlacementGroupTableData.FromString(row) for row in state._connect_and_get_accessor().get_placement_group_table()
+    ]
+    return [
+        group.placement_group_id.hex()
+        for group in table
+        if group.creator_actor_dead and group.creator_job_id == job and group.state != PlacementGroupTableData.REMOVED
+    ]
 
 
 def needs_of(resources: Resources, workers: int) -> str:
