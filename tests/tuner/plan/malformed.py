@@ -99,6 +99,11 @@ def put(content: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
     return {**content, name: put(inner if isinstance(inner, dict) else {}, rest, value)}
 
 
+def proposed(content: dict[str, Any]) -> dict[str, Any]:
+    """A search without what only a table has, so that a space may propose."""
+    return {key: value for key, value in content.items() if key not in ("points", "grid", "seeds", "paper")}
+
+
 def named_by(key: str) -> tuple[str, ...]:
     """What may name a key: itself, its section, and its last part, which may be set by a short form."""
     section, _, last = key.rpartition(".")
@@ -165,7 +170,7 @@ def _name(draw: st.DrawFn, content: dict[str, Any]) -> Malformed:
 def _space(draw: st.DrawFn, content: dict[str, Any]) -> Malformed:
     kind = draw(st.sampled_from(sorted(SPACES)))
     Path("odd_space.py").write_text(SPACES[kind])
-    content = {key: value for key, value in content.items() if key not in ("points", "grid", "seeds", "paper")}
+    content = proposed(content)
     return Malformed(f"space: {kind}", text_of({**content, "space": "odd_space.py:suggest"}), ("odd_space.py",), True)
 
 
@@ -185,9 +190,8 @@ def _folder(draw: st.DrawFn, content: dict[str, Any]) -> Malformed:
             ]
         )
     )
-    content = {
-        name: part for name, part in content.items() if key != "space" or name not in ("points", "grid", "seeds")
-    }
+    if key == "space":
+        content = proposed(content)
     return Malformed("folder", text_of(put(content, key, value)), named_by(key), True)
 
 
