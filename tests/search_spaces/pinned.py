@@ -9,7 +9,7 @@ what our tables resolve to.
 import math
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -158,12 +158,12 @@ def _source(key: str, sources: Mapping[str, str]) -> str:
     return sources.get(key, sources.get(key.partition(".")[0], ""))
 
 
-def ours(path: Path) -> dict[str, Values]:
+def ours(path: Path, settings: Iterable[str] = ()) -> dict[str, Values]:
     """What a table runs, by row and key, at the paper's size and without its data.
 
-    Rows are proposed and resolved as in a search.
+    Rows are proposed and resolved as in a search. `settings` change the file, as `--set` does.
     """
-    spec = reading.described(path, [])
+    spec = reading.described(path, settings)
     table, study, found = points.load(spec), optuna.create_study(), {}
     for at, row in enumerate(spec.table):
         study.enqueue_trial({"point": row, "seed": spec.trial.seed})
