@@ -19,7 +19,7 @@ INK, PALE, IDLE, ABSENT, PAPER = (40, 40, 40), (205, 205, 205), (235, 235, 235),
 LOST = (190, 30, 30)
 WIDTH, MARGIN, LABEL = 1500, 24, 110  # of the picture, around it, and of the names of nodes
 LANE, GAP, HEAD, AXIS, BETWEEN = 40, 18, 42, 28, 26  # heights
-STEPS = (5, 10, 15, 20, 30, 60, 120, 300, 600, 1200)  # seconds between the marks of the axis
+MARK_STEPS = (5, 10, 15, 20, 30, 60, 120, 300, 600, 1200)  # seconds between the marks of the axis
 Box = tuple[float, float, float, float]
 
 
@@ -119,7 +119,7 @@ class Timeline:
             )
 
     def _axis(self, pen: ImageDraw.ImageDraw, one: Round, top: float) -> None:
-        step = next((step for step in STEPS if self.longest / step <= 16), STEPS[-1])
+        step = next((step for step in MARK_STEPS if self.longest / step <= 16), MARK_STEPS[-1])
         pen.line((self.x(0), top, self.x(self.longest), top), INK)
         for mark in range(math.floor(self.longest / step) + 1):
             x = self.x(mark * step)

@@ -9,7 +9,7 @@ what our tables resolve to.
 import math
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ import yaml
 import search_spaces
 from trainables.config import trial as c
 from trainables.config.data import facts
+from trainables.config.sections import Schedule
 from trainables.config.settings import flat
 from trainables.config.teacher import PLACEMENTS
 from trainables.running.resolve import resolved
@@ -47,6 +48,16 @@ def _classes(config: c.TrialConfig) -> int:
     return {"cifar10": 10, "cifar100": 100, "stl10": 10}.get(config.data.name, 1000)
 
 
+def _of_method(key: str) -> Callable[[c.TrialConfig], object]:
+    """Reads a key that only some methods have; of a schedule its base."""
+
+    def read(trial: c.TrialConfig) -> object:
+        value = getattr(trial.method, key, None)
+        return value.base if isinstance(value, Schedule) else value
+
+    return read
+
+
 FACTS: dict[str, Callable[[c.TrialConfig], object]] = {
     "method": lambda trial: trial.method.name,
     "encoder": lambda trial: trial.encoder.name,
@@ -55,17 +66,22 @@ FACTS: dict[str, Callable[[c.TrialConfig], object]] = {
     "projector": lambda trial: [trial.encoder.projector.hidden, trial.encoder.projector.out],
     "bn1": lambda trial: trial.encoder.feature_norm != "none",
     "bn2": lambda trial: trial.encoder.output_norm,
+    "data": lambda trial: trial.data.name,
+    "train_split": lambda trial: trial.data.train_split,
     "batch": lambda trial: trial.train.batch_size,
     "shard": lambda trial: trial.train.shard_size,
     "epochs": lambda trial: trial.train.epochs,
     "optimiser": lambda trial: trial.optim.name,
     "lr": lambda trial: trial.optim.lr.base,
     "lr_schedule": lambda trial: trial.optim.lr.kind,
+    "milestones": lambda trial: list(trial.optim.lr.milestones),
     "warmup": lambda trial: trial.optim.lr.warmup,
+    "nesterov": lambda trial: trial.optim.nesterov,
     "weight_decay": lambda trial: trial.optim.weight_decay.base,
     "momentum.kind": lambda trial: trial.teacher.momentum_of().kind,
     "momentum.base": lambda trial: trial.teacher.momentum_of().base,
     "momentum.final": lambda trial: trial.teacher.momentum_of().final,
+    "update": lambda trial: trial.teacher.update,
     "placement": _placement,
     "student_norm": lambda trial: trial.encoder.norm.kind,
     "teacher_norm": lambda trial: trial.teacher.norm.kind,
@@ -77,6 +93,13 @@ FACTS: dict[str, Callable[[c.TrialConfig], object]] = {
     "smoothing.granularity": lambda trial: trial.teacher.smoothing.granularity,
     "crop_scale": lambda trial: list(trial.views.crop_scale),
     "crop_ratio": lambda trial: list(trial.views.crop_ratio),
+    "shift": lambda trial: trial.views.shift,
+    "jitter": lambda trial: trial.views.jitter,
+    "colour": lambda trial: [getattr(trial.views, key) for key in ("brightness", "contrast", "saturation", "hue")],
+    "gray": lambda trial: trial.views.gray,
+    "blur": lambda trial: list(trial.views.blur),
+    "solarise": lambda trial: list(trial.views.solarise),
+    "randaugment": lambda trial: [trial.views.randaugment.ops, trial.views.randaugment.cutout],
     "crop_size": _side,
     "resize": lambda trial: trial.data.resize,
     "crops": lambda trial: trial.data.crops,
@@ -84,7 +107,16 @@ FACTS: dict[str, Callable[[c.TrialConfig], object]] = {
     "labels.per_class": lambda trial: trial.data.labels.per_class,
     "labels.apart": lambda trial: trial.data.labels.apart,
     "labels.share": lambda trial: trial.data.labels.share,
-    "pseudo_labels": lambda trial: getattr(trial.method, "pseudo_labels", None),
+    "pseudo_labels": _of_method("pseudo_labels"),
+    "images_per_label": _of_method("images_per_label"),
+    "threshold": _of_method("threshold"),
+    "unlabelled_weight": _of_method("weight"),
+    "consistency": _of_method("consistency"),
+    "rampup": _of_method("rampup"),
+    "queue": _of_method("queue"),
+    "temperature": _of_method("temperature"),
+    "teacher_temperature": _of_method("teacher_temperature"),
+    "student_views": _of_method("student_views"),
     "network": lambda trial: trial.evaluation.network,
 }
 """What can be pinned of a trial as it is run, beside `protocols` and the paper's numbers (`reported`)."""
@@ -126,12 +158,12 @@ def _source(key: str, sources: Mapping[str, str]) -> str:
     return sources.get(key, sources.get(key.partition(".")[0], ""))
 
 
-def ours(path: Path) -> dict[str, Values]:
+def ours(path: Path, settings: Iterable[str] = ()) -> dict[str, Values]:
     """What a table runs, by row and key, at the paper's size and without its data.
 
-    Rows are proposed and resolved as in a search.
+    Rows are proposed and resolved as in a search. `settings` change the file, as `--set` does.
     """
-    spec = reading.described(path, [])
+    spec = reading.described(path, settings)
     table, study, found = points.load(spec), optuna.create_study(), {}
     for at, row in enumerate(spec.table):
         study.enqueue_trial({"point": row, "seed": spec.trial.seed})

@@ -69,6 +69,7 @@ def test_a_row_pins_how_it_is_trained(path: Path) -> None:
     for row in dict.fromkeys(value.row for value in values):
         keys = {value.key for value in values if value.row == row}
         assert {"method", "encoder", "batch", "shard", "epochs", "optimiser", "student_norm", "crop_size"} <= keys
+        assert {"data", "train_split", "lr_schedule", "weight_decay"} <= keys
         assert {"network", "placement"} <= keys | ({"placement"} if "pseudo_labels" in keys else set())
 
 
@@ -81,6 +82,97 @@ def test_a_value_has_a_source(path: Path) -> None:
 
 def test_there_are_rows_for_every_table() -> None:
     assert sorted(path.stem for path in pinned.ROWS.glob("*.yaml")) == [path.stem for path in pinned.TABLES]
+
+
+def changes(stem: str) -> Iterator[tuple[str, list[str]]]:
+    """Changes of a table's file for all of its rows: the pinned key that is then another, and the settings."""
+    values = pinned.pinned(stem)
+
+    def of(key: str) -> list[object]:
+        return [value.value for value in values if value.key == key]
+
+    cifar = {"cifar10": "cifar100", "cifar100": "cifar10"}
+    yield "data", [f"data.name={cifar.get(str(of('data')[0]), 'parquet')}", "data.train_split=train"]
+    if of("train_split")[0] == "both":
+        yield "train_split", ["data.train_split=train"]
+    yield "batch", [f"train.batch_size={3 * max(map(int, map(str, of('batch'))))}"]
+    yield "shard", [f"train.shard_size={min(map(int, map(str, of('shard')))) // 2}"]
+    yield "epochs", ["train.epochs=777"]
+    yield "lr", ["optim.lr.base=7"]
+    yield "lr_schedule", ["optim.lr.kind=linear"]
+    yield "weight_decay", ["optim.weight_decay.base=0.5"]
+    yield "encoder", ["encoder.name=resnet34"]
+    yield "network", [f"evaluation.network={'student' if of('network')[0] == 'teacher' else 'teacher'}"]
+    yield "momentum.base", ["teacher.momentum.base=0.88"]
+    yield "update", [f"teacher.update={'after' if of('update')[0] == 'before' else 'before'}"]
+    yield "placement", ["teacher.placement=[block2, block3]"]
+    for key in ("crop_scale", "shift", "jitter", "gray", "blur", "solarise"):
+        if of(key):
+            yield key, [f"views.{key}={'[0.3, 0.7]' if isinstance(of(key)[0], list) else '0.3'}"]
+    if "none" not in of("placement") and "student" not in of("pseudo_labels"):  # these refuse all norms but their own
+        yield (
+            "teacher_norm",
+            [f"teacher.norm.kind={'momentum' if set(of('teacher_norm')) != {'momentum'} else 'batch'}"],
+        )
+    for key, setting in (("queue", "queue=4096"), ("threshold", "threshold=0.2"), ("unlabelled_weight", "weight=1")):
+        if set(of(key)) - {1} and len(set(of("method"))) == 1:
+            yield key, [f"method.{setting}"]
+
+
+@every_table
+def test_a_file_that_is_another_is_found(path: Path, ours: Ours) -> None:
+    """Keys of its trials, set to other values: of each key, all rows that pin it and run another value are told."""
+    values, seen = pinned.pinned(path.stem), ours[path.stem]
+    settings = dict(changes(path.stem))
+    changed = pinned.ours(path, [f"trial.{setting}" for several in settings.values() for setting in several])
+    lines = pinned.differences(values, changed)
+    for key in settings:
+        another = {row for row in seen if changed.get(row, {}).get(key) != seen[row][key]}  # a grid has other rows
+        told = {line.split("'")[1] for line in lines if f"': {key}: ours" in line}
+        assert told and told == another & {value.row for value in values if value.key == key}, f"{path.stem}: {key}"
+
+
+@pytest.mark.parametrize(
+    ("stem", "before", "after", "key"),
+    [
+        *(
+            (
+                f"spatial_ensemble_table6_{data}",
+                "    preset: mean_teacher\n",
+                f"    preset: mean_teacher\n    {line}\n",
+                key,
+            )
+            for data in ("cifar10", "cifar100")
+            for key, line in (
+                ("momentum.base", "teacher.momentum.base: 0.5"),
+                ("momentum.kind", "teacher.momentum: 0.97"),
+                ("teacher_norm", "teacher.norm.kind: eman"),
+            )
+        ),
+        (
+            "spatial_ensemble_table6_cifar10",
+            "images_per_label: 7}",
+            "images_per_label: 7, consistency: 1}",
+            "consistency",
+        ),
+        ("spatial_ensemble_table6_cifar100", "    optim.weight_decay: 2.0e-4\n", "", "weight_decay"),
+        (
+            "placement_table1",
+            "{method.name: ressl}",
+            "{method.name: ressl, method.student_views: first}",
+            "student_views",
+        ),
+        ("placement_table1", "{method.name: moco}", "{method.name: moco, method.queue: 4096}", "queue"),
+    ],
+)
+def test_a_row_that_is_another_is_found(stem: str, before: str, after: str, key: str, tmp_path: Path) -> None:
+    (path,) = (path for path in pinned.TABLES if path.stem == stem)
+    text = path.read_text()
+    assert before in text
+    wrong = tmp_path / path.name
+    wrong.write_text(text.replace(before, after))
+    lines = pinned.differences(pinned.pinned(stem), pinned.ours(wrong))
+    assert lines and all(f"': {key}: ours" in line for line in lines)
 
 
 def test_a_wrong_batch_in_a_file_is_found(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """What a trial begins with in place of random weights: the section `init` of a TrialConfig. Needs no torch."""
 
+import re
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 
 from trainables.config.data import Location
 from trainables.config.sections import Section
@@ -17,6 +18,13 @@ def _state_file(path: Path) -> Path:
     if path.suffix not in ENDINGS:
         raise ValueError(f"a file of weights ends in {', '.join(ENDINGS)}")
     return path.absolute()
+
+
+def _sha256(digits: str) -> str:
+    """Returns a hash in lower case, as `hashlib` writes it."""
+    if not re.fullmatch("[0-9a-fA-F]{64}", digits):
+        raise ValueError("must be 64 hexadecimal digits")
+    return digits.lower()
 
 
 class Init(Section):
@@ -35,5 +43,5 @@ class Init(Section):
     """What is taken from it: the backbone alone, or the projector too."""
     network: Literal["student", "teacher"] = "student"
     """Which network of a checkpoint is taken; other files hold one."""
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    sha256: Annotated[str, AfterValidator(_sha256)] | None = None
     """The hash of the file's content, noted when a trial begins; another content is refused from then on."""

@@ -3,19 +3,14 @@
 That file holds uint8 pixels, and all trials of a node share it through the page cache.
 """
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -24,6 +19,7 @@ from torch import Tensor
 from trainables.config.data import Data, Labels, split_sizes
 from trainables.config.errors import UserError
 from trainables.data import carving, files, keyed, progress, pulse
+from trainables.data.lock import locked
 from trainables.data.pictures import Pictures
 from trainables.data.sets.base import Chunks, EncodedSet, data_set
 from trainables.data.stream import Stream
@@ -31,7 +27,6 @@ from trainables.data.stream import Stream
 ON_DEVICE = 2 * 2**30  # bytes of a split that is kept on the GPU, at most
 LAYOUT = 1  # of the cache's files
 WHOLE = 2  # side of a whole image that crops are taken of, over that of a view: about the resolution of ImageNet
-LOOK = 0.1  # seconds between two looks at a lock that another process holds
 MARK = ".teacher-tuner-downloaded"  # a file in a folder whose download was read to its end
 
 
@@ -280,7 +275,7 @@ def _opened(data: Data, split: str) -> Images:
         return Images(stream, torch.arange(len(encoded.labels)), torch.from_numpy(encoded.labels), names=names)
     # one worker downloads while the others wait; the files then have a fingerprint, under which they are cached
     if data.download and data.root is not None:
-        with pulse.unmeasured(), _locked(data.root / ".teacher-tuner.lock"):
+        with pulse.unmeasured(), locked(data.root / ".teacher-tuner.lock"):
             if reader.source(split) is None or not (data.root / MARK).exists():
                 list(reader.read(split))
                 (data.root / MARK).touch()
@@ -293,7 +288,7 @@ def _opened(data: Data, split: str) -> Images:
     made_of = [LAYOUT, data.name, split, data.image_size, source, *([] if data.resize is None else [data.resize])]
     key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:20]
     folder = files.cache_folder() / key
-    with _locked(folder.with_suffix(".lock")) as moved:
+    with locked(folder.with_suffix(".lock")) as moved:
         if not folder.is_dir():
             _decode_to(folder, reader.read(split), moved)
     shape = json.loads((folder / "shape.json").read_text())
@@ -331,30 +326,3 @@ def _decode_to(folder: Path, chunks: Chunks, moved: Callable[[], None]) -> None:
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[Callable[[], None]]:
-    """A lock between processes. The block gets a function to call whenever its work advances.
-
-    A process that waits for the lock gives a sign (`pulse`) for each such call, and no other sign: if the holder hangs,
-    so do all that wait for it. A download cannot call the function, so a wait for one belongs within
-    `pulse.unmeasured`.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as lock:  # "w" would change the file's time, by which the holder shows its progress
-        seen = os.stat(lock.fileno()).st_mtime_ns
-        while not _taken(lock):
-            time.sleep(LOOK)
-            if (now := os.stat(lock.fileno()).st_mtime_ns) != seen:
-                seen = now
-                pulse.beat()
-        yield lambda: os.utime(lock.fileno())
-
-
-def _taken(lock: IO[str]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

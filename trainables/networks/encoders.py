@@ -128,7 +128,7 @@ class WideBlock(nn.Module):
         super().__init__()
         self.bn1, self.conv1 = norm(inputs), nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
         self.bn2, self.conv2 = norm(outputs), nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.relu = nn.LeakyReLU(SLOPE, inplace=True)
+        self.relu = _leaky_relu(self.bn1)
         same = inputs == outputs and stride == 1
         self.shortcut = None if same else nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
 
@@ -137,6 +137,14 @@ class WideBlock(nn.Module):
         return self.conv2(self.relu(self.bn2(self.conv1(active)))) + (
             x if self.shortcut is None else self.shortcut(active)
         )
+
+
+def _leaky_relu(norm: Norm) -> nn.LeakyReLU:
+    """The activation behind a norm that takes a sum of a residual stream.
+
+    It works in place to save memory, but not where the norm returns its input: the shortcut and a tap need that too.
+    """
+    return nn.LeakyReLU(SLOPE, inplace=not norm.IDENTITY)
 
 
 def _wide_resnet(config: Encoder, channels: int, norm: NormFactory) -> tuple[dict[str, nn.Sequential], int]:
@@ -152,7 +160,8 @@ def _wide_resnet(config: Encoder, channels: int, norm: NormFactory) -> tuple[dic
             *(WideBlock(*pair, stride, norm) for pair, stride in zip(widths, strides, strict=True))
         )
         inputs = planes
-    parts["block3"].extend([norm(inputs), nn.LeakyReLU(SLOPE, inplace=True)])
+    last = norm(inputs)
+    parts["block3"].extend([last, _leaky_relu(last)])
     return parts, inputs
 
 

@@ -14,11 +14,13 @@ from trainables.config.errors import UserError
 from trainables.config.init import Init
 from trainables.config.teacher import PROJECTOR
 from trainables.networks.encoders import DEPTHS, WIDENINGS
+from trainables.networks.norm_kinds import KINDS
 from trainables.networks.norms.base import Norm
 
 State = dict[str, Tensor]
 STATISTICS = ("running_mean", "running_var")
 SHOWN = 3  # names that a message lists
+CONVOLUTION = 4  # dimensions of a convolution's weight
 
 
 def of_checkpoint(tensors: Mapping[str, Tensor], network: str) -> State:
@@ -125,15 +127,25 @@ def _evaluated(state: State) -> State:
 def _kind(state: Mapping[str, Tensor]) -> str:
     """Returns which encoder a state is of, as keys of a trial."""
     first = state.get("conv1.0.weight")
-    if first is None:
+    if first is None or first.ndim != CONVOLUTION:
         return "no encoder"
     width, channels, side = first.shape[:3]
     parts = ("block1", "block2", "block3", "block4")
     depths = tuple(sum(n.startswith(f"{part}.") and n.endswith(".conv1.weight") for n in state) for part in parts)
     bottleneck = "block1.0.conv3.weight" in state
     names = [name for name, (block, own) in DEPTHS.items() if own == depths and (block is Bottleneck) == bottleneck]
-    if not depths[3] and (inner := state.get("block1.0.conv1.weight")) is not None:
+    if not depths[3] and (inner := state.get("block1.0.conv1.weight")) is not None and inner.ndim:
         names = [name for name, factor in WIDENINGS.items() if factor * width == len(inner)]
     name = names[0] if names else f"a ResNet with {depths} blocks"
     stem = "standard" if side > 3 else "small"
-    return f"{name} with encoder.width={width} and encoder.stem={stem}, for images of {channels} channels"
+    shape = f"encoder.width={width} and encoder.stem={stem}, for images of {channels} channels"
+    return f"{name} with {shape}, with encoder.norm={' or '.join(_norms(state))}"
+
+
+def _norms(state: Mapping[str, Tensor]) -> list[str]:
+    """Returns the kinds of a student's norm whose tensors have the names that those of a state have."""
+    norms = {kind: norm for kind, norm in KINDS.items() if norm.OF_STUDENT}
+    if any(name.endswith(STATISTICS) for name in state):
+        return [kind for kind, norm in norms.items() if norm.BATCH_STATISTICS]
+    weights = any(name.endswith(".bn1.weight") for name in state)
+    return [kind for kind, norm in norms.items() if not norm.BATCH_STATISTICS and weights != norm.IDENTITY]

@@ -29,7 +29,7 @@ from trainables.running.resolve import resolved
 from trainables.running.stored import Known
 
 META = torch.device("meta")
-STEPS = 10**6  # of an epoch, so that no warm-up is longer than the run
+EPOCH_STEPS = 10**6  # of a run that is counted, so that no warm-up is longer than it
 LAYERS = (nn.Conv2d, nn.Linear, Prototypes)
 SHORTCUTS = ("downsample", "shortcut")  # names of the modules that adapt a block's input
 
@@ -116,7 +116,7 @@ class Counts:
         parts: of the encoder, in order.
         student_parameters: of the student as a whole, predictor and online probe included.
         teacher_parameters: of the teacher alone: those that are averaged.
-        averaged_layers: layers of the teacher that are averaged, see `PartCounts.layers`.
+        averaged_modules: layers of the teacher that are averaged, see `PartCounts.layers`.
         nominal_layers: the same as papers count them: the depth in the network's name where the whole backbone is
             averaged, else its convolutions off the shortcuts, and the linear layers of the head, prototypes excluded.
         flop: of a step.
@@ -129,7 +129,7 @@ class Counts:
     parts: tuple[PartCounts, ...]
     student_parameters: int
     teacher_parameters: int
-    averaged_layers: int
+    averaged_modules: int
     nominal_layers: int
     flop: Flop
     memory: Memory
@@ -158,13 +158,14 @@ def counted(config: c.TrialConfig, known: Known) -> Counts:
     """
     without_probe = known.classes is None and bool(config.online_probe.lr)
     config = _countable(config, known.classes)
-    learner = Learner(config, known.shape[-1], config.train.batch_size * STEPS, Group(device=META), known.classes or 0)
+    images = config.train.batch_size * EPOCH_STEPS
+    learner = Learner(config, known.shape[-1], images, Group(device=META), known.classes or 0)
     # In training mode norms need kernels that meta tensors lack. They are not counted, so their mode does not matter.
     learner.student.eval()
     learner.teacher.eval()
     passes, tally = learner.passes(), Tally(learner)
     tally.run(passes[0], made_up(config, passes[0], known.shape, learner.dtype))
-    images = len(passes[0]) * config.train.shard_size
+    counted_images = len(passes[0]) * config.train.shard_size
     averaged = set(learner.teacher.averaged)
     parts = tuple(
         PartCounts(
@@ -172,8 +173,8 @@ def counted(config: c.TrialConfig, known: Known) -> Counts:
             parameters=_numel(part.parameters()),
             layers=len(_layers(part)),
             averaged=name in averaged,
-            student=tally.pictures["student", name] / images,
-            teacher=tally.pictures["teacher", name] / images,
+            student=tally.pictures["student", name] / counted_images,
+            teacher=tally.pictures["teacher", name] / counted_images,
         )
         for name, part in learner.student.parts.items()
     )
@@ -183,7 +184,7 @@ def counted(config: c.TrialConfig, known: Known) -> Counts:
         parts=parts,
         student_parameters=_numel(learner.student.parameters()),
         teacher_parameters=_numel(tensor for tensors in learner.teacher.averaged.values() for tensor in tensors),
-        averaged_layers=sum(part.layers for part in parts if part.averaged),
+        averaged_modules=sum(part.layers for part in parts if part.averaged),
         nominal_layers=_nominal_layers(learner),
         flop=tally.flop(len(passes)),
         memory=_memory(learner),
@@ -270,8 +271,10 @@ def made_up(config: c.TrialConfig, shards: range, shape: tuple[int, int, int], d
 
 
 def _countable(config: c.TrialConfig, classes: int | None) -> c.TrialConfig:
-    """The trial without what changes no count: autocast and masks, which do not run on meta tensors, and the file of
-    `init`, which need not be there.
+    """The trial without what changes no count.
+
+    These are autocast and masks, which do not run on meta tensors, the file of `init`, which need not be there, and
+    traces, which would be too many for a run of `EPOCH_STEPS` an epoch.
 
     Without a number of classes it has no online probe.
 
@@ -282,11 +285,13 @@ def _countable(config: c.TrialConfig, classes: int | None) -> c.TrialConfig:
         rule = "classifies, and the number of classes is not known without the data; give it with --classes"
         raise UserError(f"method.name = {config.method.name}: {rule}")
     config = resolved(config.model_copy(update={"init": c.Init()}), classes or 0)
+    monitors = config.monitors.model_copy(update={"every": None})
     teacher = config.teacher.model_copy(update={"smoothing": Smoothing()})
     precision = "fp64" if config.train.precision == "fp64" else "fp32"  # bf16 keeps parameters in float32, too
     train = config.train.model_copy(update={"precision": precision})
     probe = config.online_probe if classes else OnlineProbe()
-    return config.model_copy(update={"teacher": teacher, "train": train, "online_probe": probe})
+    left = {"teacher": teacher, "train": train, "online_probe": probe, "monitors": monitors}
+    return config.model_copy(update=left)
 
 
 def _memory(learner: Learner) -> Memory:

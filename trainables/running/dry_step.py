@@ -27,7 +27,7 @@ from trainables.running.preparation import make_deterministic
 from trainables.running.resolve import resolved
 from trainables.running.stored import Stored, looked_at
 
-STEPS = 4  # at most, the first of which is not timed
+MOST_STEPS = 4  # that are made; the first is not timed
 SECONDS = 20.0  # after which no other step is begun
 MADE_UP = 512  # different images, at most
 
@@ -92,7 +92,7 @@ def measure(request: Request) -> Cost:
     labelled = images.part(torch.arange(min(count, MADE_UP))) if config.method.LABELLED_VIEWS else None
     feed = Feed(config, images, labelled, learner.passes(), device, learner.dtype)
     order, seconds, end = images.order(config.seed, 0, "order"), [], time.monotonic() + SECONDS
-    for step in range(min(STEPS, learner.run.per_epoch)):
+    for step in range(min(MOST_STEPS, learner.run.per_epoch)):
         begun = time.monotonic()
         learner.step(feed.batches(order, step, 0)).item()  # waits for a GPU
         seconds.append(time.monotonic() - begun)

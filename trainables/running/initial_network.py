@@ -1,6 +1,7 @@
 """Reads the network that a trial begins with (`init`): a checkpoint of ours, or the state of a torchvision ResNet."""
 
-import pickle
+import re
+import warnings
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from trainables.config import trial as c
-from trainables.config.errors import UserError, one_line
+from trainables.config.errors import UserError, one_line, shown_name
 from trainables.config.init import TORCH
 from trainables.data import initial
 from trainables.networks.encoders import build_parts
@@ -18,6 +19,8 @@ from trainables.running import checkpoint
 from trainables.running.checkpoint_header import is_checkpoint
 from trainables.running.resolve import resolved
 from trainables.running.stored import Stored
+
+RULE = "must hold tensors by name, as torchvision saves them"
 
 
 def read(init: c.Init) -> State | None:
@@ -59,14 +62,28 @@ def require_fitting(config: c.TrialConfig, stored: Stored) -> None:
 
 
 def _torch(path: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a file that `torch.save` wrote; no code in it is run."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, OSError) as error:
-        raise ValueError(f"is damaged, or holds more than tensors ({one_line(error, 120)})") from None
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        held = f"; it holds {', '.join(map(str, [*state][:3]))}" if isinstance(state, dict) else ""
-        raise ValueError(f"must hold the state of a network: names and tensors{held}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd formats; what is wrong is said in one line
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ValueError(f"cannot be read ({one_line(error, 120)})") from None
+    except Exception as error:  # torch's reader of pickles raises whatever the bytes lead it to
+        raise ValueError(f"{RULE}; {_not_tensors(str(error))}") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"{RULE}; it holds a {type(state).__name__}")
+    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()):
+        raise ValueError(f"{RULE}; it holds {', '.join(map(shown_name, [*state][:3]))}")
     return state
+
+
+def _not_tensors(error: str) -> str:
+    """Returns in a few words why torch loads no tensors of a file, from what its reader says."""
+    if "TorchScript" in error:
+        return "it holds a TorchScript program"
+    found = re.search(r"GLOBAL ([\w.]+)", error)
+    return f"it holds code ({found[1]})" if found else "it is damaged, or torch.save did not write it"
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:

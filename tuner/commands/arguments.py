@@ -177,7 +177,7 @@ def _cost(command: argparse.ArgumentParser) -> None:
 def _papers(command: argparse.ArgumentParser) -> None:
     text = "a table, such as placement_table1: the paper's numbers beside those of each run of it"
     command.add_argument("name", nargs="?", metavar="NAME", help=text)
-    command.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are looked for")
+    command.add_argument("--runs", type=Path, metavar="DIR", help="where runs are looked for (default: runs)")
     command.add_argument("--json", action="store_true", help="everything, for programs")
     text = "run the table in minutes, without its data: digits, tiny networks, two epochs, one seed"
     command.add_argument("--toy", action="store_true", help=text)

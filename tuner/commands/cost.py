@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # it needs torch, which is imported when the trials are known
 
 MEASURE = 600.0  # seconds for the dry step of a trial
 CLASSES = 10  # where their number is not known
-STEPS = 100  # of the run that a dry step is of, where the number of images is not known
+DRY_EPOCH_STEPS = 100  # of the run that a dry step is of, where the number of images is not known
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,10 @@ def described(path: Path, settings: list[str]) -> Asked:
         raise UserError(f"--set {settings[0]}: goes with a file; the trials of {path} are what they are")
     if (path / "manifest.json").is_file():
         return _of_run(runs.Run(path))
-    asked = _of_run(runs.Run(path.absolute().parent.parent))
-    return chosen(asked, path.absolute().name)
+    folder = path.absolute()
+    if not (folder.parent.parent / "manifest.json").is_file():
+        raise UserError(f"{path}: neither a run directory (it has no manifest.json) nor a trial's folder in one")
+    return chosen(_of_run(runs.Run(folder.parent.parent)), folder.name)
 
 
 def _of_run(run: runs.Run) -> Asked:
@@ -111,7 +113,7 @@ def chosen(asked: Asked, label: str | None) -> Asked:
 def measured(row: "CostRow", config: c.TrialConfig, known: "Known") -> "CostRow":
     """The row with the time and the memory of a dry step on this machine, or with the reason why there is none."""
     stored = {
-        "images": known.images or config.train.batch_size * STEPS,
+        "images": known.images or config.train.batch_size * DRY_EPOCH_STEPS,
         "shape": known.shape,
         "classes": known.classes or CLASSES,
     }

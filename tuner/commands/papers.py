@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from trainables.config.errors import UserError
@@ -11,26 +12,39 @@ from tuner.runs import run as runs
 from tuner.runs.beginning import unused
 
 OF_TOY = ("set", "run", "address", "wait")  # arguments that go with --toy alone
+NOT_OF_TOY = {  # arguments that do not go with it, and what to do instead
+    "json": "it launches a run, and tuner status RUN --json says what that came to",
+    "runs": "it looks for no runs, and --run names the directory that it makes",
+}
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Lists the tables, shows one, or runs one at toy size; returns the exit status."""
     if arguments.toy:
         return _toy(arguments)
-    if given := [name for name in OF_TOY if getattr(arguments, name)]:
+    if given := _given(arguments, OF_TOY):
         where = f"tuner launch {papers.path_of(arguments.name)}" if arguments.name else "tuner launch FILE"
         raise UserError(f"--{given[0]}: goes with --toy; in its own size a table is started by: {where}")
-    if not arguments.runs.is_dir() and arguments.runs != runs.RUNS:
+    if arguments.runs is not None and not arguments.runs.is_dir():
         raise UserError(f"--runs {arguments.runs}: no such folder")
+    folder = arguments.runs or runs.RUNS
     if arguments.name is None:
-        return _list(arguments.runs, arguments.json)
-    return _show(arguments.name, arguments.runs, arguments.json)
+        return _list(folder, arguments.json)
+    return _show(arguments.name, folder, arguments.json)
+
+
+def _given(arguments: argparse.Namespace, names: Iterable[str]) -> list[str]:
+    """Those of some arguments that the command line has; a duration of 0s is one, too."""
+    values = {name: getattr(arguments, name) for name in names}
+    return [name for name, value in values.items() if value is not False and value not in (None, [])]
 
 
 def _toy(arguments: argparse.Namespace) -> int:
     """Launches a table at toy size; what the command line sets counts above that."""
     if arguments.name is None:
         raise UserError("--toy: goes with the name of a table; 'tuner papers' lists them")
+    if given := _given(arguments, NOT_OF_TOY):
+        raise UserError(f"--{given[0]}: does not go with --toy: {NOT_OF_TOY[given[0]]}")
     path = papers.path_of(arguments.name)
     jobs.require_kept(arguments.run, "--run")
     search = reading.read(path, [*papers.TOY, *launch.settings(arguments)])

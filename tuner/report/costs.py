@@ -138,7 +138,7 @@ def _of_trials(rows: Sequence[CostRow]) -> Table:
 def _cells(counts: Counts) -> list[str]:
     flop, batch = counts.flop, counts.batch
     return [
-        f"{counts.averaged_layers} ({counts.nominal_layers})",
+        f"{counts.averaged_modules} ({counts.nominal_layers})",
         f"{counts.teacher_parameters / 1e6:.2f} M",
         f"{counts.student_parameters / 1e6:.2f} M",
         f"{counts.backbone_parameters / 1e6:.2f} M",

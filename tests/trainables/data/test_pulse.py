@@ -11,7 +11,7 @@ import torch
 
 from tests.trainables.pictures import encoded, picture
 from trainables.config import trial as c
-from trainables.data import files, progress, pulse
+from trainables.data import files, lock, progress, pulse
 from trainables.data import images as data
 from trainables.data.sets.base import Chunks
 from trainables.evaluation.protocols.knn import KNN
@@ -67,17 +67,17 @@ def test_a_decoded_image_is_a_sign() -> None:
 
 def test_whoever_waits_for_a_lock_gets_on_as_its_holder_does(tmp_path: Path) -> None:
     """A sign of one worker counts for all of its group, so a wait for a holder that hangs must not give any."""
-    with data._locked(tmp_path / "lock") as moved:
-        waiting = threading.Thread(target=lambda: data._locked(tmp_path / "lock").__enter__(), daemon=True)
+    with lock.locked(tmp_path / "lock") as moved:
+        waiting = threading.Thread(target=lambda: lock.locked(tmp_path / "lock").__enter__(), daemon=True)
         waiting.start()
-        assert signs_of(lambda: time.sleep(5 * data.LOOK)) == 0
+        assert signs_of(lambda: time.sleep(5 * lock.LOOK)) == 0
         end, before = time.monotonic() + 60, pulse.signs()
         while pulse.signs() == before and time.monotonic() < end:
             moved()
-            time.sleep(data.LOOK)
+            time.sleep(lock.LOOK)
         assert pulse.signs() > before
-        time.sleep(5 * data.LOOK)
-        assert signs_of(lambda: time.sleep(5 * data.LOOK)) == 0 and waiting.is_alive()
+        time.sleep(5 * lock.LOOK)
+        assert signs_of(lambda: time.sleep(5 * lock.LOOK)) == 0 and waiting.is_alive()
     waiting.join(60)
     assert not waiting.is_alive()
 
@@ -91,7 +91,7 @@ def test_whoever_fills_the_cache_moves_for_each_chunk(tmp_path: Path) -> None:
             time.sleep(0.05)
             yield np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, np.int64)
 
-    with data._locked(tmp_path / "lock") as moved:
+    with lock.locked(tmp_path / "lock") as moved:
         data._decode_to(tmp_path / "cache", chunks(), moved)
     assert len(set(times)) == 3
 

@@ -51,7 +51,7 @@ def test_parameters_and_layers_are_torchvisions() -> None:
         counts = counts_of(LARGE, **{"teacher.placement": placement})
         assert counts.teacher_parameters == copied
         assert counts.backbone_parameters == weights * (2 if placement in ("whole", "backbone") else 1)
-        assert (counts.averaged_layers, counts.nominal_layers) == (layers, nominal)
+        assert (counts.averaged_modules, counts.nominal_layers) == (layers, nominal)
         assert counts.student_parameters == weights + head + (256 * 4096 + 4096 + 2 * 4096 + 4096 * 256 + 256)
 
 
@@ -62,7 +62,7 @@ def test_dinos_figures_of_the_placement_paper() -> None:
     assert [counts.nominal_layers for counts in (whole, projector)] == [53, 3]
     assert [round(counts.backbone_parameters / 1e6, 1) for counts in (whole, projector)] == [47.0, 23.5]
     assert [counts.forwards_a_view for counts in (whole, projector)] == [2, 1]
-    assert [counts.averaged_layers for counts in (whole, projector)] == [57, 4]  # shortcuts and prototypes included
+    assert [counts.averaged_modules for counts in (whole, projector)] == [57, 4]  # shortcuts and prototypes included
 
 
 @pytest.mark.parametrize(
@@ -144,6 +144,7 @@ def test_what_changes_no_count() -> None:
         {"train.precision": "bf16"},
         {"teacher.smoothing": {"kind": "sts", "p": 0.5, "first_copy": "masked"}},
         {"teacher.update": "after", "optim.lr.warmup": "50 steps"},
+        {"monitors": {"names": ["gradients"], "every": "1 step"}},
     ):
         assert counts_of(TINY, **changes) == plain
     joint = counts_of(TINY, **{"encoder.norm": "sync"})  # all shards in one pass

@@ -1,5 +1,6 @@
 """A trial begins with an earlier network: its features bit for bit, its content by hash, and what does not fit."""
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -215,7 +216,7 @@ def test_what_does_not_fit_is_named_before_anything_is_trained(
             act()
 
 
-def test_files_that_hold_no_network(tiny: Tiny, tmp_path: Path) -> None:
+def test_files_that_hold_no_network(tiny: Tiny, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     def refused(name: str, **values: object) -> str:
         with pytest.raises(UserError) as caught:
             initial_network.read(tiny({"init": {"path": str(tmp_path / name), **values}}).init)
@@ -226,9 +227,19 @@ def test_files_that_hold_no_network(tiny: Tiny, tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "code.pth")
     (tmp_path / "noise.pth").write_bytes(b"noise" * 100)
     (tmp_path / "noise.safetensors").write_bytes(b"noise" * 100)
-    assert "must hold the state of a network: names and tensors; it holds state_dict, epoch" in refused("nested.pth")
+    (tmp_path / "text.pth").write_text("epoch: 3\n")
+    torch.save({0: torch.zeros(1), "a": torch.zeros(1)}, tmp_path / "numbered.pth")
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    (tmp_path / "python.pth").write_bytes(pickle.dumps({"a": 1}, protocol=4))
+    rule = "': must hold tensors by name, as torchvision saves them; it "
+    assert refused("nested.pth").endswith(f"{rule}holds state_dict, epoch")
+    assert refused("numbered.pth").endswith(f"{rule}holds 0, a")
+    assert refused("list.pth").endswith(f"{rule}holds a list")
+    assert refused("code.pth").endswith(f"{rule}holds code (torch.nn.modules.linear.Linear)")
+    for name in ("noise.pth", "text.pth", "python.pth"):
+        assert refused(name).endswith(f"{rule}is damaged, or torch.save did not write it")
+    assert [str(warning.message) for warning in recwarn] == [], "torch's warnings are not shown beside the line"
     assert "under torchvision's names; it holds module.encoder_q.conv1.weight" in refused("moco.pth")
-    assert "is damaged, or holds more than tensors" in refused("code.pth")
     assert "is damaged" in refused("noise.pth") and "is damaged" in refused("noise.safetensors")
     assert "has no teacher beside its student" in refused("moco.pth", network="teacher")
     assert "no such file; did you mean 'noise.pth'?" in refused("nois.pth")
@@ -237,6 +248,39 @@ def test_files_that_hold_no_network(tiny: Tiny, tmp_path: Path) -> None:
     assert "is a folder; name a file in it; it holds none" in refused("run.pth")
     with pytest.raises(UserError, match=r"^init.path.*a file of weights ends in .safetensors, .pth, .pt"):
         tiny({"init": "weights.bin"})
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (4, 1, 3)], ids=str)
+@pytest.mark.parametrize("odd", [("conv1.weight", "layer1.0.conv1.weight"), ("layer1.0.conv1.weight",)], ids=len)
+def test_tensors_of_odd_shapes_are_refused(
+    tiny: Tiny, tmp_path: Path, shape: tuple[int, ...], odd: tuple[str, ...]
+) -> None:
+    path = tmp_path / "odd.pth"
+    state = {"conv1.weight": torch.zeros(4, 1, 3, 3), "layer1.0.conv1.weight": torch.zeros(4, 4, 3, 3)}
+    torch.save({**state, **{name: torch.zeros(shape) for name in odd}}, path)
+    with pytest.raises(UserError, match=rf"^init.path = '{path}': .*; it is (no encoder|a ResNet with )"):
+        initial_network.require_fitting(tiny({"init": str(path)}), Stored(64, (8, 8, 1), 10))
+
+
+@pytest.mark.parametrize(
+    ("norm", "named"),
+    [("batch", "batch or momentum or sync"), ("momentum", "batch or momentum or sync"), ("layer", "group or layer"),
+     ("none", "none")],
+)  # fmt: skip
+def test_the_norm_of_a_network_that_does_not_fit_is_named(
+    trained: Callable[..., tuple[Path, Learner]], tiny: Tiny, norm: str, named: str
+) -> None:
+    path, _ = trained({"encoder.norm": norm, "optim.lr": 0.01})
+    config = tiny({"init": str(path), "encoder.norm": "layer" if norm != "layer" else "none"})
+    with pytest.raises(UserError, match=rf"^init.path = .*; it is resnet10 with .*, with encoder.norm={named}$"):
+        initial_network.require_fitting(config, Stored(64, (8, 8, 1), 10))
+
+
+def test_a_hash_has_64_hexadecimal_digits(tiny: Tiny) -> None:
+    assert tiny({"init.sha256": "AB" * 32}).init.sha256 == "ab" * 32
+    for digits in ("zz", "g" * 64, "a" * 63, "a" * 64 + "\n"):
+        with pytest.raises(UserError, match=r"^init.sha256 = '.*': must be 64 hexadecimal digits$"):
+            tiny({"init.sha256": digits})
 
 
 def test_a_checkpoint_with_a_teacher_on_each_worker(trained: Callable[..., tuple[Path, Learner]], tiny: Tiny) -> None:

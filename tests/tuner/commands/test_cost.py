@@ -75,7 +75,7 @@ def test_a_trial_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(TRIAL))
     (row,) = printed(capsys, str(path), "--set", "teacher.placement=none")
-    assert (row["trial"], row["teacher_parameters"], row["averaged_layers"]) == ("mine", 0, 0)
+    assert (row["trial"], row["teacher_parameters"], row["averaged_modules"]) == ("mine", 0, 0)
 
 
 def test_a_run_and_a_trial_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,6 +87,17 @@ def test_a_run_and_a_trial_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert row["trial"] == "0001" and row["batch"] == study.config_of(study.trials()[1]).train.batch_size
     assert cli.main(["cost", str(run.path), "--set", "seed=1"]) == 2
     assert "--set seed=1: goes with a file" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message names the folder that was given, whatever lies around it."""
+    run, _ = finished(tmp_path, [0.6], {"knn_top1": 0.5})
+    (tmp_path / "bad" / "inner" / "deep").mkdir(parents=True)
+    for folder in (tmp_path / "bad", tmp_path / "bad" / "inner" / "deep", run.path / "trials"):
+        folder.mkdir(exist_ok=True)
+        assert cli.main(["cost", str(folder)]) == 2
+        rule = "neither a run directory (it has no manifest.json) nor a trial's folder in one"
+        assert capsys.readouterr().err == f"error: {folder}: {rule}\n"
 
 
 def test_what_a_dry_step_measured(
@@ -116,6 +127,14 @@ def test_a_dry_step_that_fails_is_said(
     monkeypatch.setattr(cost, "ask", fail)
     rows = printed(capsys, table, "--measure")
     assert [(row["measured"], row["unmeasured"]) for row in rows] == [(None, "was ended by signal 9")] * 2
+
+
+def test_a_figure_of_papers_has_one_value_in_json(table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Counts of our own have names of their own: the paper's layers leave out shortcuts, ours do not."""
+    whole, _ = printed(capsys, table)
+    assert not set(costs.FIGURES) & whole.keys()
+    assert (whole["averaged_modules"], whole["nominal_layers"]) == (9 + 3 + 2, 10 + 2)
+    assert whole["ours"]["averaged_layers"] == whole["nominal_layers"]
 
 
 def test_titles_name_every_figure() -> None:

@@ -79,7 +79,10 @@ def test_names_and_arguments_that_do_not_fit(tmp_path: Path, capsys: pytest.Capt
         (["placement_tabel1"], "no table is named placement_tabel1; did you mean 'placement_table1'?"),
         (["--toy"], "--toy: goes with the name of a table; 'tuner papers' lists them"),
         ([NAME, "--set", "seeds=2"], "--set: goes with --toy; in its own size a table is started by: tuner launch "),
+        ([NAME, "--wait", "0s"], "--wait: goes with --toy; in its own size a table is started by: tuner launch "),
         (["--runs", str(tmp_path / "none")], "none: no such folder"),
+        ([NAME, "--toy", "--json"], "--json: does not go with --toy: it launches a run, and tuner status RUN"),
+        ([NAME, "--toy", "--runs", "runs"], "--runs: does not go with --toy: it looks for no runs, and --run names "),
         ([NAME, "--toy", "--set", "trial.nonsense=1"], "trial.nonsense: unknown key"),
     ):
         assert cli.main(["papers", *line]) == 2

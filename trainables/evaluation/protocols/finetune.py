@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trainables.evaluation.subject import Subject
 
 PAPER: dict[str, Any] = {"crop_scale": [0.08, 1.0]}
-EMAN_STEPS: dict[str, Any] = {"kind": "step", "milestones": ["30 epochs", "40 epochs"], "factor": 0.1, "base": 0.001}
+EMAN_STEP_LR: dict[str, Any] = {"kind": "step", "milestones": ["30 epochs", "40 epochs"], "factor": 0.1, "base": 0.001}
 RECIPES: dict[str, dict[str, Any]] = {
     "momentum2": {**PAPER, "epochs": 20, "batch_size": 1024, "base_batch": None, "lr": 0.08, "reestimate": True},
     "momentum2-10": {**PAPER, "epochs": 15, "batch_size": 1024, "base_batch": None, "lr": 0.08, "reestimate": True},
@@ -28,7 +28,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "epochs": 50,
         "batch_size": 256,
         "base_batch": None,
-        "lr": EMAN_STEPS,
+        "lr": EMAN_STEP_LR,
         "classifier_factor": 100.0,
         "weight_decay": 1e-4,
     },

@@ -33,7 +33,7 @@ PAPER: dict[str, Any] = {
     "crop_scale": [0.08, 1.0],
     "every_epochs": 10,
 }
-STEPS: dict[str, Any] = {"kind": "step", "milestones": ["60 epochs", "80 epochs"], "factor": 0.1}
+STEP_LR: dict[str, Any] = {"kind": "step", "milestones": ["60 epochs", "80 epochs"], "factor": 0.1}
 SOLO = {
     "byol": 0.3,
     "dino": 0.3,
@@ -46,11 +46,11 @@ SOLO = {
 RECIPES: dict[str, dict[str, Any]] = {
     "momentum2": {**PAPER, "norm": "logits", "epochs": 80, "lr": 0.2, "base_batch": 256},
     "momentum2-stl10": {**PAPER, "norm": "logits", "epochs": 80, "lr": 0.5, "base_batch": 256},
-    "moco": {**PAPER, "norm": "logits", "lr": {**STEPS, "base": 30}, "base_batch": 256},
-    "eman": {**PAPER, "lr": {**STEPS, "base": 30}},
-    "eman-few": {**PAPER, "epochs": 50, "lr": {**STEPS, "milestones": ["30 epochs", "40 epochs"], "base": 30}},
+    "moco": {**PAPER, "norm": "logits", "lr": {**STEP_LR, "base": 30}, "base_batch": 256},
+    "eman": {**PAPER, "lr": {**STEP_LR, "base": 30}},
+    "eman-few": {**PAPER, "epochs": 50, "lr": {**STEP_LR, "milestones": ["30 epochs", "40 epochs"], "base": 30}},
     "lightly": {**PAPER, "epochs": 90, "lr": 0.1, "base_batch": 256},
-    **{f"solo-{method}": {**PAPER, "lr": {**STEPS, "base": lr}, "base_batch": 256} for method, lr in SOLO.items()},
+    **{f"solo-{method}": {**PAPER, "lr": {**STEP_LR, "base": lr}, "base_batch": 256} for method, lr in SOLO.items()},
 }
 
 

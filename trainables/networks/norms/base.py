@@ -119,6 +119,7 @@ class Norm(nn.Module):
     WHOLE_BATCH: whether a forward needs all shards of a worker in one pass.
     BATCH_STATISTICS: whether it normalises with statistics of a batch. Without, a teacher has the student's kind.
     OF_STUDENT: whether a student may have it.
+    IDENTITY: whether a forward returns its input itself, which an activation behind it must not overwrite.
     SHUFFLES: whether the teacher's samples change places across the shards of the batch for a forward.
     FOLLOWS_STUDENT: whether the Teacher averages the student's running statistics into this norm's.
     """
@@ -126,6 +127,7 @@ class Norm(nn.Module):
     WHOLE_BATCH: ClassVar[bool] = False
     BATCH_STATISTICS: ClassVar[bool] = True
     OF_STUDENT: ClassVar[bool] = True
+    IDENTITY: ClassVar[bool] = False
     SHUFFLES: ClassVar[bool] = False
     FOLLOWS_STUDENT: ClassVar[bool] = False
 

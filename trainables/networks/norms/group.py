@@ -19,7 +19,8 @@ class GroupNorm(SampleNorm):
 
     The number of groups divides the channels and is at most `groups`. A group has at least two channels, as 64 channels
     have in 32 groups, and at least eight numbers, so that vectors and maps of few positions have fewer groups: of one
-    number nothing would be left, and of two only which is the larger.
+    number nothing would be left, and of two only which is the larger. Fewer than eight channels are not refused: a
+    vector of them is one group.
     """
 
     BATCH_STATISTICS: ClassVar[bool] = False

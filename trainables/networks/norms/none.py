@@ -11,6 +11,7 @@ class NoNorm(SampleNorm):
     """The identity, without weights. A ResNet without norms may diverge: lower the learning rate, or warm it up."""
 
     BATCH_STATISTICS: ClassVar[bool] = False
+    IDENTITY: ClassVar[bool] = True
 
     def register_weights(self, channels: int) -> None:
         """There are none."""
