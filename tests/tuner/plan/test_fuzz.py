@@ -161,7 +161,8 @@ def answer(arguments: list[str]) -> str:
                 raise
         except SystemExit as error:  # argparse takes what begins with "-" for an option
             status = error.code
-            said.truncate(0)
+            said.seek(0)
+            said.truncate()
             said.write("error: usage")
     assert time.process_time() - begun < SECONDS
     if status is None:
