@@ -1,11 +1,11 @@
 """The student's network and the views that it sees: sections `encoder` and `views` of a TrialConfig. Needs no torch."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from trainables.config.data import LARGEST_IMAGE
-from trainables.config.norms import STUDENT_NORMS, TEACHER_NORMS, NormOptions, StudentKind
+from trainables.config.norms import STUDENT_NORMS, NormOptions, StudentKind
 from trainables.config.sections import Positive, Section, Share, Width
 from trainables.config.teacher import PARTS
 
@@ -42,6 +42,9 @@ class StudentNorm(NormOptions):
     sample. group: those of a sample, by groups of channels. none: no norm at all, and then a ResNet may diverge.
     """
 
+    KINDS: ClassVar[tuple[str, ...]] = STUDENT_NORMS
+    ELSEWHERE: ClassVar[str] = "is a norm of teachers; set teacher.norm = {kind}"
+
     kind: StudentKind = "batch"
     """Whose statistics: those of the shard, the batch, or a shard and its history (Momentum BN); or of each sample over
     all channels or groups of them; or none.
@@ -50,13 +53,6 @@ class StudentNorm(NormOptions):
     """How many groups of channels `group` has at most. They divide the channels, and a group has at least two channels
     and eight numbers of a sample.
     """
-
-    @field_validator("kind", mode="before")
-    @classmethod
-    def _is_of_a_student(cls, kind: Any) -> Any:
-        if kind in TEACHER_NORMS and kind not in STUDENT_NORMS:
-            raise ValueError(f"is a norm of teachers; set teacher.norm = {kind}")
-        return kind
 
 
 class Encoder(Section):

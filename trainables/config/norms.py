@@ -4,9 +4,9 @@ A kind of norm is a file of `trainables.networks.norms`. What a configuration mu
 class, which are read without importing the file.
 """
 
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from trainables.config import discovery
 from trainables.config.sections import CosineShare, Section, Share
@@ -41,6 +41,8 @@ class NormOptions(Section):
     """A kind of norm, and the options of Momentum BN."""
 
     SHORT: ClassVar[str] = "kind"
+    KINDS: ClassVar[tuple[str, ...]]  # those of NORMS that this network may have
+    ELSEWHERE: ClassVar[str]  # what is said of another kind of NORMS
 
     kind: str
     alpha: Alpha = Alpha()
@@ -62,6 +64,13 @@ class NormOptions(Section):
     def batch_statistics(self) -> bool:
         """Whether it normalises with statistics of a batch: what the norm's file says as BATCH_STATISTICS."""
         return says(self.kind, "BATCH_STATISTICS", True)
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _belongs_here(cls, kind: Any) -> Any:
+        if kind in NORMS and kind not in cls.KINDS:
+            raise ValueError(cls.ELSEWHERE.format(kind=kind))
+        return kind
 
     @model_validator(mode="after")
     def _each_view_moves_a_history_of_its_shard(self) -> Self:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from trainables.config.errors import nearest
-from trainables.config.norms import STUDENT_NORMS, TEACHER_NORMS, NormOptions, TeacherKind
+from trainables.config.norms import TEACHER_NORMS, NormOptions, TeacherKind
 from trainables.config.sections import CosineShare, Duration, Factor, Schedule, Section, Share
 
 BACKBONE = ("conv1", "block1", "block2", "block3", "block4")
@@ -36,19 +36,15 @@ class TeacherNorm(NormOptions):
     batch, and the teacher has the student's norm, with averaged weights.
     """
 
+    KINDS: ClassVar[tuple[str, ...]] = TEACHER_NORMS
+    ELSEWHERE: ClassVar[str] = "has no batch statistics; with encoder.norm = {kind} the teacher has it too"
+
     kind: TeacherKind = "batch"
     """Whose statistics: those of the shard, the batch, a shuffled shard, or a shard and its history (Momentum BN); or
     averages of the student's.
     """
     warm_start: Duration = "0 steps"
     """How long eman copies the student's statistics at the beginning."""
-
-    @field_validator("kind", mode="before")
-    @classmethod
-    def _has_batch_statistics(cls, kind: Any) -> Any:
-        if kind in STUDENT_NORMS and kind not in TEACHER_NORMS:
-            raise ValueError(f"has no batch statistics; with encoder.norm = {kind} the teacher has it too")
-        return kind
 
 
 class Preserving(Schedule):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from tests.chaos.processes import Process, descendants
 from tests.tuner.fleet.test_kill import wait_for
 from tuner.fleet import cluster
 from tuner.fleet.slots import Slots
@@ -17,29 +18,21 @@ from tuner.runs import run as runs
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(300)]
 
 
-def controllers() -> list[int]:
-    """Processes of the controllers of worker groups."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if path.read_bytes().startswith(b"ray::TrainController"):
-                found.append(int(path.parent.name))
-        except OSError:  # it has ended
-            continue
-    return found
+def controllers() -> list[Process]:
+    """The controllers of worker groups of the Ray that this process has started."""
+    return [process for process in descendants([os.getpid()]) if process.command.startswith("ray::TrainController")]
 
 
 def test_the_cpus_of_a_group_whose_controller_was_killed_at_its_start_are_free_again(tmp_path: Path) -> None:
     """The only slot takes all CPUs of the cluster, so that a second group has no room beside the first."""
     run = runs.Run.create(tmp_path / "run", "search", {}, 0)
-    others = set(controllers())
     with cluster.cluster("local", run):
         resources = Resources(workers=int(ray.cluster_resources()["CPU"]))
         with Slots(1, resources, run.ray_folder) as slots:
             made = wait_for(lambda: [g["state"] for g in ray.util.placement_group_table().values()], "placement group")
             assert made == ["CREATED"] and not slots.state().up
-            (controller,) = set(controllers()) - others
-            os.kill(controller, signal.SIGKILL)
+            (controller,) = controllers()
+            assert controller.send(signal.SIGKILL)
             killed = time.monotonic()
             wait_for(lambda: slots.state().up, "workers of another group", 120)
             print(f"the slot was up {time.monotonic() - killed:.1f} s after the kill")
