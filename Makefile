@@ -23,8 +23,8 @@ test: $(READY)
 	$(PYTEST) -m 'not long and ray'
 
 test-long: $(READY)
-	$(PYTEST) -n 2 -m 'long and not ray'
-	$(PYTEST) -m 'long and ray'
+	$(PYTEST) --durations=10 -n 2 -m 'long and not ray'
+	$(PYTEST) --durations=25 -m 'long and ray'
 
 lint: $(READY)
 	$(BIN)/ruff check .

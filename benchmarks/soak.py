@@ -158,7 +158,10 @@ def real(trials: int, cluster: Cluster) -> Soak:
 
 
 def _watched(driver: "subprocess.Popen[bytes]", cluster: Cluster, run: Path) -> list[Course]:
-    """Looks at the processes of a search until its driver ends. Several of a kind are numbered."""
+    """Looks at the processes of a search until its driver ends. Several of a kind are numbered.
+
+    A process that had gone before the first look at it is left out.
+    """
     courses: dict[int, Course] = {}
     numbers: dict[str, int] = {}
     while driver.poll() is None:
@@ -170,7 +173,7 @@ def _watched(driver: "subprocess.Popen[bytes]", cluster: Cluster, run: Path) -> 
                 courses[pid] = Course(kind if numbers[kind] == 1 else f"{kind} {numbers[kind]}")
             courses[pid].add(ended, pid)
         time.sleep(LOOK)
-    return list(courses.values())
+    return [course for course in courses.values() if course.trials]
 
 
 def _kinds(processes: list[Process]) -> Iterator[tuple[int, str]]:

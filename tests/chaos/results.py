@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from safetensors import safe_open
 
 from tests.chaos.cluster import Cluster
-from tests.chaos.processes import Process
+from tests.chaos.processes import Process, stacks
 
 Results = dict[str, dict[str, Any]]
 """By key of the trial: its state, its curve, the metrics of all its epochs, and a hash of its last state."""
@@ -99,7 +99,7 @@ def left_of(cluster: Cluster, run: Path, files: Iterable[str]) -> list[str]:
     if free < cpus:
         left.append(f"{cpus - free:g} CPUs that are not free")
     workers = [process for process in cluster.processes() if _of_search(process)]
-    left += [f"process {process.command}" for process in workers]
+    left += [f"process {process.command}, {_doing(process)}" for process in workers]
     left += [f"port {port}" for process in workers for port in ports(process.pid)]
     names = {entry.name for entry in cluster.files.iterdir()} - set(files)
     left += [f"file {name}" for name in sorted(names) if not name.startswith(OF_TORCH)]
@@ -139,6 +139,12 @@ def ports(pid: int) -> list[int]:
             if fields[3] == "0A" and fields[9] in sockets:
                 found.append(int(fields[1].rpartition(":")[2], 16))
     return found
+
+
+def _doing(process: Process) -> str:
+    """State of a process and what each of its threads is in, for whoever has to find out why it is still there."""
+    threads = [" < ".join(frame.function for frame in frames[:4]) for frames in stacks(process.pid, blocking=False)]
+    return f"state {process.state}, {'; '.join(threads) or 'no Python stack'}"
 
 
 def _of_search(process: Process) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray import ActorID
 from ray._private.state import available_resources_per_node, state  # the public ways need the dashboard
 from ray.core.generated import gcs_pb2
 
@@ -47,10 +48,11 @@ def look() -> Nodes:
 
 
 def abandoned() -> list[str]:
-    """Placement groups of this driver whose creators are dead, by their ids.
+    """Placement groups of this driver that actors made which are dead, by their ids.
 
     They are those of controllers that were killed. Ray keeps such a group, with its resources, until the driver ends;
-    where no worker of it was up, nobody else knows of it.
+    where no worker of it was up, nobody else knows of it. A group that the driver has made itself, as Tune does for
+    its actors, is marked in the same way, and has no actor.
     """
     messages: Any = gcs_pb2  # made at run time, so that a type checker does not see what is in it
     kind, job = messages.PlacementGroupTableData, bytes.fromhex(ray.get_runtime_context().get_job_id())
@@ -58,7 +60,10 @@ def abandoned() -> list[str]:
     return [
         group.placement_group_id.hex()
         for group in groups
-        if group.creator_actor_dead and group.creator_job_id == job and group.state != kind.REMOVED
+        if group.creator_job_id == job
+        and group.creator_actor_dead
+        and group.creator_actor_id != ActorID.nil().binary()
+        and group.state != kind.REMOVED
     ]
 
 
