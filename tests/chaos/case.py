@@ -135,7 +135,8 @@ class Case:
     # the faults
 
     def _faults(self) -> None:
-        while not self.plan.from_launch and not self._trains() and not self.over.is_set():
+        begins = self._made if self.plan.from_launch else self._trains
+        while not begins() and not self.over.is_set():
             self.over.wait(LOOK)
         for fault in self.plan.faults:
             if self.over.wait(fault.gap):
@@ -158,6 +159,10 @@ class Case:
                 thread = threading.Thread(target=self._see_deaths, args=(moment,))
                 self.threads.append(thread)
                 thread.start()
+
+    def _made(self) -> bool:
+        """Whether there is a run; before that nothing can be lost, and nothing resumed."""
+        return (self.run / "journal.log").exists()
 
     def _trains(self) -> bool:
         return any(self.run.glob("trials/[0-9]*/step-*"))
