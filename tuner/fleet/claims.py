@@ -159,7 +159,7 @@ class Life:
 
     Attributes:
         slot: index of the slot.
-        incarnation: number of the life, counted from 1 for each slot.
+        incarnation: number of the life, counted from 1 over all slots: a slot may have the index of one that has ended.
         placement: id of the placement group that holds its resources.
         nodes: ids of the nodes that its workers run on, in the order of their ranks.
         store: host and port of the store of its first worker.
@@ -213,16 +213,14 @@ class Group:
     """The worker group of a slot, over all of its lives.
 
     Attributes:
-        lives: number of lives so far.
-        lives_before: number of lives when `down` was last called.
+        came_up: whether its workers were up since `down` was last called.
         life: the present life; None while no workers are up.
         placement: id of the placement group of the last life.
         retired: why the slot is to end, if its workers were not up when that was said; else empty.
-        broken: why the slot was given up.
+        broken: why the slot is given up; None where it is not.
     """
 
-    lives: int = 0
-    lives_before: int = 0
+    came_up: bool = False
     life: Life | None = None
     placement: str | None = None
     retired: str = ""

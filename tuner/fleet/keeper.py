@@ -17,7 +17,7 @@ from tuner.plan.resources import Resources
 log = logging.getLogger(__name__)
 RELAUNCH_WAIT = 5.0  # seconds before a worker group is launched again, times the failures so far
 RELAUNCH_LIMIT = 60.0  # seconds of this wait at most
-LAUNCH_FAILURES = 3  # failed launches in a row after which a slot is given up, if no other slot is up
+LAUNCH_FAILURES = 3  # failed launches in a row after which a slot is given up, if no other slot is up then
 ROOM_LOOK = 2.0  # seconds between two looks for room for a slot
 
 
@@ -47,22 +47,23 @@ class Keeper:
 
     It waits for room on the cluster, without a limit, and launches the group. Ray Train restarts dead workers; when the
     group's controller has ended, the keeper launches the group again. A slot whose group has room but does not come up
-    is given up after LAUNCH_FAILURES launches.
+    is given up after LAUNCH_FAILURES launches. It is launched again all the same, since a faulty node may be mended
+    while other slots work: only the switchboard ends a search, once every slot is given up.
 
     Args:
         slot: index of the slot.
         site: of all slots.
 
     Attributes:
-        lacks: why the workers are not up; empty where they are, or are starting. A slot whose last launch lacked room
-            keeps this reason while it is launched again.
-        waits: whether it waits for room, and holds no resources.
+        lacks: why the workers are not up; empty where they are, or are starting. A slot whose last launch lacked room,
+            or that is given up, keeps this reason while it is launched again.
+        waits: whether it waits for room or for its next launch, and holds no resources.
         ends: whether the slot is to end once its workers have gone home.
     """
 
     def __init__(self, slot: int, site: Site):
         self.slot, self.lacks, self.waits = slot, "", True
-        self._outrun = ""  # why the last launch lacked room; empty where it did not
+        self._known = ""  # why the last launch failed, where it lacked room or the slot is given up; else empty
         self._site, self._ending = site, threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True, name=f"slot-{slot}")
         self.thread.start()
@@ -88,27 +89,23 @@ class Keeper:
             site.room.settle(self.slot)
             try:
                 came_up, lacked_room = self._came_up(why), _lacked_room(why)
-                self._outrun = self.lacks = "" if came_up or not lacked_room else self._lacked()
-                if came_up:
-                    failures = 0
-                elif not (lacked_room or site.dead_nodes() > dead):
-                    failures += 1
+                at_fault = not (came_up or lacked_room or site.dead_nodes() > dead)
+                failures = 0 if came_up else failures + at_fault
                 if self.ends:
                     return
-                # a faulty node may be mended while other slots work
-                if failures >= LAUNCH_FAILURES and not ray.get(site.board.state.remote()).up:
-                    reason = f"its worker group could not be launched {failures} times: {first_line(why)}"
-                    ray.get(site.board.give_up.remote(self.slot, f"slot {self.slot}: {reason}"))
-                    self._ending.wait()
-                    return
+                self._known = self._lacked() if lacked_room and not came_up else ""
+                if at_fault and failures >= LAUNCH_FAILURES and not ray.get(site.board.state.remote()).up:
+                    self._known = self._give_up(failures, why)
+                self.lacks = self._known
             except ray.exceptions.RayError as error:  # `Watch` ends the search if the switchboard is dead
                 log.warning("slot %d: the switchboard does not answer (%s)", self.slot, first_line(error))
-            if self._outrun:
-                log.warning("slot %d: %s", self.slot, self._outrun)
+            if self._known:
+                log.warning("slot %d: %s", self.slot, self._known)
             else:
                 log.warning(
                     "slot %d: its worker group ended (%s); launched again", self.slot, first_line(why), exc_info=why
                 )
+            self.waits = True
             self._ending.wait(min(max(1.0, RELAUNCH_WAIT * failures), RELAUNCH_LIMIT))
 
     def _room_comes(self) -> bool:
@@ -116,7 +113,7 @@ class Keeper:
         self.waits = True
         while not self.ends:
             lacks = self._site.room.take(self.slot)
-            self.lacks = lacks or self._outrun
+            self.lacks = lacks or self._known
             if not lacks:
                 self.waits = False
                 return True
@@ -126,9 +123,14 @@ class Keeper:
 
     def _lacked(self) -> str:
         """Words for a launch that lacked room."""
-        resources = self._site.resources
-        needs = needs_of(resources, resources.smallest)
+        needs = needs_of(self._site.resources)
         return f"no room for {needs}: other work took what was free before its workers were up; it is tried again"
+
+    def _give_up(self, failures: int, why: BaseException | None) -> str:
+        """Gives the slot up until a launch ends otherwise; returns why, in words."""
+        reason = f"its worker group could not be launched {failures} times: {first_line(why)}"
+        ray.get(self._site.board.give_up.remote(self.slot, f"slot {self.slot}: {reason}"))
+        return f"{reason}; it is tried again"
 
     def _came_up(self, why: BaseException | None) -> bool:
         """Frees the resources of a group that has ended; returns whether its workers had been up."""

@@ -67,8 +67,9 @@ def abandoned() -> list[str]:
     ]
 
 
-def needs_of(resources: Resources, workers: int) -> str:
-    """What a group of workers asks for, in words: "2 workers of 1 CPU and 1 GPU"."""
+def needs_of(resources: Resources) -> str:
+    """What a slot asks for, in words: "2 workers of 1 CPU and 1 GPU"."""
+    workers = resources.smallest
     needs = " and ".join(f"{amount:g} {kind}" for kind, amount in demand_of(resources).items())
     return f"{f'{workers} workers' if workers > 1 else 'a worker'} of {needs}"
 
@@ -79,12 +80,11 @@ class Room:
     What a slot was given counts as taken until its workers are up, or its launch has failed.
 
     Args:
-        resources: of a trial.
-        workers: of a slot.
+        resources: of a trial; a slot has its smallest number of workers.
     """
 
-    def __init__(self, resources: Resources, workers: int):
-        self._resources, self._workers = resources, workers
+    def __init__(self, resources: Resources):
+        self._resources = resources
         self._lock = threading.Lock()
         self._given: dict[int, float] = {}  # slots whose workers start, and since when
 
@@ -97,10 +97,10 @@ class Room:
         nodes = [amounts for name, amounts in free.items() if name not in draining]
         places = places_on(nodes, self._resources)
         with self._lock:
-            if places >= self._workers * (1 + len(self._given)):
+            if places >= self._resources.smallest * (1 + len(self._given)):
                 self._given[slot] = time.monotonic()
                 return ""
-        needs = needs_of(self._resources, self._workers)
+        needs = needs_of(self._resources)
         return f"no room for {needs}: {places} would fit into what is free (nodes: {len(nodes)})"
 
     def settle(self, *slots: int) -> None:

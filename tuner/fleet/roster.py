@@ -16,6 +16,7 @@ HANG_WAIT = 4.0  # seconds for workers to notice that their generation has lost 
 STACKS_WAIT = 3.0  # seconds for workers without progress to write their stacks
 KEEP_WAIT = 1.0  # seconds for the slots of a generation to ask for work after its end
 POSTPONE_WAIT = 10.0  # seconds until a postponed trial is tried again
+NOBODY = 0  # an incarnation that no life has
 NEWS_WAIT = 30.0  # seconds in which news of a lost node may still excuse the last death of a trial's workers
 
 
@@ -23,19 +24,18 @@ class Roster:
     """The slots and the claims.
 
     Args:
-        slots: their number at the beginning.
         attempts: how often a trial may be started without a new epoch.
     """
 
-    def __init__(self, slots: int, attempts: int):
-        self.groups = {slot: Group() for slot in range(slots)}
+    def __init__(self, attempts: int):
+        self.groups: dict[int, Group] = {}  # of the slots that there are, by their indices
         self.claims: dict[int, Claim] = {}
         self.attempts = attempts
         self.session = uuid.uuid4().hex[:12]
         self.widths: dict[str, int] = {}  # slots that trials are to hold, by key
         self.closed = False  # nothing is given any more
         self.held = ""  # why nothing is given for now
-        self._sequence = self._generations = 0
+        self._sequence = self._generations = self._lives = 0
 
     def claim(self, trial_id: str, work: Work) -> Claim:
         """A trial's claim, a new one where it has none."""
@@ -51,6 +51,17 @@ class Roster:
         """Why no slot is left; None while there is one, or may come one."""
         reasons = [group.broken for group in self.groups.values()]
         return reasons[0] if reasons and all(reasons) else None
+
+    def attach(self, slot: int, placement: str | None, nodes: Sequence[str], store: tuple[str, int]) -> int:
+        """Begins a life of a slot's worker group; returns its incarnation, or NOBODY where there is no such slot."""
+        group = self.groups.get(slot)
+        if group is None:
+            return NOBODY
+        self.end_life(group, "its workers were restarted")
+        self._lives += 1
+        group.came_up, group.broken, group.placement = True, None, placement
+        group.life = Life(slot, self._lives, placement, tuple(nodes), store, retiring=group.retired)
+        return self._lives
 
     def life(self, slot: int, incarnation: int) -> Life | None:
         """The present life of a slot, if it has that incarnation: no other may take or post."""

@@ -79,13 +79,13 @@ class Slots:
         self.name = f"switchboard-{os.getpid()}-{time.time_ns()}"
         actor: Any = ray.remote(Switchboard)
         actor = actor.options(name=self.name, num_cpus=0, max_concurrency=10_000, resources=HEAD)
-        self.board: Board = actor.remote(0, resources.restarts + 1, resources.patience_seconds)
+        self.board: Board = actor.remote(resources.restarts + 1, resources.patience_seconds)
         self.number, self.useful = 0, useful
         self.on_wait: Callable[[str], None] = lambda why: None
         self.on_look: Callable[[State], None] = lambda state: None
         self._resources, self._account = resources, account
         self._nodes = Nodes()
-        self._room = Room(resources, resources.smallest)
+        self._room = Room(resources)
         self._site = Site(self.board, resources, folder, self._room, lambda: self._nodes.dead, fit)
         self._keepers: dict[int, Keeper] = {}
         self._closing, self._soon = threading.Event(), threading.Event()

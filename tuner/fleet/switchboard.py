@@ -26,33 +26,21 @@ NEXT_WAIT = 20.0  # seconds that a group waits for work before it asks again
 
 class Switchboard:
     """An asynchronous actor. Trials of Tune call claimed and take; workers attach, next, wanted, beat, post,
-    acknowledge and fault; the driver acquire, release, expect, resize, retire, watch, down, give_up, hold, halt, state
-    and close.
+    acknowledge and fault; the driver acquire, release, expect, resize, retire, watch, down, give_up, forget, hold,
+    halt, close and state.
 
     Args:
-        slots: their number at the beginning.
         attempts: how often a trial may be started without a new epoch.
         patience: seconds without progress after which workers count as stuck.
     """
 
-    def __init__(self, slots: int, attempts: int, patience: float = math.inf):
-        self.roster, self.patience = Roster(slots, attempts), patience
+    def __init__(self, attempts: int, patience: float = math.inf):
+        self.roster, self.patience = Roster(attempts), patience
         self.over: set[str] = set()  # trials, by Tune's id
         self.closed = False
         self.changed = asyncio.Condition()
 
-    # Tune's side
-
-    async def acquire(self, trial_id: str, work: Work) -> int | None:
-        """Puts a trial's claim into the queue and returns the claim's number; None where the trial is over.
-
-        The same trial gets the same number again.
-        """
-        if trial_id in self.over:
-            return None
-        claim = self.roster.claim(trial_id, work)
-        await self._announce()
-        return claim.sequence
+    # the side of Tune's trials
 
     async def claimed(self, trial_id: str) -> int | None:
         """Returns the number of the claim that the driver has made for a trial; None where the trial is over."""
@@ -80,6 +68,19 @@ class Switchboard:
             return "lost", "the trial is over"
         return claim.outcome or ("lost", self.roster.hopeless)
 
+    # the driver's side
+
+    async def acquire(self, trial_id: str, work: Work) -> int | None:
+        """Puts a trial's claim into the queue and returns the claim's number; None where the trial is over.
+
+        The same trial gets the same number again.
+        """
+        if trial_id in self.over:
+            return None
+        claim = self.roster.claim(trial_id, work)
+        await self._announce()
+        return claim.sequence
+
     async def release(self, trial_id: str) -> None:
         """Ends a trial's claim for good. Workers that still train it stop at their next step."""
         self.over.add(trial_id)
@@ -89,8 +90,6 @@ class Switchboard:
             del self.roster.claims[claim.sequence]
             self.roster.widths.pop(claim.work.key, None)
         await self._announce()
-
-    # the driver's side
 
     async def expect(self, slot: int) -> None:
         """There is another slot, whose workers will attach."""
@@ -106,7 +105,7 @@ class Switchboard:
     async def retire(self, slots: Collection[int], why: str) -> None:
         """Ends slots in order: trials leave them at their next step, then their workers go home."""
         for slot in slots:
-            group = self.roster.groups.setdefault(slot, Group())
+            group = self.roster.groups[slot]
             group.retired = why
             if group.life is not None:
                 group.life.retire(why)
@@ -139,11 +138,14 @@ class Switchboard:
             group.life.excuse = why if excused else None
             self.roster.end_life(group, why)
             await self._announce()
-        came_up, group.lives_before = group.lives > group.lives_before, group.lives
+        came_up, group.came_up, group.broken = group.came_up, False, None
         return group.placement, came_up
 
     async def give_up(self, slot: int, why: str) -> None:
-        """Marks a slot whose worker group cannot be launched."""
+        """Marks a slot whose worker group cannot be launched, until its workers are up or its next launch has ended.
+
+        No trial waits for workers any more while all slots are marked.
+        """
         self.roster.groups[slot].broken = why
         self.roster.end_life(self.roster.groups[slot], why)
         await self._announce()
@@ -200,15 +202,11 @@ class Switchboard:
             store: host and port of the first worker's store.
 
         Returns:
-            Their incarnation.
+            Their incarnation. That of workers whose slot has ended is no life's: `next` sends them home.
         """
-        group = self.roster.groups.setdefault(slot, Group())
-        self.roster.end_life(group, "its workers were restarted")
-        group.lives += 1
-        group.placement = placement
-        group.life = Life(slot, group.lives, placement, tuple(nodes), store, retiring=group.retired)
+        incarnation = self.roster.attach(slot, placement, nodes, store)
         await self._announce()
-        return group.lives
+        return incarnation
 
     async def next(self, slot: int, incarnation: int) -> Assignment | NoWork:
         """The work of a slot, for its first worker; "ask again" after NEXT_WAIT seconds without any.

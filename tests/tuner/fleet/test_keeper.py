@@ -1,17 +1,20 @@
-"""A slot whose launch lacks room: what its keeper says, and for how long. No Ray."""
+"""A slot whose launch lacks room, or fails: what its keeper says, and for how long. No Ray."""
 
+import asyncio
 import logging
 import threading
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from unittest.mock import MagicMock
 
 import pytest
 
+from tests.tuner.fleet.test_kill import wait_for
 from tuner.fleet import keeper as module
 from tuner.fleet.following import what_lacks
 from tuner.fleet.keeper import Keeper, Site
 from tuner.fleet.nodes import Room
+from tuner.fleet.switchboard import Switchboard
 from tuner.plan.resources import Resources
 
 LACKED = TimeoutError("the worker group did not come up in 10 s")
@@ -44,6 +47,19 @@ class Launches:
         self._ends.release()
 
 
+class PlayedBoard:
+    """The handle of a switchboard in the test's own process: an answer is there at once."""
+
+    def __init__(self, slots: int):
+        self.switchboard = Switchboard(attempts=1)
+        for slot in range(slots):
+            self.expect.remote(slot)
+
+    def __getattr__(self, name: str) -> MagicMock:
+        method = getattr(self.switchboard, name)
+        return MagicMock(remote=lambda *arguments: asyncio.run(method(*arguments)))
+
+
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
     launches = Launches()
@@ -52,6 +68,12 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
     monkeypatch.setattr(module, "RELAUNCH_WAIT", 0.0)
     monkeypatch.setattr(Keeper, "_came_up", lambda keeper, why: launches.up)
     return launches
+
+
+@pytest.fixture
+def board(monkeypatch: pytest.MonkeyPatch) -> PlayedBoard:
+    monkeypatch.setattr(module.ray, "get", lambda answer: answer)
+    return PlayedBoard(slots=2)
 
 
 def test_a_slot_that_is_launched_again_for_lack_of_room_says_so_until_its_workers_were_up(
@@ -71,6 +93,37 @@ def test_a_slot_that_is_launched_again_for_lack_of_room_says_so_until_its_worker
         launches.end(RuntimeError("a controller died"), up=True)
         assert keeper.lacks == ""
         assert caplog.records[-1].exc_info, "what is not known beforehand has its traceback in the log"
+    finally:
+        keeper.end()
+        launches.end_for_good()
+        keeper.thread.join(20)
+
+
+def test_a_slot_that_is_given_up_is_launched_again_and_holds_nothing_until_then(
+    launches: Launches, board: PlayedBoard, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its node may be mended while another slot works, which may have been starting when it was given up."""
+    room = MagicMock(take=lambda slot: "")
+    keeper = Keeper(0, Site(cast(Any, board), Resources(), tmp_path, cast(Room, room), frozenset))
+    try:
+        assert launches.begun.acquire(timeout=20)
+        for _ in range(module.LAUNCH_FAILURES):
+            assert board.switchboard.roster.groups[0].broken is None
+            launches.end(RuntimeError("no GPU"))
+        assert board.switchboard.roster.groups[0].broken == (
+            "slot 0: its worker group could not be launched 3 times: RuntimeError: no GPU"
+        )
+        assert keeper.lacks == "its worker group could not be launched 3 times: RuntimeError: no GPU; it is tried again"
+        assert f"slot 0: {keeper.lacks}" in [record.getMessage() for record in caplog.records]
+        assert not board.switchboard.roster.hopeless, "slot 1 may come up"
+        launches.end(LACKED)
+        assert keeper.lacks.startswith("no room for a worker of 1 CPU")
+        launches.end(RuntimeError("a controller died"), up=True)
+        assert keeper.lacks == ""
+        assert not keeper.waits, "it is being launched"
+        launches.end_for_good()
+        wait_for(lambda: keeper.waits, "rest before the next launch")
+        assert launches.begun.acquire(timeout=20)
     finally:
         keeper.end()
         launches.end_for_good()

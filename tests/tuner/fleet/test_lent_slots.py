@@ -24,7 +24,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def play(scene: Callable[[Switchboard], Awaitable[None]], slots: int = 2, patience: float = 60) -> None:
     async def run() -> None:
-        await asyncio.wait_for(scene(Switchboard(slots, 3, patience)), 30)
+        board = Switchboard(3, patience)
+        for slot in range(slots):
+            await board.expect(slot)
+        await asyncio.wait_for(scene(board), 30)
 
     asyncio.run(run())
 
@@ -371,7 +374,9 @@ def test_trials_end_whole_whatever_happens_to_slots(seed: int) -> None:
             await board.watch([])
 
     async def scene() -> None:
-        board = Switchboard(3, attempts=1000)
+        board = Switchboard(attempts=1000)
+        for slot in range(3):
+            await board.expect(slot)
         checkpoints: dict[str, int] = {}
         slots = [asyncio.create_task(slot_lives(board, slot, checkpoints)) for slot in range(3)]
         lending = asyncio.create_task(lend(board))

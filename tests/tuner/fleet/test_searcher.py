@@ -30,8 +30,10 @@ class PlayedSlots:
     """`Slots` as a searcher knows them: a switchboard, here within the test's own process."""
 
     def __init__(self, count: int, up: int):
-        self.name, self.board, self.number, self.useful = "board", Switchboard(count, 1), count, count
+        self.name, self.board, self.number, self.useful = "board", Switchboard(1), count, count
         self.looks, self.resized = 0, list[Mapping[str, int]]()
+        for slot in range(count):
+            asyncio.run(self.board.expect(slot))
         for slot in range(up):
             asyncio.run(self.board.attach(slot))
 

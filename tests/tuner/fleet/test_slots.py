@@ -29,7 +29,10 @@ def play(
     scene: Callable[[Switchboard], Awaitable[None]], slots: int = 1, attempts: int = 2, patience: float = math.inf
 ) -> None:
     async def run() -> None:
-        await asyncio.wait_for(scene(Switchboard(slots, attempts, patience)), 20)
+        board = Switchboard(attempts, patience)
+        for slot in range(slots):
+            await board.expect(slot)
+        await asyncio.wait_for(scene(board), 20)
 
     asyncio.run(run())
 
@@ -171,12 +174,13 @@ def test_a_trial_that_lost_its_slot_is_first_in_the_queue() -> None:
 def test_a_trial_moves_to_a_free_slot_at_once() -> None:
     async def scene(board: Switchboard) -> None:
         claim, life, _ = await begun(board, node="x")
-        free = asyncio.create_task(board.next(1, await board.attach(1, None, ["y"])))
+        other = await board.attach(1, None, ["y"])
+        free = asyncio.create_task(board.next(1, other))
         await asyncio.sleep(0.05)
         assert not free.done()
         await board.watch(["x"])
         assert sequence_in(board, await free) == claim
-        posting = asyncio.create_task(board.post(1, 1, gen(board, claim), epoch(1, slot=1)))
+        posting = asyncio.create_task(board.post(1, other, gen(board, claim), epoch(1, slot=1)))
         assert await board.take(claim, 0) == ("report", epoch(1, slot=1))
         assert await board.post(0, life, gen(board, claim), epoch(2)) == "stop", (
             "a survivor of the lost node may not post"
@@ -518,6 +522,71 @@ def test_slots_that_cannot_be_launched() -> None:
         assert await taking == ("lost", "no GPU")
 
     play(scene, slots=2)
+
+
+def test_a_slot_that_was_given_up_and_comes_up_again_is_one_that_is_left() -> None:
+    async def scene(board: Switchboard) -> None:
+        claim = await board.acquire("a", WORK)
+        await board.give_up(0, "no GPU")
+        life = await board.attach(0)
+        await board.give_up(1, "no GPU either")
+        taking = asyncio.create_task(board.take(claim, 0))
+        assert sequence_in(board, await taken(board, 0, life)) == claim
+        await asyncio.sleep(0.05)
+        assert not taking.done()
+        assert await board.down(0, "its controller ended", excused=True) == (None, True)
+        await asyncio.sleep(0.05)
+        assert not taking.done(), "its next launch may do"
+        await board.give_up(0, "no GPU again")
+        assert await taking == ("lost", "no GPU again")
+
+    play(scene, slots=2)
+
+
+def test_a_slot_is_given_up_until_its_next_launch_has_ended() -> None:
+    """It may have ended for want of room, or with its node: then something may still come."""
+
+    async def scene(board: Switchboard) -> None:
+        claim = await board.acquire("a", WORK)
+        await board.give_up(0, "no GPU")
+        assert await board.down(0, "no room", excused=False) == (None, False)
+        await board.give_up(1, "no GPU either")
+        taking = asyncio.create_task(board.take(claim, 0))
+        await asyncio.sleep(0.05)
+        assert not taking.done()
+        await board.give_up(0, "still no GPU")
+        assert await taking == ("lost", "still no GPU")
+
+    play(scene, slots=2)
+
+
+def test_workers_of_a_slot_that_has_ended_take_nothing_of_the_next_one_with_its_index() -> None:
+    """As on a node that the driver has lost sight of."""
+
+    async def scene(board: Switchboard) -> None:
+        old = await board.attach(0)
+        await board.forget(0)
+        await board.expect(0)
+        claim, _, work = await begun(board)
+        assert sequence_in(board, work) == claim
+        assert await board.next(0, old) == "leave"
+        assert await board.post(0, old, work.generation, epoch(1)) == "stop"
+        await board.beat(0, old, ("steps of epoch 9", 1, 40))
+        assert (await board.state()).positions == {}
+
+    play(scene)
+
+
+def test_workers_whose_slot_has_ended_before_they_were_up_go_home() -> None:
+    async def scene(board: Switchboard) -> None:
+        await board.forget(0)
+        claim = await board.acquire("a", WORK)
+        assert await board.next(0, await board.attach(0)) == "leave"
+        assert (await board.state()).up == ()
+        await board.expect(0)
+        assert sequence_in(board, await taken(board, 0, await board.attach(0))) == claim
+
+    play(scene)
 
 
 def test_closing_sends_workers_home() -> None:
