@@ -17,13 +17,13 @@ from ray.autoscaler.sdk import request_resources
 
 from tuner.fleet.board import Method
 from tuner.fleet.nodes import first_line, look
-from tuner.fleet.shares import Claim, allowances
+from tuner.fleet.shares import Demand, allowances
 from tuner.search.allocation import Node
 
 log = logging.getLogger(__name__)
 NAMESPACE = "teacher-tuner"
-NAME = "accounts-1"  # ends with the version of the protocol: drivers of another version keep other accounts
-LEASE = 30.0  # seconds for which a claim counts after it was made
+NAME = "accounts-2"  # ends with the version of the protocol: drivers of another version keep other accounts
+LEASE = 30.0  # seconds for which a demand counts after it was told
 CHECK_EVERY = 1.0  # seconds between two looks for leases that have run out
 RENEW_EVERY = 2.0  # seconds between two renewals of a driver
 ANSWER_WITHIN = 3.0  # seconds for the actor to hear that a driver leaves
@@ -36,12 +36,12 @@ class Ledger:
     """The leases of searches. Plain, without Ray and without a clock: `now` is in seconds on any clock."""
 
     def __init__(self) -> None:
-        self._leases: dict[str, tuple[float, Claim]] = {}  # when it ends, by the id of the driver
+        self._leases: dict[str, tuple[float, Demand]] = {}  # when it ends, by the id of the driver
 
-    def renew(self, driver: str, claim: Claim, nodes: Iterable[Node], now: float) -> int:
-        """Takes a driver's claim for the next LEASE seconds; returns how many slots it may hold."""
+    def renew(self, driver: str, demand: Demand, nodes: Iterable[Node], now: float) -> int:
+        """Takes a driver's demand for the next LEASE seconds; returns how many slots it may hold."""
         self.expire(now)
-        self._leases[driver] = (now + LEASE, claim)
+        self._leases[driver] = (now + LEASE, demand)
         return allowances(nodes, {name: leased for name, (_, leased) in self._leases.items()})[driver]
 
     def leave(self, driver: str) -> None:
@@ -59,7 +59,7 @@ class Ledger:
 
     def bundles(self) -> list[dict[str, float]]:
         """What all drivers together could use: a bundle of resources for each worker."""
-        return [bundle for _, claim in self._leases.values() for bundle in claim.bundles][:MOST_BUNDLES]
+        return [bundle for _, demand in self._leases.values() for bundle in demand.bundles][:MOST_BUNDLES]
 
 
 def may_end(over: bool, taken_back: bool, failed: int) -> bool:
@@ -76,21 +76,21 @@ def may_end(over: bool, taken_back: bool, failed: int) -> bool:
 
 
 class Accounts:
-    """The actor. It ends as soon as the last driver has left, or LEASE seconds after the last claim."""
+    """The actor. It ends as soon as the last driver has left, or LEASE seconds after the last demand."""
 
     def __init__(self) -> None:
         self._ledger, self._lock = Ledger(), threading.Lock()
-        self._ends_at = time.monotonic() + LEASE  # if no driver ever makes a claim
+        self._ends_at = time.monotonic() + LEASE  # if no driver ever tells a demand
         self._requested: list[dict[str, float]] = []
         self._itself = ray.get_runtime_context().current_actor
         threading.Thread(target=self._keep, daemon=True).start()
 
-    def renew(self, driver: str, claim: Claim) -> int:
-        """Takes a driver's claim; returns how many slots it may hold now."""
+    def renew(self, driver: str, demand: Demand) -> int:
+        """Takes a driver's demand; returns how many slots it may hold now."""
         nodes = look().usable.values()
         with self._lock:
             self._ends_at = 0.0
-            return self._ledger.renew(driver, claim, nodes, time.monotonic())
+            return self._ledger.renew(driver, demand, nodes, time.monotonic())
 
     def leave(self, driver: str) -> None:
         """Ends the lease of a driver, whose workers are gone."""
@@ -127,15 +127,15 @@ class AccountsHandle(Protocol):
 
 
 class Account:
-    """A driver's account, as a context: its claim is renewed by `allowance`, and ends with the block.
+    """A driver's account, as a context: its lease is renewed by `allowance`, and ends with the block.
 
     Args:
         workers: of a slot.
-        demand: resources of one worker.
+        per_worker: resources of one worker.
     """
 
-    def __init__(self, workers: int, demand: dict[str, float]):
-        self._workers, self._demand = workers, demand
+    def __init__(self, workers: int, per_worker: dict[str, float]):
+        self._workers, self._per_worker = workers, per_worker
         self._driver = uuid.uuid4().hex
         self._handle: AccountsHandle | None = None
         self._asked: ray.ObjectRef[int] | None = None  # an answer that may still have to come
@@ -156,9 +156,9 @@ class Account:
                 self._allowance = ray.get(answer)
             if self._asked is None and time.monotonic() - self._renewed >= RENEW_EVERY:
                 self._renewed = time.monotonic()
-                claim = Claim(held, wanted, self._workers, self._demand)
+                demand = Demand(held, wanted, self._workers, self._per_worker)
                 self._handle = self._handle or _accounts()
-                self._asked = self._handle.renew.remote(self._driver, claim)
+                self._asked = self._handle.renew.remote(self._driver, demand)
         except Exception as error:  # Ray raises errors of many kinds; the actor may have ended a moment ago
             self._handle = None
             if first_line(error) != self._told:

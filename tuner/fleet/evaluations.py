@@ -9,7 +9,7 @@ from trainables.running.messages import Evaluation, Work
 from tuner.fleet.board import Board
 from tuner.fleet.claims import State
 from tuner.fleet.conversation import Conversation
-from tuner.fleet.joining import slots_on
+from tuner.fleet.joining import joined_slots
 from tuner.plan.spec import SearchSpec
 from tuner.runs.run import Run
 
@@ -66,7 +66,7 @@ def score(
         TrialFailure: a piece failed by its own fault.
     """
     pieces = pieces_of(asked)
-    with slots_on(wanted.address, wanted.resources, len(pieces), run, wait, say) as (groups, _):
+    with joined_slots(wanted.address, wanted.resources, len(pieces), run, wait, say) as (groups, _):
         results: dict[str, Scored] = {}
 
         def look(state: State) -> None:

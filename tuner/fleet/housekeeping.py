@@ -1,7 +1,8 @@
 """Keeps a search within `storage.limit` while it runs, and warns of a disc with little room."""
 
+import math
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from optuna.trial import TrialState
 
@@ -15,7 +16,7 @@ UNPINNED = 2  # files of a trial beside `keep_checkpoints`: one by time, and one
 
 
 class Housekeeping:
-    """Decides by what a run holds whether trials may be started or trained.
+    """Decides by what a run holds whether trials may be started or trained, and warns of its disc.
 
     Args:
         run: which this process holds.
@@ -39,12 +40,25 @@ class Housekeeping:
         return tuple(filter(None, (self._storage.warning, "" if self.closed else self._held_back)))
 
     def look(self, search: Search) -> None:
-        """Takes a look at the run, and deletes what its limit asks for."""
+        """Takes a look at the run of a search, and deletes what its limit asks for."""
         with search.turn():
             study, running = search.study, search.running
             limit = study.spec.storage.limit
             known = known_trials(study, None if limit is not None else running)
             more = study.unasked > 0 or len(search.unfinished) > len(running)
+        self._look(limit, known, running, more)
+
+    def look_alone(self, key: str, keep_checkpoints: int) -> None:
+        """Takes a look at a full run, which has no limit: only the free space of its disc is watched.
+
+        Args:
+            key: of its trial.
+            keep_checkpoints: of the trial.
+        """
+        known = KnownTrial(keep_checkpoints + UNPINNED, ended=False, kept=True, rank=(False, -math.inf))
+        self._look(None, {key: known}, [key], more=False)
+
+    def _look(self, limit: str | None, known: Mapping[str, KnownTrial], running: Collection[str], more: bool) -> None:
         with self._turn:
             self._storage.look(limit, known, running, more)
             self._set_closed(self._storage.full)

@@ -26,7 +26,7 @@ def account_for(address: str, resources: Resources) -> Account | None:
 
 
 @contextlib.contextmanager
-def slots_on(
+def joined_slots(
     address: str, resources: Resources, useful: int, run: Run, wait: float, say: Callable[[str], None]
 ) -> Iterator[tuple[Slots, list[Amounts]]]:
     """Slots on a cluster, with a Ray session of their own.

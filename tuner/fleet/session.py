@@ -10,7 +10,7 @@ from tuner.fleet.bridge import Bridge
 from tuner.fleet.claims import State
 from tuner.fleet.housekeeping import LOOK as HOUSE_LOOK
 from tuner.fleet.housekeeping import Housekeeping
-from tuner.fleet.joining import slots_on
+from tuner.fleet.joining import joined_slots
 from tuner.fleet.noting import FleetNotes
 from tuner.fleet.repeated import Repeated
 from tuner.fleet.tuning import tune_with
@@ -76,7 +76,7 @@ def run_search(
     study.pass_over_failures()
     core = Core(study)
     with (
-        slots_on(spec.address, spec.resources, core.useful_slots, run, wait, say) as (groups, there),
+        joined_slots(spec.address, spec.resources, core.useful_slots, run, wait, say) as (groups, there),
         screen(concurrent_trials(there, spec.resources, left)) as shown,
         Wishes(run).heard() as wishes,
     ):

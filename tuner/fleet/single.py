@@ -7,8 +7,11 @@ from trainables.running.messages import Metrics, Work
 from tuner.fleet.claims import State
 from tuner.fleet.conversation import Conversation
 from tuner.fleet.following import slots_seen
-from tuner.fleet.joining import slots_on
+from tuner.fleet.housekeeping import LOOK as HOUSE_LOOK
+from tuner.fleet.housekeeping import Housekeeping
+from tuner.fleet.joining import joined_slots
 from tuner.fleet.noting import FleetNotes
+from tuner.fleet.repeated import Repeated
 from tuner.fleet.slots import Slots
 from tuner.fleet.wishes import Wishes
 from tuner.plan.resources import Resources
@@ -112,12 +115,14 @@ def train_alone(
     """
     widths = widths_of(wanted, config)
     useful = widths[-1] // wanted.smallest
-    with slots_on(address, wanted, useful, run, wait, say) as (groups, _), Wishes(run).heard():
+    with joined_slots(address, wanted, useful, run, wait, say) as (groups, _), Wishes(run).heard():
         trial, notes = OneTrial(groups, key, widths, config.train.epochs), FleetNotes(run)
+        keeping = Housekeeping(run, groups.hold, lambda line: say(f"warning: {line}") if line else None)
+        keep = config.train.keep_checkpoints
 
         def look(state: State) -> None:
             trial.look(state)
-            notes.note(state, groups.waiting, {key: trial.width})
+            notes.note(state, groups.waiting, {key: trial.width}, keeping.warnings)
             if key in state.positions:
                 follow(*state.positions[key])
 
@@ -127,4 +132,5 @@ def train_alone(
             trial.hear(metrics)
             hear(metrics)
 
-        return converse(groups, run, key, config, heard)
+        with Repeated(lambda: keeping.look_alone(key, keep), HOUSE_LOOK, "housekeeping"):
+            return converse(groups, run, key, config, heard)

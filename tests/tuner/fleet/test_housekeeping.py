@@ -1,6 +1,7 @@
 """A search waits for room below `storage.limit`, and goes on when there is some. No Ray."""
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from tuner.fleet.housekeeping import Housekeeping, known_trials
 from tuner.plan import space, spec
 from tuner.plan.reading import changed
-from tuner.runs.run import EXPORTED, Run
+from tuner.runs.run import EXPORTED, FULL, Run
 from tuner.runs.storage_watch import KnownTrial
 from tuner.search import events
 from tuner.search.study import Study
@@ -165,3 +166,20 @@ def test_a_closed_search_says_its_reason_once_and_with_the_sizes_of_now(run: Run
     keeping.look(search)
     assert "the run holds 7" in keeping.closed
     assert len(told.closed) == 1
+
+
+def test_a_full_run_is_warned_of_its_disc_until_there_is_room(run: Run, told: Told) -> None:
+    keeping, checkpoint = house(run, told), run.trial_folder(FULL) / "step-0000000010.safetensors"
+    keeping.look_alone(FULL, 2)
+    assert (told.warned, keeping.warnings) == ([], ())
+    checkpoint.parent.mkdir()
+    with checkpoint.open("wb") as file:  # a file with a hole takes no room
+        file.truncate(shutil.disk_usage(run.path).free)
+    keeping.look_alone(FULL, 2)
+    assert told.warned[-1].startswith(f"the disc of {run.path} has ")
+    assert "the next checkpoints of the running trials take " in told.warned[-1]
+    assert keeping.warnings == (told.warned[-1],)
+    checkpoint.unlink()
+    keeping.look_alone(FULL, 2)
+    assert (told.warned[1:], keeping.warnings) == ([""], ())
+    assert told.closed == [], "it goes on as long as it can"

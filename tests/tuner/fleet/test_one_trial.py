@@ -1,11 +1,19 @@
-"""A full run holds as many slots as pay, whenever slots come and go."""
+"""A full run holds as many slots as pay, whenever slots come and go, and warns of a disc with little room."""
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.tuner.fleet.test_kill import wait_for
+from tuner.fleet import single
 from tuner.fleet.claims import SlotState, State
 from tuner.fleet.single import OneTrial
+from tuner.plan import spec as specs
+from tuner.report import full_run
+from tuner.runs.run import FULL, Run
 
 
 class Resized:
@@ -55,3 +63,38 @@ def test_slots_that_go_are_given_back() -> None:
     for up in (2, 1, 2):
         trial.look(state(up, 1))
     assert slots.asked == [2, 1, 2]
+
+
+class PlayedSlots(Resized):
+    """Slots that a full run gets at once."""
+
+    waiting = ""
+
+    def hold(self, why: str) -> None:
+        raise AssertionError(f"a full run goes on as long as it can: {why}")
+
+
+def test_readers_of_a_full_run_see_that_its_disc_has_little_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = specs.parse({"name": "train", "resources": {"workers": 1}})
+    run, said, groups = Run.create(tmp_path / "full", "train", spec.plain(), 0), list[str](), PlayedSlots()
+
+    @contextlib.contextmanager
+    def joined(*arguments: object) -> Iterator[tuple[PlayedSlots, list[object]]]:
+        yield groups, []
+
+    def converse(groups: Any, *arguments: object) -> list[Any]:
+        wait_for(lambda: said, "warning", 20)
+        groups.on_look(state(1, 1))
+        return []
+
+    monkeypatch.setattr(single, "joined_slots", joined)
+    monkeypatch.setattr(single, "converse", converse)
+    monkeypatch.setattr(single, "HOUSE_LOOK", 0.01)
+    monkeypatch.setattr("tuner.runs.storage.LEAST_FREE", 10**18)
+    single.train_alone(
+        run, "local", spec.resources, FULL, spec.trial, lambda metrics: None, said.append, lambda *position: None
+    )
+    (line,) = full_run.view_of(run).warnings
+    assert line.startswith(f"the disc of {run.path} has ") and said == [f"warning: {line}"]

@@ -7,22 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuner.fleet import accounts
-from tuner.fleet.shares import Claim, allowances, shares
+from tuner.fleet.shares import Demand, allowances, shares
 
 Nodes = list[dict[str, float]]
 
 
-def claim(held: int, wanted: int, workers: int = 1, **demand: float) -> Claim:
-    return Claim(held, wanted, workers, demand or {"CPU": 1.0})
+def demand(held: int, wanted: int, workers: int = 1, **per_worker: float) -> Demand:
+    return Demand(held, wanted, workers, per_worker or {"CPU": 1.0})
 
 
-demands = st.sampled_from(
+workers = st.sampled_from(
     [{"CPU": 1.0}, {"CPU": 2.0}, {"CPU": 3.0}, {"CPU": 1.0, "GPU": 0.5}, {"CPU": 2.0, "GPU": 1.0}]
 )
-claims = st.builds(Claim, st.integers(0, 6), st.integers(0, 12), st.integers(1, 3), demands)
+demands = st.builds(Demand, st.integers(0, 6), st.integers(0, 12), st.integers(1, 3), workers)
 node = st.fixed_dictionaries({"CPU": st.integers(0, 8).map(float)}, optional={"GPU": st.integers(0, 4).map(float)})
 clusters = st.lists(node, max_size=4)
-many = st.dictionaries(st.sampled_from("abcd"), claims, max_size=4)
+many = st.dictionaries(st.sampled_from("abcd"), demands, max_size=4)
 
 
 def fits(nodes: Nodes, worker: Mapping[str, float]) -> int:
@@ -30,27 +30,27 @@ def fits(nodes: Nodes, worker: Mapping[str, float]) -> int:
 
 
 @given(clusters, many)
-def test_shares_are_within_the_cluster_and_within_what_is_wanted(nodes: Nodes, claims: dict[str, Claim]) -> None:
-    fair = shares(nodes, claims)
-    assert fair.keys() == claims.keys()
-    assert all(0 <= fair[name] <= claims[name].wanted for name in claims)
+def test_shares_are_within_the_cluster_and_within_what_is_wanted(nodes: Nodes, demands: dict[str, Demand]) -> None:
+    fair = shares(nodes, demands)
+    assert fair.keys() == demands.keys()
+    assert all(0 <= fair[name] <= demands[name].wanted for name in demands)
     for kind in ("CPU", "GPU"):
-        taken = sum(fair[name] * one.workers * one.demand.get(kind, 0) for name, one in claims.items())
+        taken = sum(fair[name] * one.workers * one.per_worker.get(kind, 0) for name, one in demands.items())
         assert taken <= sum(node.get(kind, 0) for node in nodes) + 1e-6
-    for name, one in claims.items():
-        assert fair[name] * one.workers <= fits(nodes, one.demand), "each worker fits on one node"
+    for name, one in demands.items():
+        assert fair[name] * one.workers <= fits(nodes, one.per_worker), "each worker fits on one node"
 
 
 @given(clusters, many)
-def test_the_order_of_claims_and_of_nodes_does_not_matter(nodes: Nodes, claims: dict[str, Claim]) -> None:
-    again = dict(reversed(claims.items()))
-    assert shares(nodes, claims) == shares([dict(node) for node in nodes], again)
+def test_the_order_of_demands_and_of_nodes_does_not_matter(nodes: Nodes, demands: dict[str, Demand]) -> None:
+    again = dict(reversed(demands.items()))
+    assert shares(nodes, demands) == shares([dict(node) for node in nodes], again)
 
 
 @given(st.integers(0, 12), st.lists(st.tuples(st.integers(0, 8), st.integers(0, 12)), min_size=1, max_size=4))
 def test_equal_slots_are_shared_by_max_min_fairness(cpus: int, wishes: list[tuple[int, int]]) -> None:
     """On one node with slots of one CPU: all is used that is wanted, and nobody has two more than who lacks some."""
-    wanting = {str(number): claim(held, wanted) for number, (held, wanted) in enumerate(wishes)}
+    wanting = {str(number): demand(held, wanted) for number, (held, wanted) in enumerate(wishes)}
     fair = shares([{"CPU": float(cpus)}], wanting)
     assert sum(fair.values()) == min(cpus, sum(one.wanted for one in wanting.values()))
     for name, one in wanting.items():
@@ -58,43 +58,47 @@ def test_equal_slots_are_shared_by_max_min_fairness(cpus: int, wishes: list[tupl
             assert max(fair.values()) <= fair[name] + 1
 
 
-@given(clusters, claims)
-def test_who_is_alone_may_hold_all_that_it_wants(nodes: Nodes, only: Claim) -> None:
+@given(clusters, demands)
+def test_who_is_alone_may_hold_all_that_it_wants(nodes: Nodes, only: Demand) -> None:
     assert allowances(nodes, {"a": only}) == {"a": max(1, only.wanted)}
 
 
 @given(clusters, many)
-def test_everybody_may_hold_a_slot_and_all_where_nobody_waits(nodes: Nodes, claims: dict[str, Claim]) -> None:
-    allowed = allowances(nodes, claims)
+def test_everybody_may_hold_a_slot_and_all_where_nobody_waits(nodes: Nodes, demands: dict[str, Demand]) -> None:
+    allowed = allowances(nodes, demands)
     assert all(slots >= 1 for slots in allowed.values())
-    content = {name: Claim(one.wanted, one.wanted, one.workers, one.demand) for name, one in claims.items()}
-    assert allowances(nodes, content) == {name: max(1, one.wanted) for name, one in claims.items()}
+    content = {name: Demand(one.wanted, one.wanted, one.workers, one.per_worker) for name, one in demands.items()}
+    assert allowances(nodes, content) == {name: max(1, one.wanted) for name, one in demands.items()}
 
 
 @pytest.mark.parametrize(
-    ("nodes", "claims", "expected"),
+    ("nodes", "demands", "expected"),
     [
-        ([4], {"a": claim(4, 9), "b": claim(0, 9)}, {"a": 2, "b": 2}),
-        ([3], {"a": claim(3, 9), "b": claim(0, 9)}, {"a": 2, "b": 1}),  # who holds more keeps the odd one
-        ([3], {"a": claim(1, 9), "b": claim(2, 9)}, {"a": 1, "b": 2}),
-        ([4], {"a": claim(3, 9), "b": claim(0, 1)}, {"a": 3, "b": 1}),  # who wants little leaves the rest
-        ([4], {"a": claim(3, 9), "b": claim(1, 1)}, {"a": 9, "b": 1}),  # "b" waits for nothing
-        ([8], {"a": claim(4, 4, 2), "b": claim(0, 9)}, {"a": 2, "b": 9}),  # by resources: 4 CPUs each; "a" never waits
-        ([1], {"a": claim(1, 2), "b": claim(0, 2)}, {"a": 1, "b": 1}),  # one slot in any case; "b" waits for its end
-        ([2, 2], {"a": claim(0, 9, 1, CPU=2), "b": claim(0, 9, 2)}, {"a": 1, "b": 1}),
+        ([4], {"a": demand(4, 9), "b": demand(0, 9)}, {"a": 2, "b": 2}),
+        ([3], {"a": demand(3, 9), "b": demand(0, 9)}, {"a": 2, "b": 1}),  # who holds more keeps the odd one
+        ([3], {"a": demand(1, 9), "b": demand(2, 9)}, {"a": 1, "b": 2}),
+        ([4], {"a": demand(3, 9), "b": demand(0, 1)}, {"a": 3, "b": 1}),  # who wants little leaves the rest
+        ([4], {"a": demand(3, 9), "b": demand(1, 1)}, {"a": 9, "b": 1}),  # "b" waits for nothing
+        (
+            [8],
+            {"a": demand(4, 4, 2), "b": demand(0, 9)},
+            {"a": 2, "b": 9},
+        ),  # by resources: 4 CPUs each; "a" never waits
+        ([1], {"a": demand(1, 2), "b": demand(0, 2)}, {"a": 1, "b": 1}),  # one slot in any case; "b" waits for its end
+        ([2, 2], {"a": demand(0, 9, 1, CPU=2), "b": demand(0, 9, 2)}, {"a": 1, "b": 1}),
     ],
 )
-def test_allowances(nodes: list[int], claims: dict[str, Claim], expected: dict[str, int]) -> None:
-    assert allowances([{"CPU": float(cpus)} for cpus in nodes], claims) == expected
+def test_allowances(nodes: list[int], demands: dict[str, Demand], expected: dict[str, int]) -> None:
+    assert allowances([{"CPU": float(cpus)} for cpus in nodes], demands) == expected
 
 
 def test_a_lease_runs_out_and_its_request_with_it() -> None:
     ledger, nodes = accounts.Ledger(), [{"CPU": 4.0}]
-    assert ledger.renew("dead", claim(4, 9), nodes, 0.0) == 9
-    assert ledger.renew("alive", claim(0, 3), nodes, 10.0) == 2
+    assert ledger.renew("dead", demand(4, 9), nodes, 0.0) == 9
+    assert ledger.renew("alive", demand(0, 3), nodes, 10.0) == 2
     assert len(ledger.bundles()) == 12
-    assert ledger.renew("alive", claim(0, 3), nodes, accounts.LEASE - 0.1) == 2
-    assert ledger.renew("alive", claim(0, 3), nodes, accounts.LEASE) == 3, "the other driver has not come back"
+    assert ledger.renew("alive", demand(0, 3), nodes, accounts.LEASE - 0.1) == 2
+    assert ledger.renew("alive", demand(0, 3), nodes, accounts.LEASE) == 3, "the other driver has not come back"
     assert ledger.bundles() == [{"CPU": 1.0}] * 3
     ledger.leave("alive")
     assert ledger.empty and ledger.bundles() == []
