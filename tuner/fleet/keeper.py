@@ -55,15 +55,15 @@ class Keeper:
         site: of all slots.
 
     Attributes:
-        lacks: why the workers are not up; empty where they are, or are starting. A slot whose last launch lacked room,
-            or that is given up, keeps this reason while it is launched again.
+        lacks: why the workers are not up; empty where they are, or start for the first time. A slot whose last launch
+            failed keeps this reason while it is launched again.
         waits: whether it waits for room or for its next launch, and holds no resources.
         ends: whether the slot is to end once its workers have gone home.
     """
 
     def __init__(self, slot: int, site: Site):
         self.slot, self.lacks, self.waits = slot, "", True
-        self._known = ""  # why the last launch failed, where it lacked room or the slot is given up; else empty
+        self._known = ""  # why the last launch failed; empty where it did not
         self._site, self._ending = site, threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True, name=f"slot-{slot}")
         self.thread.start()
@@ -88,23 +88,20 @@ class Keeper:
             why = _launch(site, self.slot)
             site.room.settle(self.slot)
             try:
-                came_up, lacked_room = self._came_up(why), _lacked_room(why)
+                came_up = self._came_up(why)
+                lacked_room = not came_up and _lacked_room(why)
                 at_fault = not (came_up or lacked_room or site.dead_nodes() > dead)
                 failures = 0 if came_up else failures + at_fault
                 if self.ends:
                     return
-                self._known = self._lacked() if lacked_room and not came_up else ""
-                if at_fault and failures >= LAUNCH_FAILURES and not ray.get(site.board.state.remote()).up:
-                    self._known = self._give_up(failures, why)
+                self._known = self._failed(failures, why) if at_fault else self._lacked() if lacked_room else ""
                 self.lacks = self._known
+                if at_fault and failures >= LAUNCH_FAILURES and not ray.get(site.board.state.remote()).up:
+                    ray.get(site.board.give_up.remote(self.slot, f"slot {self.slot}: {self._known}"))
             except ray.exceptions.RayError as error:  # `Watch` ends the search if the switchboard is dead
                 log.warning("slot %d: the switchboard does not answer (%s)", self.slot, first_line(error))
-            if self._known:
-                log.warning("slot %d: %s", self.slot, self._known)
-            else:
-                log.warning(
-                    "slot %d: its worker group ended (%s); launched again", self.slot, first_line(why), exc_info=why
-                )
+            told = self._known or f"its worker group ended ({first_line(_cause(why))})"
+            log.warning("slot %d: %s; launched again", self.slot, told, exc_info=None if _lacked_room(why) else why)
             self.waits = True
             self._ending.wait(min(max(1.0, RELAUNCH_WAIT * failures), RELAUNCH_LIMIT))
 
@@ -124,18 +121,17 @@ class Keeper:
     def _lacked(self) -> str:
         """Words for a launch that lacked room."""
         needs = needs_of(self._site.resources)
-        return f"no room for {needs}: other work took what was free before its workers were up; it is tried again"
+        return f"no room for {needs}: other work took what was free before its workers were up"
 
-    def _give_up(self, failures: int, why: BaseException | None) -> str:
-        """Gives the slot up until a launch ends otherwise; returns why, in words."""
-        reason = f"its worker group could not be launched {failures} times: {first_line(why)}"
-        ray.get(self._site.board.give_up.remote(self.slot, f"slot {self.slot}: {reason}"))
-        return f"{reason}; it is tried again"
+    @staticmethod
+    def _failed(failures: int, why: BaseException | None) -> str:
+        """Words for a launch that failed though there was room."""
+        return f"launch {failures} of its worker group failed: {first_line(_cause(why))}"
 
     def _came_up(self, why: BaseException | None) -> bool:
         """Frees the resources of a group that has ended; returns whether its workers had been up."""
         excused = isinstance(why, ray.exceptions.RayActorError)  # the controller was killed: not the fault of a trial
-        reason = f"its worker group ended ({first_line(why)})"
+        reason = f"its worker group ended ({first_line(_cause(why))})"
         placement, came_up = ray.get(self._site.board.down.remote(self.slot, reason, excused))
         free(placement)
         return came_up
@@ -158,10 +154,16 @@ def _launch(site: Site, slot: int) -> BaseException | None:
 
 def _lacked_room(why: BaseException | None) -> bool:
     """Whether a group did not come up because others had taken the resources meanwhile."""
-    from ray.train import ControllerError
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
-    return isinstance(why, ControllerError) and isinstance(why.controller_failure, WorkerGroupStartupTimeoutError)
+    return isinstance(_cause(why), WorkerGroupStartupTimeoutError)
+
+
+def _cause(why: BaseException | None) -> BaseException | None:
+    """What ended a group: Ray Train's own error of a controller has it inside, and no words of its own."""
+    from ray.train import ControllerError
+
+    return why.controller_failure if isinstance(why, ControllerError) else why
 
 
 def free_abandoned() -> None:
