@@ -101,7 +101,11 @@ def test_a_slot_that_is_launched_again_for_lack_of_room_says_so_until_its_worker
 
 
 def test_a_slot_that_is_given_up_is_launched_again_and_holds_nothing_until_then(
-    launches: Launches, board: PlayedBoard, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    launches: Launches,
+    board: PlayedBoard,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its node may be mended while another slot works, which may have been starting when it was given up."""
     room = MagicMock(take=lambda slot: "")
@@ -120,9 +124,10 @@ def test_a_slot_that_is_given_up_is_launched_again_and_holds_nothing_until_then(
         launches.end(RuntimeError("a controller died"), up=True)
         assert keeper.lacks == ""
         assert not keeper.waits, "it is being launched"
+        monkeypatch.setattr(module, "RELAUNCH_WAIT", 60.0)
+        launches.up = False
         launches.end_for_good()
-        wait_for(lambda: keeper.waits, "rest before the next launch")
-        assert launches.begun.acquire(timeout=20)
+        wait_for(lambda: keeper.waits, "rest before the next launch", 20)
     finally:
         keeper.end()
         launches.end_for_good()
