@@ -18,6 +18,7 @@ PAGE = HERE / "reliability.md"
 PROCESSES = ("worker", "trial actor", "controller", "switchboard")
 TARGETS = {"process kills": 200, "driver kills": 100, "node losses": 30}
 PHASES = ("step", "evaluation", "checkpoint", "regroup", "start-up")
+COUNTING = "at work"  # what a record says if controllers, nodes and the switchboard count only if they are at work
 Line = Mapping[str, Any]
 
 HEAD = """# What a search survives
@@ -26,13 +27,18 @@ HEAD = """# What a search survives
 `python -m benchmarks.reliability` writes this page from them, and `python -m tests.chaos --seed N` runs a case again.
 A case is a search of {trials} tiny but real trials (digits, fp32, `exact`, four shards) on a Ray cluster on one
 machine: a head without CPUs, and two nodes. Faults come at moments, and meet processes, that are drawn from the seed.
-A kill counts if it met something that lived and was at work. What a worker was doing is read from its Python stack,
-after it was stopped and before it was killed.
+A kill counts if it met something that lived and was at work: a worker that has a trial or is starting up, a controller
+or a node with such a worker, the switchboard while there is one. What a worker was doing is read from its Python stack;
+one that is to be killed itself is stopped before that.{earlier}
 
 After each case the last driver has ended with status 0. No trial is lost, told twice or left RUNNING. The curve, the
-metrics of all epochs (but for `time/`) and the weights of each trial are, bit for bit, those of the same search
-undisturbed on one quiet slot. No process, actor, placement group, port, shared memory or temporary file is left.
+metrics of all epochs (but for `time/`) and the weights of each trial are, bit for bit, those of its reference: the same
+trial trained alone by `fit`, at the smallest width and without Ray (`tests/chaos/references.py`). No process, actor,
+placement group, port, shared memory or temporary file is left.
 """
+EARLIER = """
+In {cases} of the cases, which an earlier version ran, every controller, every switchboard and every node with a worker
+counts if it lived, those of idle slots, too."""
 COSTS = """Steps that are made again; seconds since the checkpoint that the trial went on from (there is one every four
 steps); seconds from the fault to the next step of all trials that it hit. A fault that met a trial before it was back
 from another one counts, but is not timed.
@@ -60,11 +66,12 @@ def rendered(lines: Sequence[Line]) -> str:
     wrong = [line for line in lines if line["outcome"] != "equal"]
     commits = ", ".join(dict.fromkeys(line["commit"] for line in lines))
     trials = "/".join(sorted({str(line.get("trials", "")) for line in lines}))
+    earlier = sum(line.get("counting") != COUNTING for line in lines)
     parts = [
-        HEAD.format(trials=trials),
+        HEAD.format(trials=trials, earlier=EARLIER.format(cases=earlier) if earlier else ""),
         f"{len(lines)} cases in {sum(line['seconds'] for line in lines) / 3600:.1f} hours of this machine, "
         f"{sum(line['resumes'] for line in lines)} resumes, commits {commits}: "
-        f"{len(lines) - len(wrong)} ended as the undisturbed search, {len(wrong)} did not.\n",
+        f"{len(lines) - len(wrong)} ended as their references, {len(wrong)} did not.\n",
         _row("", *TARGETS)
         + _rule(1 + len(TARGETS))
         + _row("so far", *counted.values())

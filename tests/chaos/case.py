@@ -17,12 +17,14 @@ from typing import Any
 
 import yaml
 
+from benchmarks.reliability import COUNTING
 from tests.chaos import results
 from tests.chaos.cluster import Cluster, Node
+from tests.chaos.ends import BROKEN_OFF, Ends
 from tests.chaos.hits import Hit, Moment, measure, width
 from tests.chaos.phases import Doing, checkpoints, doing
 from tests.chaos.plans import Fault, Plan
-from tests.chaos.processes import Process, descendants
+from tests.chaos.processes import Process, descendants, talks_to
 from tests.chaos.references import ROOT, reference
 
 TUNER = (sys.executable, "-m", "tuner.commands.main")
@@ -40,7 +42,6 @@ AIM_WAIT, AIM_LOOK = 15.0, 0.05  # seconds for a phase that is aimed at, and bet
 QUIET = 20.0  # seconds for the workers of a driver that has ended to go
 CASE_WAIT = 600.0  # seconds for a case
 DISC = "24m"  # size of the disc of a case in which it fills up
-ENDS_OF = {"switchboard": 3, "full disc": 3}  # exit statuses of a driver by which it may end after these faults
 
 
 @dataclass
@@ -71,7 +72,7 @@ class Case:
         self.begun = time.time()
         self.hits: list[Hit] = []
         self.moments: list[Moment] = []
-        self.may_end: set[int] = set()  # exit statuses that the last fault explains
+        self.ends = Ends()
         self.wrong: list[str] = []
         self.drivers: list[subprocess.Popen[bytes]] = []
         self.over = threading.Event()
@@ -82,8 +83,8 @@ class Case:
         files, shared = [entry.name for entry in self.cluster.files.iterdir()], results.shared_memory()
         try:
             self._start("launch", str(self.spec), "--address", self.cluster.address, "--run", str(self.run))
-            faults = threading.Thread(target=self._faults, daemon=True)
-            faults.start()
+            self.threads.append(threading.Thread(target=self._faults, daemon=True))
+            self.threads[0].start()
             self._drive()
         finally:
             self.over.set()
@@ -91,8 +92,8 @@ class Case:
                 if driver.poll() is None:
                     driver.kill()
                 driver.wait()
-        for thread in self.threads:
-            thread.join()
+            for thread in self.threads:  # the first one is that of the faults, which adds the others
+                thread.join()
         if not self.wrong:
             self.wrong += results.faults_of(self.run, reference(self.plan))
             self.wrong += self._left(files, shared)
@@ -124,7 +125,7 @@ class Case:
                 continue
             if driver.returncode == 0:
                 return
-            if driver.returncode not in self.may_end:
+            if not self.ends.explain(len(self.drivers) - 1, driver.returncode):
                 said = Path(self.folder / f"driver-{len(self.drivers) - 1}.log").read_text()[-1000:]
                 self.wrong.append(f"the driver ended with {driver.returncode}: {said}")
                 return
@@ -178,9 +179,11 @@ class Case:
             self._hit_worker(fault, hit, moment)
         elif fault.kind == "driver":
             self._note(moment)
-            self.may_end.add(-signal.SIGKILL)
-            hit.counts = self.drivers[-1].poll() is None
-            self.drivers[-1].kill()
+            number = len(self.drivers) - 1
+            hit.counts = self.drivers[number].poll() is None
+            if hit.counts:
+                self.ends.expect(number, -signal.SIGKILL)
+            self.drivers[number].kill()
         elif fault.kind == "node":
             self._hit_node(fault, hit, moment)
         elif fault.kind == "full disc":
@@ -206,7 +209,7 @@ class Case:
                 now = time.time()
                 found = doing(worker.pid, self.run, blocking=False)
                 aside = fault.aim not in ("", found.phase) and time.monotonic() < begun + AIM_WAIT
-                if found.phase in ("idle", "unknown") or aside:
+                if not found.at_work or aside:
                     worker.send(signal.SIGCONT)
                     continue
                 moment.at = now
@@ -218,20 +221,25 @@ class Case:
             time.sleep(AIM_LOOK if fault.aim else 0.2)
 
     def _hit_actor(self, fault: Fault, hit: Hit, moment: Moment) -> None:
+        """Hits an actor. A controller is at work if one of its workers is, the switchboard if any worker is."""
         title, end = re.compile(TITLES[fault.kind]), time.monotonic() + VICTIM_WAIT
         while time.monotonic() < end and not self.over.is_set():
             found = [process for process in self.cluster.processes() if title.match(process.command)]
             if found:
+                victim = found[int(fault.draw * len(found))]
                 moment.at = time.time()
-                self._note(moment)
-                self.may_end |= {ENDS_OF[fault.kind]} if fault.kind in ENDS_OF else set()
-                hit.counts = found[int(fault.draw * len(found))].send(signal.SIGKILL)
+                busy = self._at_work(moment)
+                if fault.kind == "controller":
+                    busy = {worker for worker in busy if talks_to(victim.pid, worker.pid)}
+                if fault.kind == "switchboard":
+                    self.ends.expect(len(self.drivers) - 1, BROKEN_OFF)
+                hit.counts = victim.send(signal.SIGKILL) and (bool(busy) or fault.kind == "trial actor")
                 return
             time.sleep(0.2)
         hit.counts = False
 
     def _hit_node(self, fault: Fault, hit: Hit, moment: Moment) -> None:
-        """Loses a node, and has another one join some seconds later."""
+        """Loses a node, and has another one join some seconds later. It is at work if one of its workers is."""
         end, working = time.monotonic() + VICTIM_WAIT, list[Node]()
         while not working and time.monotonic() < end and not self.over.is_set():
             time.sleep(0.2)
@@ -240,9 +248,9 @@ class Case:
             hit.counts = False
             return
         node = working[int(fault.draw * len(working))]
-        self._note(moment)
+        busy = self._at_work(moment)
         moment.at = time.time()
-        self.cluster.lose(node)
+        hit.counts = not busy.isdisjoint(self.cluster.lose(node))
         thread = threading.Thread(target=self._return, args=(node, fault.seconds))
         self.threads.append(thread)
         thread.start()
@@ -253,23 +261,23 @@ class Case:
         return any(re.match(TITLES["worker"], process.command) for process in node.processes())
 
     def _return(self, node: Node, seconds: float) -> None:
-        time.sleep(seconds)
+        self.over.wait(seconds)
         self.cluster.bring(self.plan.cpus[0])
 
     def _fill(self, fault: Fault, hit: Hit, moment: Moment) -> None:
         self._note(moment)
-        self.may_end.add(ENDS_OF["full disc"])
         room = os.statvfs(self.folder)
         ballast = self.folder / "ballast"
-        with contextlib.suppress(OSError), ballast.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_bsize)
-        time.sleep(fault.seconds)
-        ballast.unlink()
+        with self.ends.full_disc():
+            with contextlib.suppress(OSError), ballast.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_bsize)
+            self.over.wait(fault.seconds)
+            ballast.unlink()
 
     # what is seen
 
-    def _note(self, moment: Moment, known: dict[Process, Doing] | None = None) -> None:
-        """Notes what each trial is doing, and its checkpoints."""
+    def _note(self, moment: Moment, known: dict[Process, Doing] | None = None) -> dict[Process, Doing]:
+        """Notes what each trial is doing, and its checkpoints; returns what each worker is doing."""
         known = dict(known or {})
 
         def look(worker: Process) -> None:
@@ -288,6 +296,11 @@ class Case:
             if before is None or (before.step or 0) < (found.step or 0):
                 moment.trials[found.key] = found
             moment.checkpoints[found.key] = checkpoints(self.run, found.key)
+        return known
+
+    def _at_work(self, moment: Moment) -> set[Process]:
+        """Notes what each trial is doing; returns the workers that have a trial or are starting up."""
+        return {worker for worker, found in self._note(moment).items() if found.at_work}
 
     def _left(self, files: Sequence[str], shared: set[str]) -> list[str]:
         """What is left, once workers have had some seconds to go."""
@@ -324,6 +337,7 @@ def record(plan: Plan, outcome: Outcome, commit: str) -> dict[str, Any]:
         "case": plan.name,
         "workers": plan.workers,
         "trials": plan.trials,
+        "counting": COUNTING,
         "seconds": round(outcome.seconds, 1),
         "resumes": outcome.resumes,
         "outcome": "equal" if not outcome.wrong else outcome.wrong[0].splitlines()[0][:200],

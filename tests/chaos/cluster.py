@@ -123,10 +123,10 @@ class Cluster:
             node.end()
         raise RuntimeError("a node cannot be brought back")
 
-    def lose(self, node: Node) -> None:
-        """Loses a node for good."""
+    def lose(self, node: Node) -> list[Process]:
+        """Loses a node for good; returns its processes."""
         self.nodes.remove(node)
-        node.lose()
+        return node.lose()
 
     def processes(self) -> list[Process]:
         """All processes of the cluster that live."""

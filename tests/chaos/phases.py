@@ -46,6 +46,11 @@ class Doing:
     rank: int | None = None
     step: int | None = None
 
+    @property
+    def at_work(self) -> bool:
+        """Whether it has a trial or is starting up."""
+        return self.phase not in ("idle", "unknown")
+
 
 def doing(pid: int, run: Path, blocking: bool = True) -> Doing:
     """What a worker of a slot is doing.

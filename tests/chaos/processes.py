@@ -5,6 +5,7 @@ import functools
 import importlib.metadata
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 DUMP_WAIT = 10.0  # seconds for a dump of the stacks of a process
+LISTENS, CONNECTED = "0A", "01"  # states of a socket in /proc/net/tcp
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,34 @@ def descendants(roots: Iterable[int]) -> list[Process]:
     for pid in ids:  # grows while it is read
         ids += sorted(children.get(pid, []))
     return [process for pid in ids if (process := processes.get(pid)) is not None and process.state != "Z"]
+
+
+def ports(pid: int) -> list[int]:
+    """Ports at which a process listens."""
+    return [local for state, local, _ in _sockets(pid) if state == LISTENS]
+
+
+def talks_to(pid: int, other: int) -> bool:
+    """Whether a process has a connection to a port of another one, as an actor has to those whose methods it calls."""
+    return not {remote for state, _, remote in _sockets(pid) if state == CONNECTED}.isdisjoint(ports(other))
+
+
+def _sockets(pid: int) -> list[tuple[str, int, int]]:
+    """State, local and remote port of the TCP sockets that a process has open."""
+    own = set()
+    for link in Path(f"/proc/{pid}/fd").glob("*"):
+        try:
+            own |= set(re.findall(r"socket:\[(\d+)\]", str(link.readlink())))
+        except OSError:
+            continue
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[9] in own:
+                local, remote = (int(address.rpartition(":")[2], 16) for address in fields[1:3])
+                found.append((fields[3], local, remote))
+    return found
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from safetensors import safe_open
 
 from tests.chaos.cluster import Cluster
-from tests.chaos.processes import Process, stacks
+from tests.chaos.processes import Process, ports, stacks
 
 Results = dict[str, dict[str, Any]]
 """By key of the trial: its state, its curve, the metrics of all its epochs, and a hash of its last state."""
@@ -122,23 +122,6 @@ def _lines(path: Path) -> list[str]:
         return path.read_text().splitlines()
     except OSError:
         return []
-
-
-def ports(pid: int) -> list[int]:
-    """Ports at which a process listens."""
-    sockets = set()
-    for link in Path(f"/proc/{pid}/fd").glob("*"):
-        try:
-            sockets |= set(re.findall(r"socket:\[(\d+)\]", str(link.readlink())))
-        except OSError:
-            continue
-    found = []
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A" and fields[9] in sockets:
-                found.append(int(fields[1].rpartition(":")[2], 16))
-    return found
 
 
 def _doing(process: Process) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.reliability import rendered, totals
+from benchmarks.reliability import COUNTING, rendered, totals
 from tests.chaos.case import Case, place
 from tests.chaos.cluster import cluster_of
 from tests.chaos.phases import phase_of, step_of
@@ -106,4 +106,6 @@ def test_the_table_of_records() -> None:
         "| worker | 2 | 6 | 9 |" in text
         and "| at any moment | 2 | 0 | 0 | 0 | 0 |" in text
         and "seed 2: lost: 0003" in text
+        and "In 2 of the cases, which an earlier version ran" in text
     )
+    assert "an earlier version" not in rendered([{**line, "counting": COUNTING} for line in lines])
