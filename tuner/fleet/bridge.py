@@ -146,8 +146,7 @@ class Bridge:
     def _carry_out(self, decision: events.Decision | None) -> None:
         """Carries out a decision about trials that run, without waiting for an epoch."""
         if isinstance(decision, events.Allot):
-            smallest = self.core.study.spec.resources.smallest
-            self.groups.resize({key: max(1, width // smallest) for key, width in decision.widths.items()})
+            self.groups.resize({key: self.core.counts(key) for key in decision.widths})
         elif isinstance(decision, events.StopNow):
             for trial_id, segment in self.segments.items():
                 if segment.proposal.key in decision.keys:

@@ -24,7 +24,8 @@ class Claim:
         trial_id: of the trial that made it.
         sequence: number of the claim; later claims have larger ones.
         work: for the workers.
-        slots: how many slots it is to hold. It holds fewer while there are fewer.
+        counts: the numbers of slots that it may hold, ascending from 1. It is to hold the last one; while there are
+            fewer slots, it holds the largest that they are enough for.
         reports: the trial's epochs, in order.
         requested: how many epochs the trial has asked for.
         generation: the slots that train it now; None while it waits.
@@ -45,7 +46,7 @@ class Claim:
     trial_id: str
     sequence: int
     work: Work
-    slots: int = 1
+    counts: tuple[int, ...] = (1,)
     reports: list[EpochReport] = field(default_factory=list)
     requested: int = 0
     generation: "Generation | None" = None
@@ -61,6 +62,10 @@ class Claim:
     keeps_until: float = 0.0
     left_after: int = -1
     position: Position | None = None
+
+    def count(self, slots: int) -> int:
+        """How many of so many slots it may hold; at least 1."""
+        return max(number for number in self.counts if number <= max(1, slots))
 
     @property
     def waits(self) -> bool:

@@ -15,7 +15,7 @@ def number_of_slots(nodes: Iterable[Node], resources: Resources, useful: int, al
     Args:
         nodes: all resources of each node that can be used.
         resources: of a trial; a slot has its smallest number of workers.
-        useful: how many slots could be used.
+        useful: how many slots could be used, capped by the `max_slots` of now; that of `resources` is the launch's.
         allowance: how many it may hold while others share the cluster; None where nobody keeps accounts.
     """
     fitting = slots_on(nodes, resources)

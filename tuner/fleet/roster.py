@@ -32,7 +32,7 @@ class Roster:
         self.claims: dict[int, Claim] = {}
         self.attempts = attempts
         self.session = uuid.uuid4().hex[:12]
-        self.widths: dict[str, int] = {}  # slots that trials are to hold, by key
+        self.counts: dict[str, tuple[int, ...]] = {}  # numbers of slots that trials may hold, by key
         self.closed = False  # nothing is given any more
         self.held = ""  # why nothing is given for now
         self._sequence = self._generations = self._lives = 0
@@ -43,7 +43,7 @@ class Roster:
             if claim.trial_id == trial_id:
                 return claim
         self._sequence += 1
-        claim = self.claims[self._sequence] = Claim(trial_id, self._sequence, work, self.widths.get(work.key, 1))
+        claim = self.claims[self._sequence] = Claim(trial_id, self._sequence, work, self.counts.get(work.key, (1,)))
         return claim
 
     @property
@@ -115,7 +115,8 @@ class Roster:
     def arrange(self) -> None:
         """Gives free slots to claims, and has trials left that are to hold another number of slots.
 
-        Every claim that is due gets a slot before any gets a second one.
+        Every claim that is due gets a slot before any gets a second one. None gets a number of slots that it may not
+        hold: slots that are too few for the next larger number stay free.
         """
         if self.closed or self.held:
             return
@@ -124,7 +125,7 @@ class Roster:
         due = [claim for claim in self.queue() if claim.due_at <= now and not self._exhausted(claim)]
         counts = [1] * min(len(free), len(due))
         for place, claim in enumerate(due[: len(counts)]):
-            counts[place] += min(len(free) - sum(counts), claim.slots - 1)
+            counts[place] = claim.count(1 + len(free) - sum(counts))
         for claim, count in zip(due, counts, strict=False):
             lives = {life.slot: life for life in free}
             kept = {life.slot: life.node for life in claim.keeps if lives.get(life.slot) is life}
@@ -135,11 +136,13 @@ class Roster:
         for claim in self.claims.values():
             if (run := claim.generation) is None or run.leaving or run.broken:
                 continue
-            lacking = claim.slots - len(run.lives)
-            if lacking < 0:
-                run.leaving = "another trial needs its slots"
-            elif lacking > 0 and spare > 0:
-                run.leaving, spare = "a slot is free for it", spare - lacking
+            held = len(run.lives)
+            more = claim.count(held + spare) - held
+            if claim.counts[-1] < held:
+                waits = len(due) > len(counts)
+                run.leaving = "another trial needs its slots" if waits else "it goes on with fewer slots"
+            elif more > 0:
+                run.leaving, spare = "a slot is free for it", spare - more
 
     def _exhausted(self, claim: Claim) -> bool:
         """Ends a claim whose workers have died too often."""

@@ -1,5 +1,8 @@
 """One trial on its slots, without Tune: a full run."""
 
+import dataclasses
+import threading
+import time
 from collections.abc import Callable
 
 from trainables.config import trial as c
@@ -16,7 +19,8 @@ from tuner.fleet.slots import Slots
 from tuner.fleet.wishes import Wishes
 from tuner.plan.resources import Resources
 from tuner.runs.run import Run
-from tuner.search.allocation import Running, allot
+from tuner.search.events import SlotsSeen
+from tuner.search.lending import Borrower, counts_to, lend, slots_for
 from tuner.search.speeds import Speeds
 from tuner.search.state import widths_of
 
@@ -58,35 +62,47 @@ class OneTrial:
         key: of the trial.
         widths: numbers of workers that it may have, ascending; the first one is that of a slot.
         epochs: of the trial.
+        every: how many epochs it trains from one that it tells to the next.
+        clock: returns the time, in seconds since 1970.
     """
 
-    def __init__(self, groups: Slots, key: str, widths: tuple[int, ...], epochs: int):
-        self._groups, self._key, self._smallest = groups, key, widths[0]
-        self._counts = [width // self._smallest for width in widths]
-        self._speeds, self._left = Speeds(self._smallest), epochs
-        self._epochs, self._slots = epochs, 1
+    def __init__(
+        self,
+        groups: Slots,
+        key: str,
+        widths: tuple[int, ...],
+        epochs: int,
+        every: int,
+        clock: Callable[[], float] = time.time,
+    ):
+        self._groups, self._epochs, self._smallest, self._clock = groups, epochs, widths[0], clock
+        self._speeds, self._began, self._lock = Speeds(self._smallest), clock(), threading.Lock()
+        choices = [width // self._smallest for width in widths]
+        self._trial = Borrower(key, choices, slots=1, epochs_left=epochs, every=every, since=None)
 
     @property
     def width(self) -> int:
         """Workers that it is to have."""
-        return self._slots * self._smallest
+        return self._trial.slots * self._smallest
 
     def hear(self, metrics: Metrics) -> None:
         """Takes an epoch's metrics, which tell how fast it is on its present width."""
-        self._speeds.measure(self._key, metrics)
-        self._left = self._epochs - int(metrics["epoch"])
+        ended, left = metrics.get("time/measured_at", 0.0), self._epochs - int(metrics["epoch"])
+        since = ended if ended >= self._began else None  # an epoch that an earlier driver heard is told again
+        with self._lock:
+            self._speeds.measure(self._trial.key, metrics)
+            self._trial = dataclasses.replace(self._trial, epochs_left=left, since=since)
 
     def look(self, state: State) -> None:
-        """Takes a look at the slots."""
-        slots, held = slots_seen(state.slots, [self._key])
-        seconds = self._left * self._speeds.pace(self._key)
-        gains = self._speeds.gains(self._key, self._counts)
-        count = max(
-            1, allot(slots, [Running(self._key, self._slots, gains, seconds, held.get(self._key, {}))], 0)[self._key]
-        )
-        if count != self._slots:
-            self._slots = count
-            self._groups.resize({self._key: count})
+        """Takes a look at the slots. The thread of the slots comes here, and the main thread to `hear`."""
+        key, choices = self._trial.key, self._trial.choices
+        slots, held = slots_seen(state.slots, [key])
+        with self._lock:
+            count = lend(self._speeds, [self._trial], SlotsSeen(self._clock(), slots, held), 0)[key]
+            self._groups.useful = slots_for(self._speeds, [choices], sum(slots.values()))
+            if count != self._trial.slots:
+                self._trial = dataclasses.replace(self._trial, slots=count)
+                self._groups.resize({key: counts_to(self._speeds, choices, count)})
 
 
 def train_alone(
@@ -116,7 +132,8 @@ def train_alone(
     widths = widths_of(wanted, config)
     useful = widths[-1] // wanted.smallest
     with joined_slots(address, wanted, useful, run, wait, say) as (groups, _), Wishes(run).heard():
-        trial, notes = OneTrial(groups, key, widths, config.train.epochs), FleetNotes(run)
+        trial = OneTrial(groups, key, widths, config.train.epochs, config.evaluation.every_epochs)
+        notes = FleetNotes(run)
         keeping = Housekeeping(run, groups.hold, lambda line: say(f"warning: {line}") if line else None)
         keep = config.train.keep_checkpoints
 

@@ -106,9 +106,9 @@ class Slots:
         """Ends a trial's claim."""
         ray.get(self.board.release.remote(trial_id))
 
-    def resize(self, slots: Mapping[str, int]) -> None:
-        """Has trials hold another number of slots from their next step on, by the key of the trial."""
-        ray.get(self.board.resize.remote(slots))
+    def resize(self, counts: Mapping[str, tuple[int, ...]]) -> None:
+        """Has trials hold another number of slots from their next step on, as `Switchboard.resize` says."""
+        ray.get(self.board.resize.remote(counts))
 
     def hold(self, why: str) -> None:
         """Has no trial trained while there is a reason; "" ends that."""

@@ -88,18 +88,23 @@ class Switchboard:
             claim.over = True
             claim.leave("the trial is over")
             del self.roster.claims[claim.sequence]
-            self.roster.widths.pop(claim.work.key, None)
+            self.roster.counts.pop(claim.work.key, None)
         await self._announce()
 
     async def expect(self, slot: int) -> None:
         """There is another slot, whose workers will attach."""
         self.roster.groups.setdefault(slot, Group())
 
-    async def resize(self, slots: Mapping[str, int]) -> None:
-        """Trials are to hold another number of slots from their next step on, by the key of the trial."""
-        self.roster.widths |= slots
+    async def resize(self, counts: Mapping[str, tuple[int, ...]]) -> None:
+        """Trials are to hold another number of slots from their next step on.
+
+        Args:
+            counts: the numbers of slots that a trial may hold, by its key: ascending from 1, to the one that it is to
+                hold.
+        """
+        self.roster.counts |= counts
         for claim in self.roster.claims.values():
-            claim.slots = self.roster.widths.get(claim.work.key, claim.slots)
+            claim.counts = self.roster.counts.get(claim.work.key, claim.counts)
         await self._announce()
 
     async def retire(self, slots: Collection[int], why: str) -> None:

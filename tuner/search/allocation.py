@@ -172,9 +172,8 @@ def places_on(nodes: Iterable[Node], wanted: Resources) -> int:
 
 
 def slots_on(nodes: Iterable[Node], wanted: Resources) -> int:
-    """How many slots fit: as many as there are workers for, and no more than `max_slots`. A slot may span nodes."""
-    slots = places_on(nodes, wanted) // wanted.smallest
-    return slots if wanted.max_slots is None else min(slots, wanted.max_slots)
+    """How many slots fit: as many as there are workers for. A slot may span nodes."""
+    return places_on(nodes, wanted) // wanted.smallest
 
 
 def concurrent_trials(nodes: Sequence[Node], wanted: Resources, trials: int) -> int:
@@ -191,7 +190,7 @@ def concurrent_trials(nodes: Sequence[Node], wanted: Resources, trials: int) -> 
     slots = slots_on(nodes, wanted)
     if slots < 1:
         raise UserError(what_fits(nodes, wanted))
-    return min(slots, trials, wanted.concurrent_trials or trials)
+    return min(slots, trials, wanted.concurrent_trials or trials, wanted.max_slots or trials)
 
 
 def what_fits(nodes: Sequence[Node], wanted: Resources, has: str = "the cluster has") -> str:

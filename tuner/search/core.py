@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainables.config.errors import UserError
-from tuner.search.allocation import Running, allot, trials_at_once
+from tuner.search.allocation import trials_at_once
 from tuner.search.events import (
     Allot,
     Continue,
@@ -38,6 +38,7 @@ from tuner.search.events import (
     WorkWanted,
 )
 from tuner.search.failures import STOPPED_EARLY
+from tuner.search.lending import Borrower, counts_to, lend, slots_for
 from tuner.search.records import record_name
 from tuner.search.state import Decided, LiveTrial, State, widths_of
 from tuner.search.stoppers.base import Stopper, Verdict, conclude, judge, promoted
@@ -57,6 +58,7 @@ class Core:
         self.fault: UserError | None = None  # of the space or the stopper, for which nothing more is proposed
         self.alike: tuple[str, ...] = ()  # keys of trials that failed alike, for which nothing more is proposed
         self.ended = False  # whether the user has ended the search
+        self._there = 0  # slots that were there when they were seen last
         self._metric = study.spec.objective.metric
         self._state = State(study, stopper)
         self._trials, self._queue = self._state.trials, self._state.queue
@@ -115,11 +117,19 @@ class Core:
 
     @property
     def useful_slots(self) -> int:
-        """How many slots the search could use now: one for each trial that could start, and all that may be lent."""
-        speeds = self._state.speeds
-        slots = self._startable() + sum(speeds.lasting(self._choices(self._trials[key]))[-1] for key in self.running)
-        most = self._state.resources.max_slots
+        """How many slots the search could use now: one for each trial that could start, and what trials that run could.
+
+        `max_slots` caps it, as it is now. Nobody else caps the slots by it.
+        """
+        startable, most = self._startable(), self._state.resources.max_slots
+        choices = [self._choices(self._trials[key]) for key in self.running]
+        slots = startable + slots_for(self._state.speeds, choices, self._there - startable)
         return slots if most is None else min(slots, most)
+
+    def counts(self, key: str) -> tuple[int, ...]:
+        """The numbers of slots that a trial that runs may hold now, ascending from 1. The last one was decided."""
+        trial = self._trials[key]
+        return counts_to(self._state.speeds, self._choices(trial), self._slots_of(trial))
 
     # what runs
 
@@ -187,42 +197,34 @@ class Core:
         resources = self._state.resources
         return [width // resources.smallest for width in widths_of(resources, trial.proposal.config)]
 
-    def _left(self, trial: LiveTrial, at: float) -> float:
-        """Seconds that a trial would still take on one slot, less what it has trained of the epochs not yet told.
-
-        Args:
-            trial: that runs.
-            at: the time now, on the clock by which its epochs are measured.
-        """
-        speeds, config = self._state.speeds, trial.proposal.config
-        pace, slots = speeds.pace(trial.key), max(1, trial.width // self._state.resources.smallest)
-        trained = 0.0 if trial.since is None else max(0.0, at - trial.since) * speeds.speed_up(slots)
-        untold = min(trial.epochs_left, config.evaluation.every_epochs)  # epochs until it is heard of again
-        return trial.epochs_left * pace - min(trained, untold * pace)
+    def _slots_of(self, trial: LiveTrial) -> int:
+        """How many slots a trial that runs was given last."""
+        return max(1, trial.width // self._state.resources.smallest)
 
     def _lend(self, seen: SlotsSeen) -> Allot | None:
         """Divides the slots among the trials that run; None where nothing changes."""
         state = self._state
+        self._there = sum(seen.slots.values())
         if not state.resources.is_elastic:
             return None
         trials = [self._trials[key] for key in self.running]
-        smallest, speeds = state.resources.smallest, state.speeds
-        seen_by_core = [
-            Running(
+        borrowers = [
+            Borrower(
                 trial.key,
-                max(1, trial.width // smallest),
-                speeds.gains(trial.key, self._choices(trial)),
-                self._left(trial, seen.at),
-                seen.held.get(trial.key, {}),
+                self._choices(trial),
+                self._slots_of(trial),
+                trial.epochs_left,
+                trial.proposal.config.evaluation.every_epochs,
+                trial.since,
             )
             for trial in trials
         ]
-        slots, total = allot(seen.slots, seen_by_core, self._startable()), sum(seen.slots.values())
-        widths = {key: max(1, count) * smallest for key, count in slots.items()}
+        slots = lend(state.speeds, borrowers, seen, self._startable())
+        widths = {key: count * state.resources.smallest for key, count in slots.items()}
         changed = {trial.key: widths[trial.key] for trial in trials if widths[trial.key] != trial.width}
         for key, width in changed.items():
             trial = self._trials[key]
-            state.record(key, {"event": "resize", "segment": trial.segment + 1, "width": width, "slots": total})
+            state.record(key, {"event": "resize", "segment": trial.segment + 1, "width": width, "slots": self._there})
             trial.begin_segment(trial.segment + 1, width)
         return Allot(changed) if changed else None
 

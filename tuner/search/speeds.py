@@ -1,7 +1,11 @@
 """How fast trials are by their width, as epochs have shown it, and which widths pay.
 
-A speed-up is the ratio of images per second on several slots to those on one slot, within one trial. The speed-ups of
-all trials are pooled, also of trials with other networks or batches: widths are compared only to use idle slots well.
+A speed-up is the ratio of images per second on several slots to those on one slot, within one trial, in the best epoch
+on each. The speed-ups of all trials are pooled, also of trials with other networks or batches: widths are compared only
+to use idle slots well.
+
+The first epoch of a trial on a width includes the start of its communicator and the warm-up of its workers. It may show
+that the width pays, but not that it does not: a width is refused by trials that had two epochs on it.
 """
 
 import math
@@ -11,6 +15,7 @@ from typing import Any
 
 LEAST_GAIN = 1.1  # speed-up over the best smaller width that is known, below which a width does not pay
 LEAST_SHARE = 0.5  # of the speed-up that so many slots would give at best, below which they do not pay
+FIRM = 2  # epochs of a trial on a width from which on it may have that width refused
 
 
 class Speeds:
@@ -71,17 +76,18 @@ class Speeds:
         """Works out the speed-up of a number of slots from all trials that ran on them and on one slot."""
         if slots == 1:
             return
-        ratios = [
-            statistics.fmean(speeds[slots]) / statistics.fmean(speeds[1])
-            for speeds in self._measured.values()
-            if slots in speeds and 1 in speeds
-        ]
-        if not ratios:
+        compared = [speeds for speeds in self._measured.values() if slots in speeds and 1 in speeds]
+        if not compared:
             return
-        self._speed_ups[slots] = statistics.median(ratios)
-        below = max(self._speed_ups[other] for other in self._speed_ups if other < slots)
-        if self._speed_ups[slots] < max(LEAST_GAIN * below, LEAST_SHARE * slots):
+        self._speed_ups[slots] = statistics.median(max(speeds[slots]) / max(speeds[1]) for speeds in compared)
+        firm = [max(speeds[slots]) / max(speeds[1]) for speeds in compared if len(speeds[slots]) >= FIRM]
+        if firm and statistics.median(firm) < self._least(slots):
             self._refused.add(slots)
+
+    def _least(self, slots: int) -> float:
+        """Returns the speed-up from which on a number of slots pays; 0 for one slot."""
+        below = max((self._speed_ups[other] for other in self._speed_ups if other < slots), default=0.0)
+        return max(LEAST_GAIN * below, LEAST_SHARE * slots) if slots > 1 else 0.0
 
     def forget(self, key: str) -> None:
         """Forgets a trial that has ended, except for its speed-ups."""
@@ -103,22 +109,26 @@ class Speeds:
         return known[key] if key in known else statistics.fmean(known.values()) if known else 1.0
 
     def lasting(self, slots: Sequence[int]) -> list[int]:
-        """Returns the numbers of slots that are not known to be no use."""
+        """Returns the numbers of slots that are not refused."""
         return [number for number in slots if number not in self._refused]
+
+    def paying(self, slots: Sequence[int]) -> list[int]:
+        """Returns the numbers of slots that pay, as far as is known; one slot does in any case."""
+        known = [number for number in self.lasting(slots) if number in self._speed_ups]
+        return [number for number in known if self._speed_ups[number] >= self._least(number)]
 
     def gains(self, key: str, slots: Sequence[int]) -> dict[int, float]:
         """Returns the numbers of slots that a trial may have now, each with its speed-up.
 
-        A number whose speed-up is not known is tried by a trial that has shown its speed on one slot: the next epoch
-        then tells whether it pays. If it does not, it is not tried again in the search.
+        A number that is not known to pay is tried by a trial that has shown its speed on one slot: its next epochs then
+        tell whether it pays. If it does not, it is not tried again in the search.
 
         Args:
             key: of the trial.
             slots: the candidates, ascending from 1.
         """
         may_try = 1 in self._measured.get(key, ())
-        usable = [number for number in self.lasting(slots) if number in self._speed_ups or may_try]
-        return {number: self.speed_up(number) for number in usable}
+        return {number: self.speed_up(number) for number in (self.lasting if may_try else self.paying)(slots)}
 
 
 def _positive(metrics: Mapping[str, Any], name: str) -> float:

@@ -183,13 +183,14 @@ class World:
         """Gives each trial as many slots as the core has decided: first what is too much is free, then the rest."""
         if not self.is_elastic and not self._free:
             return
-        widths = self.core.widths
-        trials = [(self.trials[key], width // self.smallest) for key, width in widths.items()]
-        for trial, count in trials:
-            if len(trial.slots) > count:
-                self._regroup(trial, choose({}, {slot: self.up[slot] for slot in trial.slots}, count))
-        for trial, count in sorted(trials, key=lambda pair: bool(pair[0].slots)):  # those without any slot first
-            if len(trial.slots) < count and self._free:
+        trials = [(self.trials[key], self.core.counts(key)) for key in self.core.running]
+        for trial, counts in trials:
+            if len(trial.slots) > counts[-1]:
+                self._regroup(trial, choose({}, {slot: self.up[slot] for slot in trial.slots}, counts[-1]))
+        for trial, counts in sorted(trials, key=lambda pair: bool(pair[0].slots)):  # those without any slot first
+            held = len(trial.slots)
+            count = max((number for number in counts if number <= held + len(self._free)), default=0)
+            if held < count:
                 free = {slot: self.up[slot] for slot in sorted(self._free)}
                 self._regroup(trial, choose(free, {slot: self.up[slot] for slot in trial.slots}, count))
 

@@ -6,7 +6,11 @@ from hypothesis import strategies as st
 
 from tuner.fleet.claims import SlotState
 from tuner.fleet.following import Changes, changes, number_of_slots, slots_seen
+from tuner.plan import space, spec
+from tuner.plan.reading import changed
 from tuner.plan.resources import Resources
+from tuner.search.core import Core
+from tuner.search.study import Study
 
 
 def slot(index: int, trial: str | None = None, node: str = "x", retiring: bool = False) -> SlotState:
@@ -31,6 +35,15 @@ def test_the_number_of_slots(
 ) -> None:
     cluster = [{"CPU": float(cpus)} for cpus in nodes]
     assert number_of_slots(cluster, Resources(workers=workers), useful, allowance) == number
+
+
+@pytest.mark.parametrize(("most", "number"), [(3, 3), (2, 2), (None, 4)])
+def test_a_cap_that_is_raised_or_removed_while_the_search_runs_counts_at_once(most: int | None, number: int) -> None:
+    launched = spec.parse({"trials": 9, "resources": {"max_slots": 1}})
+    core, cluster = Core(Study(None, launched, space.load("teacher"))), [{"CPU": 4.0}]
+    assert number_of_slots(cluster, launched.resources, core.useful_slots, None) == 1
+    core.study.take_over(changed(launched, {"resources.max_slots": most}))
+    assert number_of_slots(cluster, launched.resources, core.useful_slots, None) == number
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from trainables.running.messages import Assignment, EpochReport, Outcome, Work
 from tuner.fleet.claims import Claim
 from tuner.fleet.switchboard import Switchboard
 
-STORES = [(f"10.0.0.{slot}", 1000 + slot) for slot in range(4)]
+STORES = [(f"10.0.0.{slot}", 1000 + slot) for slot in range(6)]
 LEFT: Outcome = ("left", None)
 
 
@@ -77,7 +77,7 @@ class Slot:
 
 async def wide(board: Switchboard) -> tuple[Slot, Slot]:
     """A trial that two slots train together."""
-    await board.resize({"a": 2})
+    await board.resize({"a": (1, 2)})
     one, two = await Slot(board, 0, "x").attach(), await Slot(board, 1, "y").attach()
     await asyncio.sleep(0.02)
     await board.acquire("a", work("a"))
@@ -109,7 +109,7 @@ def test_a_free_slot_is_lent_to_a_trial_in_the_middle_of_an_epoch() -> None:
         listening = asyncio.create_task(one.wanted())
         await asyncio.sleep(0.05)
         assert not listening.done()
-        await board.resize({"a": 2})
+        await board.resize({"a": (1, 2)})
         assert await listening == "leave"
         await one.leave()
         first, second = await one.take(), await two.take()
@@ -127,7 +127,7 @@ def test_a_lent_slot_is_given_back_for_a_trial_that_waits() -> None:
         one, two = await wide(board)
         second = await board.acquire("b", work("b"))
         assert second is not None
-        await board.resize({"a": 1})
+        await board.resize({"a": (1,)})
         taking = asyncio.create_task(board.take(1, 0))
         assert await one.wanted() == "leave"
         await one.leave()
@@ -142,7 +142,7 @@ def test_a_lent_slot_is_given_back_for_a_trial_that_waits() -> None:
 
 def test_every_trial_gets_a_slot_before_any_gets_two() -> None:
     async def scene(board: Switchboard) -> None:
-        await board.resize({"a": 3, "b": 2})
+        await board.resize({"a": (1, 2, 3), "b": (1, 2)})
         await board.acquire("a", work("a"))
         await board.acquire("b", work("b"))
         slots = [Slot(board, slot) for slot in range(3)]
@@ -291,7 +291,7 @@ def test_a_trial_that_was_left_after_its_last_epoch_is_not_started_again() -> No
         await taking
         await Slot(board, 1).attach()
         await asyncio.sleep(0.02)
-        await board.resize({"a": 2})
+        await board.resize({"a": (1, 2)})
         assert await posting == "leave"
         await one.leave()
         await asyncio.sleep(0.05)
@@ -369,7 +369,7 @@ def test_trials_end_whole_whatever_happens_to_slots(seed: int) -> None:
     async def lend(board: Switchboard) -> None:
         while True:
             await asyncio.sleep(0.02)
-            await board.resize({key: dice.choice([1, 1, 2, 3]) for key in names})
+            await board.resize({key: dice.choice([(1,), (1,), (1, 2), (1, 2, 3), (1, 3)]) for key in names})
             _held_once(board.roster.claims.values())
             await board.watch([])
 
@@ -394,6 +394,41 @@ def _held_once(claims: Iterable[Claim]) -> None:
     """No life trains two claims."""
     lives = [life for claim in claims if claim.generation for life in claim.generation.present]
     assert len(lives) == len(set(lives))
+
+
+def test_a_trial_holds_only_numbers_of_slots_that_it_may_hold() -> None:
+    """As one of six shards that may have 1, 2, 3 or 6 slots: 4 or 5 would be no faster than 3."""
+
+    async def scene(board: Switchboard) -> None:
+        await board.resize({"a": (1, 2, 3, 6)})
+        board.roster.closed = True  # until all are there
+        slots = [await Slot(board, slot).attach() for slot in range(5)]
+        await asyncio.sleep(0.02)
+        board.roster.closed = False
+        await board.acquire("a", work("a"))
+        got = [slot for slot in slots if (await board.state()).slots[slot.slot].trial == "a"]
+        assert [(await slot.take()).members for slot in got] == [3] * 3
+        (claim,) = board.roster.claims.values()
+        assert claim.generation is not None
+        assert claim.generation.leaving == "", "the two that are free are too few for it"
+        await Slot(board, 5).attach()
+        assert await got[0].wanted() == "leave"
+        assert claim.generation.leaving == "a slot is free for it"
+
+    play(scene, slots=6)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_trial_that_gives_slots_back_says_why(waits: bool) -> None:
+    async def scene(board: Switchboard) -> None:
+        await wide(board)
+        if waits:
+            await board.acquire("b", work("b"))
+        await board.resize({"a": (1,)})
+        (why,) = [claim.generation.leaving for claim in board.roster.claims.values() if claim.generation]
+        assert why == ("another trial needs its slots" if waits else "it goes on with fewer slots")
+
+    play(scene)
 
 
 def test_while_trials_are_held_they_are_left_and_none_starts() -> None:

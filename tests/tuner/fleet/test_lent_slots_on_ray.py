@@ -69,7 +69,7 @@ def test_a_trial_is_widened_narrowed_and_loses_its_lead(slots: tuple[Slots, Run]
 
     hear(1)
     for generations, slots_wanted in ((2, 2), (3, 1), (4, 2)):
-        ray.get(board.resize.remote({"wide": slots_wanted}))
+        ray.get(board.resize.remote({"wide": (1, 2)[:slots_wanted]}))
         hear_until(generations)
     assert [workers for _, workers, _ in places(folder)] == [1, 2, 1, 2]
     lead = places(folder)[-1]

@@ -20,10 +20,11 @@ class Resized:
     """Stands for the slots, and remembers what was asked of them."""
 
     def __init__(self) -> None:
-        self.asked: list[int] = []
+        self.asked: list[tuple[int, ...]] = []
+        self.useful = 0
 
-    def resize(self, slots: dict[str, int]) -> None:
-        self.asked += slots.values()
+    def resize(self, counts: dict[str, tuple[int, ...]]) -> None:
+        self.asked += counts.values()
 
 
 def state(up: int, held: int) -> State:
@@ -44,25 +45,44 @@ def epoch(number: int, workers: int, speed: float) -> dict[str, Any]:
 @pytest.mark.parametrize(("speed", "last"), [(190.0, 2), (101.0, 1)], ids=["pays", "does not pay"])
 def test_a_width_is_tried_once_its_use_can_be_told(speed: float, last: int) -> None:
     slots = Resized()
-    trial = OneTrial(slots, "full", (2, 4), 300)  # type: ignore[arg-type]
+    trial = OneTrial(slots, "full", (2, 4), 300, 1)  # type: ignore[arg-type]
     trial.look(state(2, 1))
     assert (slots.asked, trial.width) == ([], 2), "its speed on one slot is not known yet"
     trial.hear(epoch(1, 2, 100.0))
     trial.look(state(2, 1))
-    assert (slots.asked, trial.width) == ([2], 4)
+    assert (slots.asked, trial.width) == ([(1, 2)], 4)
     trial.hear(epoch(2, 4, speed))
     trial.look(state(2, 2))
+    assert (trial.width, slots.useful) == (4, 2), "the first epoch on a width cannot show that it does not pay"
+    trial.hear(epoch(3, 4, speed))
+    trial.look(state(2, 2))
     trial.look(state(2, last))
-    assert trial.width == 2 * last
+    assert trial.width == 2 * last and slots.useful == last
 
 
 def test_slots_that_go_are_given_back() -> None:
     slots = Resized()
-    trial = OneTrial(slots, "full", (1, 2), 300)  # type: ignore[arg-type]
+    trial = OneTrial(slots, "full", (1, 2), 300, 1)  # type: ignore[arg-type]
     trial.hear(epoch(1, 1, 100.0))
     for up in (2, 1, 2):
         trial.look(state(up, 1))
-    assert slots.asked == [2, 1, 2]
+    assert slots.asked == [(1, 2), (1,), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("launched", "at", "widened"),
+    [(0.0, 504.0, True), (0.0, 596.0, False), (550.0, 596.0, True)],
+    ids=["begins", "nearly over", "told again by a resume"],
+)
+def test_what_is_trained_since_the_last_epoch_counts(launched: float, at: float, widened: bool) -> None:
+    """The last of six epochs of 99 s: less than 5 s are too little for a resize."""
+    slots, now = Resized(), [launched]
+    trial = OneTrial(slots, "full", (1, 2), 6, 1, lambda: now[0])  # type: ignore[arg-type]
+    for number in range(1, 6):
+        trial.hear(epoch(number, 1, 100.0))
+    now[0] = at
+    trial.look(state(2, 1))
+    assert bool(slots.asked) == widened
 
 
 class PlayedSlots(Resized):

@@ -31,7 +31,7 @@ class PlayedSlots:
 
     def __init__(self, count: int, up: int):
         self.name, self.board, self.number, self.useful = "board", Switchboard(1), count, count
-        self.looks, self.resized = 0, list[Mapping[str, int]]()
+        self.looks, self.resized = 0, list[Mapping[str, tuple[int, ...]]]()
         for slot in range(count):
             asyncio.run(self.board.expect(slot))
         for slot in range(up):
@@ -52,8 +52,8 @@ class PlayedSlots:
     def release(self, trial_id: str) -> None:
         asyncio.run(self.board.release(trial_id))
 
-    def resize(self, slots: Mapping[str, int]) -> None:
-        self.resized.append(dict(slots))
+    def resize(self, counts: Mapping[str, tuple[int, ...]]) -> None:
+        self.resized.append(dict(counts))
 
     def look_soon(self) -> None:
         self.looks += 1
@@ -221,11 +221,11 @@ def test_idle_slots_are_lent_to_a_trial_that_runs(elastic: tuple[Study, Run]) ->
     times = {"time/first_step_at": 1.0, "time/measured_at": 99.0, "time/workers": 1, "time/images_per_second": 9.0}
     between.hear("t0", EpochReport(key, 0, {"epoch": 1, "knn_top1": 0.5, **times}))
     assert between.look(seen((0, key), (1, None))) == {key: 2}
-    assert slots.resized == [{key: 2}]
+    assert slots.resized == [{key: (1, 2)}]
     assert slots.useful == 2
     assert between.look(seen((0, key), (1, key))) == {key: 2}
     assert between.look(seen((0, key))) == {key: 1}, "a node has gone"
-    assert slots.resized == [{key: 2}, {key: 1}]
+    assert slots.resized == [{key: (1, 2)}, {key: (1,)}]
 
 
 def test_a_trial_that_is_stopped_from_outside_ends_without_another_epoch(study: tuple[Study, Run]) -> None:

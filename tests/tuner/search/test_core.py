@@ -41,6 +41,7 @@ from tuner.search.events import (
     Wait,
     WorkWanted,
 )
+from tuner.search.state import fixed_because
 from tuner.search.stoppers.base import Stopper, Verdict
 from tuner.search.study import Study
 
@@ -409,8 +410,10 @@ def test_a_width_that_does_not_pay_is_tried_once_in_a_search(tmp_path: Path) -> 
     assert core.useful_slots == 4
     assert core.hear(seen) == Allot({"0000": 4})
     core.hear(EpochEnded("0000", timed(2, 4, 12.0)))
+    assert core.hear(seen) is None and core.useful_slots == 4, "its workers have just begun"
+    core.hear(EpochEnded("0000", timed(3, 4, 12.0)))
     assert core.hear(seen) == Allot({"0000": 2}), "1.2 times as fast on four: the next smaller width is tried"
-    core.hear(EpochEnded("0000", timed(3, 2, 15.0)))
+    core.hear(EpochEnded("0000", timed(4, 2, 15.0)))
     assert core.hear(seen) is None, "1.5 times as fast on two"
     assert core.useful_slots == 2
     again = core_of(tmp_path / "journal", trials=1, **ELASTIC)
@@ -437,6 +440,53 @@ def test_how_many_slots_a_search_can_use() -> None:
     assert core.useful_slots == 4, "what runs"
     fixed = core_of(None, trials=3, resources={"concurrent_trials": 2})
     assert fixed.useful_slots == 2
+
+
+def test_nodes_are_not_asked_for_in_the_hope_that_a_width_pays() -> None:
+    """Twelve trials of up to eight workers, on a cluster that has whatever is asked for: each width is tried first."""
+    wide = {"train": {"epochs": 60, "batch_size": 16, "shard_size": 2}}
+    core = core_of(None, trials=12, stopping="none", sampler="random", resources={"workers": "1-8"}, trial=wide)
+    while isinstance(core.hear(WorkWanted(12, 12)), Start):
+        pass
+    asked = [core.useful_slots]
+    for number in range(1, 30):
+        for key in core.running:
+            width = core.widths[key]
+            core.hear(EpochEnded(key, timed(number, width, 10.0 * width)))
+        core.hear(SlotsSeen(0.0, {"a": core.useful_slots}))
+        asked.append(core.useful_slots)
+    assert asked[0] == asked[1] == 12 + 7, "one trial may try its largest width"
+    assert asked == sorted(asked) and max(after - before for before, after in itertools.pairwise(asked)) <= 12 * 4
+    joint = [trial for trial in core.study.trials() if fixed_because(core.study.config_of(trial))]
+    assert asked[-1] == sum(core.widths.values()) == 12 * 8 - 7 * len(joint), "all of them, once they are known to pay"
+
+
+def test_slots_that_are_there_stay_while_a_width_may_be_tried_on_them() -> None:
+    core = core_of(None, trials=3, **ELASTIC)
+    for number in range(3):
+        started(core, f"{number:04d}")
+        core.hear(EpochEnded(f"{number:04d}", timed(1, 1, 10.0)))
+    assert core.useful_slots == 3 + 3
+    core.hear(SlotsSeen(0.0, {"a": 9}))
+    assert core.useful_slots == 9
+    core.hear(SlotsSeen(0.0, {"a": 20}))
+    assert core.useful_slots == 12, "four for each"
+
+
+def test_a_trial_that_is_given_slots_may_hold_fewer_candidates() -> None:
+    """Its six shards make 1, 2, 3 and 6 workers candidates; a refused one is none."""
+    six = {"train": {"epochs": 60, "batch_size": 12, "shard_size": 2}}
+    core = core_of(None, **{**ELASTIC, "trials": 1, "resources": {"workers": "1-6"}, "trial": six})
+    started(core, "0000")
+    assert core.counts("0000") == (1,)
+    core.hear(EpochEnded("0000", timed(1, 1, 10.0)))
+    assert core.hear(SlotsSeen(0.0, {"a": 9})) == Allot({"0000": 6})
+    assert core.counts("0000") == (1, 2, 3, 6)
+    core.hear(SlotsSeen(0.0, {"a": 4}))
+    assert core.widths == {"0000": 3} and core.counts("0000") == (1, 2, 3)
+    for number in (2, 3):
+        core.hear(EpochEnded("0000", timed(number, 2, 10.0)))
+    assert core.counts("0000") == (1, 3), "two workers were no faster"
 
 
 def test_a_trial_is_stopped_at_once(tmp_path: Path) -> None:

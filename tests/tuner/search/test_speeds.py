@@ -1,9 +1,12 @@
 """What epochs show of the speed of trials, and which widths pay."""
 
 import json
+from collections import Counter
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tuner.search.speeds import Speeds
 
@@ -27,17 +30,20 @@ def test_two_slots_pay_from_a_tenth_more_speed(speed: float, pays: bool) -> None
     speeds = Speeds(1)
     speeds.measure("a", shown(1, 1, 10.0))
     speeds.measure("a", shown(2, 2, speed))
+    assert speeds.paying([1, 2, 4]) == ([1, 2] if pays else [1]) and speeds.lasting([1, 2, 4]) == [1, 2, 4]
+    speeds.measure("a", shown(3, 2, speed))
     assert speeds.lasting([1, 2, 4]) == ([1, 2, 4] if pays else [1, 4])
-    speeds.measure("a", shown(3, 1, 5.0))
+    speeds.measure("a", shown(4, 1, 5.0))
     assert speeds.lasting([1, 2]) == ([1, 2] if pays else [1]), "it is not tried again"
 
 
 def test_many_slots_pay_from_half_of_their_best_speed_up() -> None:
     speeds = Speeds(1)
     speeds.measure("a", shown(1, 1, 10.0))
-    speeds.measure("a", shown(2, 8, 39.0))
+    for epoch in (2, 3):
+        speeds.measure("a", shown(epoch, 8, 39.0))
     assert speeds.lasting([1, 2, 4, 8]) == [1, 2, 4]
-    speeds.measure("a", shown(3, 4, 39.0))
+    speeds.measure("a", shown(4, 4, 39.0))
     assert speeds.lasting([1, 2, 4, 8]) == [1, 2, 4] and speeds.known(4) == pytest.approx(3.9)
 
 
@@ -49,6 +55,39 @@ def test_speed_ups_are_ratios_within_trials_and_pooled_over_them() -> None:
         speeds.forget(key)
     speeds.measure("d", shown(1, 2, 1e9))
     assert speeds.speed_up(2) == pytest.approx(1.7)
+
+
+def test_a_width_that_does_not_pay_so_far_is_tried_on_by_those_who_can_compare() -> None:
+    speeds = Speeds(1)
+    speeds.measure("a", shown(1, 1, 10.0))
+    speeds.measure("a", shown(2, 2, 9.0))
+    assert speeds.gains("a", [1, 2]) == {1: 1.0, 2: 0.9} and speeds.gains("b", [1, 2]) == {1: 1.0}
+    speeds.measure("a", shown(3, 2, 18.0))
+    assert speeds.gains("b", [1, 2]) == {1: 1.0, 2: 1.8}, "the best epoch counts"
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([1, 2, 4])), max_size=40),
+    st.floats(0.01, 1.0),
+    st.sampled_from([{2: 1.7, 4: 3.0}, {2: 1.7, 4: 1.8}, {2: 1.05, 4: 1.1}]),
+)
+def test_the_start_of_workers_has_no_width_refused(
+    epochs: list[tuple[str, int]], slowed: float, speed_ups: dict[int, float]
+) -> None:
+    """However slow a trial's first epoch on a width is: only widths are refused that do not pay without it."""
+    speeds, seen = Speeds(1), Counter[tuple[str, int]]()
+    for key in "abc":
+        speeds.measure(key, shown(1, 1, 10.0))
+    for number, (key, slots) in enumerate(epochs):
+        seen[key, slots] += 1
+        share = slowed if slots > 1 and seen[key, slots] == 1 else 1.0
+        speeds.measure(key, shown(2 + number, slots, 10.0 * speed_ups.get(slots, 1.0) * share))
+    refused = {2, 4} - {*speeds.lasting([1, 2, 4])}
+    firm = {slots for (_, slots), count in seen.items() if slots > 1 and count >= 2}
+    steady = [slots for slots in (2, 4) if speed_ups[slots] >= max(1.1, 0.5 * slots)]
+    assert refused <= firm
+    assert refused <= {slots for slots in (2, 4) if slots not in steady or speed_ups[4] < 1.1 * speed_ups[2]}
+    assert firm - {*steady} <= refused
 
 
 def test_seconds_of_an_epoch_on_one_slot() -> None:
