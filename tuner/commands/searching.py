@@ -55,7 +55,7 @@ def first_words(address: str) -> str:
 
 
 def finish(run: Run, study: Study, wait: float | None = None) -> int:
-    """Runs what is left of a search, exports its best configurations, and prints what it came to.
+    """Runs what is left of a search, exports its best configurations, and then prints what it came to.
 
     Args:
         run: of the search.
@@ -70,14 +70,15 @@ def finish(run: Run, study: Study, wait: float | None = None) -> int:
     from tuner.report.viewer import view_of
 
     _run(run, study, seconds_to_wait(wait, study.spec.address))
+    done = bool(study.best(1)) or study.best_stopped() is not None
+    exported = export.export(run, study, EXPORTED, run.best_folder / "best.yaml") if done else []
     if study.spec.table:
         view = view_of(run, study)
         terminal.console().print(terminal.points_table(view), *papers.tables_of(view.paper))
-    if not study.best(1) and study.best_stopped() is None:
+    if not exported:
         lacking = "point was completed with all of its seeds" if study.spec.table else "trial was completed"
         print(f"error: no {lacking}; see: tuner status {run.path}", file=sys.stderr)
         return 1
-    exported = export.export(run, study, EXPORTED, run.best_folder / "best.yaml")
     print("\n".join(closing.lines(run, study, exported[0])))
     return 0
 

@@ -9,6 +9,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from trainables.config import trial as c
 from trainables.config.errors import UserError
+from trainables.config.evaluation import METRICS as PROTOCOL_OF
+from trainables.config.evaluation import PROTOCOLS
+from trainables.config.settings import flat
 from tuner.plan import points
 from tuner.plan.objective import METRICS
 from tuner.plan.spec import SearchSpec
@@ -42,6 +45,8 @@ class Beside:
         split: of our images: "test" where `tuner evaluate` scored the trials, else "validation".
         rows: all rows of the table, in its order.
         rank: the rank correlation of our means with the paper's numbers; None for fewer than three rows with both.
+        otherwise: how the evaluation of our test scores differs from the table's section `evaluation`: a text for each
+            key with another value.
     """
 
     title: str
@@ -50,6 +55,7 @@ class Beside:
     split: Literal["test", "validation"]
     rows: tuple[BesideRow, ...]
     rank: RankCorrelation | None
+    otherwise: tuple[str, ...] = ()
 
     @property
     def compared(self) -> int:
@@ -66,6 +72,7 @@ class _Source:
     split: Literal["test", "validation"]
     scores: Scores
     images: int | None
+    otherwise: tuple[str, ...] = ()
 
 
 def beside(run: Run, study: Study) -> Beside | None:
@@ -91,7 +98,7 @@ def beside(run: Run, study: Study) -> Beside | None:
     both = [(row.ours.scores, row.paper) for row in rows if row.ours.scores and row.paper is not None]
     rank = rank_correlation([scores for scores, _ in both], [number for _, number in both])
     assert spec.paper is not None
-    return Beside(spec.paper.title, best.reported, best.metric, best.split, tuple(rows), rank)
+    return Beside(spec.paper.title, best.reported, best.metric, best.split, tuple(rows), rank, best.otherwise)
 
 
 def printed_scores(spec: SearchSpec) -> dict[str, Mapping[str, float]]:
@@ -108,30 +115,50 @@ def _matching(source: _Source, printed: Mapping[str, float]) -> int:
 def _tested(
     run: Run, spec: SearchSpec, trials: Sequence[FrozenTrial], printed: Mapping[str, object]
 ) -> Iterator[_Source]:
-    """Scores on test images, as `tuner evaluate` kept them: of each trial that of its newest checkpoint."""
-    configs = points.configs(spec)
-    kept = {trial.number: _usable(run.trial_folder(key_of(trial)), configs[trial.params["point"]]) for trial in trials}
+    """Scores on test images, as `tuner evaluate` kept them: of each trial the newest one of its last step."""
+    of_point = points.configs(spec)
+    configs = {trial.number: of_point[trial.params["point"]] for trial in trials}
+    kept = {trial.number: _usable(run, trial, configs[trial.number]) for trial in trials}
     for metric in printed:
-        found = {
-            number: max((content for content in contents if metric in content), key=lambda content: content["step"])
-            for number, contents in kept.items()
-            if any(metric in content for content in contents)
-        }
+        having = {number: [one for one in contents if metric in one] for number, contents in kept.items()}
+        found = {number: contents[-1] for number, contents in having.items() if contents}  # the newest comes last
         scores = _by_label(spec, trials, {number: content[metric] for number, content in found.items()})
         images = next((int(content["images"]) for content in found.values()), None)
-        yield _Source(metric, metric, "test", scores, images)
+        apart = [key for number, content in found.items() for key in _otherwise(content, configs[number], metric)]
+        yield _Source(metric, metric, "test", scores, images, tuple(dict.fromkeys(apart)))
 
 
-def _usable(folder: Path, config: c.TrialConfig) -> list[dict[str, Any]]:
-    """Kept evaluations on test images of the network that the trial scores, with the trial's own labels."""
-    labels = config.data.labels.model_dump(mode="json")
+def _usable(run: Run, trial: FrozenTrial, config: c.TrialConfig) -> list[dict[str, Any]]:
+    """Kept evaluations on test images of a trial's last step, oldest first.
+
+    They are those of the network that the trial scores, with the trial's own labels.
+    """
+    labels, last = config.data.labels.model_dump(mode="json"), trial.user_attrs.get("metrics", {}).get("step")
     return [
         content
-        for content in kept_scores.read(folder)
+        for content in kept_scores.read(run.trial_folder(key_of(trial)))
         if (content.get("split"), content.get("network")) == ("test", config.evaluation.network)
         and isinstance(content.get("step"), int)
+        and content["step"] == last
         and all(content.get("labels", {}).get(key) == labels[key] for key in ("per_class", "share", "file"))
     ]
+
+
+def _otherwise(content: Mapping[str, Any], config: c.TrialConfig, metric: str) -> Iterator[str]:
+    """How a kept evaluation differs from a trial's section `evaluation`, in what counts for a metric.
+
+    Keys that an evaluation of an earlier version lacks are passed over.
+    """
+    giver, own = PROTOCOL_OF[metric], config.evaluation
+    given: dict[str, Any] = {"before_feature_norm": content.get("before_feature_norm", own.before_feature_norm)}
+    wanted: dict[str, Any] = {"before_feature_norm": own.before_feature_norm}
+    for name in (giver, *PROTOCOLS[giver].USES):
+        given[name] = content.get("settings", {}).get(name, {})
+        wanted[name] = own.protocol(name).model_dump(mode="json")
+    values = flat(wanted)
+    for key, value in flat(given).items():
+        if key in values and value != values[key]:
+            yield f"evaluation.{key} = {value} (the table: {values[key]})"
 
 
 def _validated(

@@ -12,6 +12,7 @@ from trainables.running.cost import Counts
 from trainables.running.messages import Cost
 from tuner.plan.paper import FIGURES
 from tuner.plan.storage import as_size
+from tuner.report.terminal import titled
 
 TITLES = {
     "averaged_layers": "averaged layers",
@@ -126,7 +127,7 @@ def _of_trials(rows: Sequence[CostRow]) -> Table:
         notes.append(
             f"measured: {'a GPU' if found[0].gpu_memory is not None else 'the CPU'} of this machine, one worker"
         )
-    table = _table("what a step costs", notes)
+    table = titled("what a step costs", notes, "trial")
     names = ("layers", "averaged", "student", "backbones", "images", "forwards", "GFLOP an image", "held")
     for name in (*names, *(("s a step", "peak") if measured else ())):
         table.add_column(name, justify="right")
@@ -164,7 +165,7 @@ def _timed(measured: Cost | None) -> list[str]:
 
 
 def _of_parts(counts: Counts) -> Table:
-    table = _table("the encoder's parts; forwards are pictures an image", [])
+    table = titled("the encoder's parts; forwards are pictures an image", (), "part")
     for name in ("layers", "parameters", "averaged", "student's forwards", "teacher's forwards"):
         table.add_column(name, justify="right")
     for part in counts.parts:
@@ -175,7 +176,7 @@ def _of_parts(counts: Counts) -> Table:
 
 
 def _beside_the_paper(rows: Sequence[CostRow], printed: Sequence[str]) -> Table:
-    table = _table("ours, and in brackets the paper's", [PAPERS])
+    table = titled("ours, and in brackets the paper's", [PAPERS], "trial")
     for name in printed:
         table.add_column(TITLES[name], justify="right")
     for row, ours in zip(rows, figures(rows), strict=True):
@@ -189,13 +190,6 @@ def _figure(name: str, told: Mapping[str, float]) -> str:
     if name not in told:
         return "-"
     return f"{told[name]:.1f}" if name == "parameters_millions" else _short(told[name])
-
-
-def _table(title: str, notes: Sequence[str]) -> Table:
-    caption = Text("\n".join(notes)) if notes else None
-    return Table(
-        "trial" if notes else "part", title=title, caption=caption, title_justify="left", caption_justify="left"
-    )
 
 
 def _short(number: float) -> str:

@@ -15,6 +15,7 @@ from tuner.plan.spec import SearchSpec, parse
 from tuner.report import certainty
 from tuner.report.beside import Beside
 from tuner.report.points import plus_minus
+from tuner.report.terminal import titled
 from tuner.report.viewer import view_of
 from tuner.runs.hints import shown
 from tuner.runs.run import Run
@@ -143,7 +144,7 @@ def as_json(tables: Sequence[TableView]) -> list[dict[str, Any]]:
 
 def listing(tables: Sequence[TableView]) -> Table:
     """The list of all tables."""
-    made = Table(title="tables of the papers", title_justify="left")
+    made = titled("tables of the papers")
     widest = max(len(table.name) for table in tables)
     for name in ("table", "what it is", "data", "trials", "GPU hours"):
         right = name in ("trials", "GPU hours")
@@ -168,7 +169,7 @@ def printed(spec: SearchSpec) -> Table | None:
     reported = spec.paper.reported if spec.paper else {}
     if not reported:
         return None
-    table = Table("row", title="the paper", title_justify="left")
+    table = titled("the paper", (), "row")
     for metric in reported:
         table.add_column(Text(metric), justify="right")
     for label in spec.table:
@@ -184,10 +185,7 @@ def tables_of(beside: Beside | None) -> list[Table]:
     """The table that shows ours beside the paper's; none where there is nothing to show."""
     if beside is None or not beside.compared:
         return []
-    title = f"beside {beside.title}"
-    table = Table(
-        "row", title=title, caption=Text("\n".join(_notes(beside))), title_justify="left", caption_justify="left"
-    )
+    table = titled(f"beside {beside.title}", _notes(beside), "row")
     cells = [
         (
             row.ours.point,
@@ -213,6 +211,8 @@ def _notes(beside: Beside) -> list[str]:
         notes.append(f"no trial has {beside.reported} yet; tuner evaluate scores a trial by its protocol")
     elif beside.split == "validation":
         notes.append("ours is of validation images, the paper's of test images; tuner evaluate scores test images")
+    if beside.otherwise:
+        notes.append(f"test images were not scored as the table says: {', '.join(beside.otherwise)}")
     return notes
 
 

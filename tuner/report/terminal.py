@@ -25,17 +25,31 @@ def console(file: TextIO | None = None) -> Console:
     return Console(file=file, width=120 if piped else None)
 
 
-def table_of(run: RunView, title: str = "") -> Table:
-    """The table of a run: a row for each trial of the view."""
-    starred = None if no_gain(run) or run.points else run.best
-    table = Table(
-        title=f"{run.name}  {title}",
-        caption="\n".join(_captions(run)),
+def titled(title: str, notes: Sequence[str] = (), first: str | None = None) -> Table:
+    """A table without rows, with its title and its notes at the left.
+
+    Both are shown as they are: what stands in brackets, such as in the label of a point, is no markup of Rich.
+
+    Args:
+        title: stands above the table.
+        notes: stand below it, a line each.
+        first: the name of its first column; by default it has no column yet.
+    """
+    return Table(
+        *([] if first is None else [first]),
+        title=Text(title, "table.title"),
+        caption=Text("\n".join(notes), "table.caption") if notes else None,
         title_justify="left",
         caption_justify="left",
     )
+
+
+def table_of(run: RunView, title: str = "") -> Table:
+    """The table of a run: a row for each trial of the view."""
+    starred = None if no_gain(run) or run.points else run.best
+    table = titled(f"{run.name}  {title}", _captions(run))
     for name in ("trial", "state", "epoch", run.objective, "proposed"):
-        table.add_column(name, justify="right" if name in ("epoch", run.objective) else "left")
+        table.add_column(Text(name), justify="right" if name in ("epoch", run.objective) else "left")
     keys = {key for trial in run.trials for key in trial.values}
     telling = {key for key in keys if _differs(key, run.trials)}
     for trial in run.trials:
@@ -76,7 +90,7 @@ def points_table(run: RunView) -> Table:
     starred, why = star(points, run.seeds, run.objective, run.mode, run.validation_images, run.untrained)
     images = "validation" if run.validation_images is None else f"{run.validation_images} validation images"
     title = f"{run.objective} on {images}, mean ± standard deviation over seeds"
-    table = Table("point", title=title, caption=why or None, title_justify="left", caption_justify="left")
+    table = titled(title, [why] if why else (), "point")
     cells = [_cells(point, starred, run.seeds) for point in points]
     if run.untrained is not None:
         untrained = f"{run.untrained:.4f}", certainty.shown(run.untrained_interval)

@@ -15,6 +15,10 @@ from tuner.runs import kept_scores
 from tuner.runs import run as runs
 from tuner.search.study import Study
 
+LAST = 20  # step of the trials
+LABELS = {"per_class": None, "share": None, "file": None, "seed": 0}
+SCORED = {"split": "test", "network": "student", "step": LAST, "images": 1000, "labels": LABELS}
+"""What `tuner evaluate` keeps of a trial's last checkpoint."""
 PRINTED = {"EMA": 62.0, "none": 43.5, "projector": 59.6}
 SPEC: dict[str, Any] = {
     "points": {
@@ -36,7 +40,7 @@ def trained(folder: Path, scores: list[float], **changes: Any) -> tuple[runs.Run
     for score in scores:
         asked = study.ask()
         assert asked is not None
-        told = {"epoch": 2, spec.objective.metric: score, "linear_top1": score / 2}
+        told = {"epoch": 2, "step": LAST, spec.objective.metric: score, "linear_top1": score / 2}
         study.tell(asked.key, told, None, {})
         run.trial_folder(asked.key).mkdir()
     run.write_baseline({"epoch": 0.0, "knn_top1": 0.1, "validation_images": 200.0})
@@ -71,20 +75,18 @@ def test_ours_and_the_papers_in_one_unit(tmp_path: Path) -> None:
 
 
 def test_test_scores_come_before_validation(tmp_path: Path) -> None:
-    """Those of the network that the table scores, of the newest checkpoint, with the trial's labels."""
+    """Those of the network that the table scores, of the last step, with the trial's labels."""
     run, study = trained(tmp_path, [0.6, 0.5, 0.4], seeds=1)
-    labels = {"per_class": None, "share": None, "file": None, "seed": 0}
-    scored = {"split": "test", "network": "student", "step": 20, "images": 1000, "labels": labels}
     for number, score in enumerate((0.3, 0.1, 0.2)):
         folder = run.trial_folder(f"{number:04d}")
         for odd in (
-            {**scored, "split": "validation"},
-            {**scored, "network": "teacher"},
-            {**scored, "labels": {**labels, "per_class": 4}},
-            {**scored, "step": 10},
+            {**SCORED, "split": "validation"},
+            {**SCORED, "network": "teacher"},
+            {**SCORED, "labels": {**LABELS, "per_class": 4}},
+            {**SCORED, "step": 10},
         ):
             kept_scores.note(folder / "step-0000000020.safetensors", {**odd, "knn_top1": 0.9})
-        kept_scores.note(folder / "step-0000000020.safetensors", {**scored, "knn_top1": score})
+        kept_scores.note(folder / "step-0000000020.safetensors", {**SCORED, "knn_top1": score})
         with (folder / kept_scores.NAME).open("a") as file:
             file.write('{"split": "te')  # a line that was cut off
     found = of(run, study)
@@ -92,6 +94,52 @@ def test_test_scores_come_before_validation(tmp_path: Path) -> None:
     assert [row.ours.mean for row in found.rows] == [0.3, 0.1, 0.2]
     assert found.rank.rho == 1.0
     assert "validation" not in str(papers.tables_of(found)[0].caption)
+
+
+def keep(run: runs.Run, score: float, **changes: Any) -> None:
+    """Keeps a test score of each of the table's trials."""
+    for number in range(3):
+        kept_scores.note(
+            run.trial_folder(f"{number:04d}") / "step-0000000020.safetensors",
+            {**SCORED, "knn_top1": score + number / 100, **changes},
+        )
+
+
+def test_a_checkpoint_that_is_evaluated_again_has_its_newest_score(tmp_path: Path) -> None:
+    run, study = trained(tmp_path, [0.6, 0.5, 0.4], seeds=1)
+    keep(run, 0.1)
+    keep(run, 0.2)
+    assert [row.ours.mean for row in of(run, study).rows] == pytest.approx([0.2, 0.21, 0.22])
+
+
+def test_a_checkpoint_before_the_last_does_not_stand_for_its_trial(tmp_path: Path) -> None:
+    """Nor does one behind it, such as of a trial of the same key in another run."""
+    run, study = trained(tmp_path, [0.6, 0.5, 0.4], seeds=1)
+    for step in (LAST // 2, LAST + 1, None):
+        keep(run, 0.9, step=step)
+    found = of(run, study)
+    assert found.split == "validation" and [row.ours.mean for row in found.rows] == [0.6, 0.5, 0.4]
+
+
+def test_an_evaluation_by_another_recipe_says_so(tmp_path: Path) -> None:
+    """What does not count for the metric, and what the evaluation of an earlier version lacks, is not named."""
+    trial = {**SPEC["trial"], "evaluation": {"linear": {"epochs": 50}}}
+    run, study = trained(tmp_path, [0.6, 0.5, 0.4], seeds=1, paper=reporting(linear_top1=PRINTED), trial=trial)
+    linear = study.spec.trial.evaluation.protocol("linear").model_dump(mode="json")
+    settings = {"linear": linear, "knn": {"k": 3}}
+    keep(run, 0.1, linear_top1=0.1, settings=settings, before_feature_norm=False)
+    assert of(run, study).otherwise == ()
+    other = {key: value for key, value in linear.items() if key != "augment"} | {"epochs": 5}
+    keep(run, 0.1, linear_top1=0.1, settings={**settings, "linear": other}, before_feature_norm=True)
+    found = of(run, study)
+    assert (found.metric, found.split) == ("linear_top1", "test")
+    assert found.otherwise == (
+        "evaluation.before_feature_norm = True (the table: False)",
+        "evaluation.linear.epochs = 5 (the table: 50)",
+    )
+    caption = str(papers.tables_of(found)[0].caption)
+    assert f"test images were not scored as the table says: {', '.join(found.otherwise)}" in caption
+    assert as_json(view_of(run, study))["paper"]["otherwise"] == found.otherwise
 
 
 def test_scores_outside_of_a_run_are_not_kept(tmp_path: Path) -> None:
