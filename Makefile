@@ -6,8 +6,9 @@ READY := $(VENV)/.ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 MINUTES ?= 60
+SHORT_CHAOS := tests/chaos/test_short.py
 
-.PHONY: quickstart test test-long lint type bench chaos soak clean
+.PHONY: quickstart test test-long test-chaos lint type bench chaos soak clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; set PYTHON=" if sys.version_info < (3, 11) else 0)'
@@ -24,7 +25,10 @@ test: $(READY)
 
 test-long: $(READY)
 	$(PYTEST) --durations=10 -n 2 -m 'long and not ray'
-	$(PYTEST) --durations=25 -m 'long and ray'
+	$(PYTEST) --durations=25 -m 'long and ray' --ignore=$(SHORT_CHAOS)
+
+test-chaos: $(READY)
+	$(PYTEST) $(SHORT_CHAOS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

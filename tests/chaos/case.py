@@ -239,7 +239,7 @@ class Case:
         hit.counts = False
 
     def _hit_node(self, fault: Fault, hit: Hit, moment: Moment) -> None:
-        """Loses a node, and has another one join some seconds later. It is at work if one of its workers is."""
+        """Loses a node of which a worker is at work, and has another one join some seconds later."""
         end, working = time.monotonic() + VICTIM_WAIT, list[Node]()
         while not working and time.monotonic() < end and not self.over.is_set():
             time.sleep(0.2)
@@ -255,10 +255,10 @@ class Case:
         self.threads.append(thread)
         thread.start()
 
-    @staticmethod
-    def _works(node: Node) -> bool:
-        """Whether a node has workers."""
-        return any(re.match(TITLES["worker"], process.command) for process in node.processes())
+    def _works(self, node: Node) -> bool:
+        """Whether a worker of a node is at work."""
+        workers = [process for process in node.processes() if re.match(TITLES["worker"], process.command)]
+        return any(doing(worker.pid, self.run, blocking=False).at_work for worker in workers)
 
     def _return(self, node: Node, seconds: float) -> None:
         self.over.wait(seconds)

@@ -118,6 +118,7 @@ FACTS: dict[str, Callable[[c.TrialConfig], object]] = {
     "teacher_temperature": _of_method("teacher_temperature"),
     "student_views": _of_method("student_views"),
     "network": lambda trial: trial.evaluation.network,
+    "monitors.drift": lambda trial: "drift" in trial.monitors.names,
 }
 """What can be pinned of a trial as it is run, beside `protocols` and the paper's numbers (`reported`)."""
 
