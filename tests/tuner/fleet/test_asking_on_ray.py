@@ -13,7 +13,7 @@ from tuner.runs.run import Run
 from tuner.runs.storage_watch import measured
 
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
-EPOCHS = 60
+EPOCHS = 400  # none is trained to its end
 
 
 def trials(tuner: Tuner) -> dict[str, dict[str, Any]]:

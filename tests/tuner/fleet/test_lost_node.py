@@ -13,6 +13,8 @@ from tests.tuner.conftest import SMALL, Tuner
 from tests.tuner.fleet.test_kill import checkpoints, wait_for, without_times
 
 pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.timeout(600)]
+EPOCHS = 24
+HALF = EPOCHS * 4  # steps; an epoch has 8
 Untouched = tuple[dict[str, Any], float]  # what a search came to, and its seconds
 
 
@@ -25,7 +27,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def search(tuner: Tuner) -> str:
     """Trials of one worker that depend only on their numbers, so that all scores are the same whatever happens."""
-    train = {**SMALL["trial"]["train"], "epochs": 24}
+    train = {**SMALL["trial"]["train"], "epochs": EPOCHS}
     return tuner.write_search(
         trials=6,
         trial={**SMALL["trial"], "train": train},
@@ -51,9 +53,18 @@ def scores(state: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def running(run: Path) -> list[tuple[str, int, int]]:
-    """Trials that have a checkpoint and are not at their end: key, slot and process of the last start."""
+    """Trials that have a checkpoint and half of their steps before them: key, slot and process of the last start."""
     found = [(folder.name, *starts(folder)[-1]) for folder in sorted((run / "trials").glob("[0-9]*")) if starts(folder)]
-    return [start for start in found if checkpoints(run, start[0]) and Path(f"/proc/{start[2]}").exists()]
+    return [
+        start
+        for start in found
+        if Path(f"/proc/{start[2]}").exists() and 0 < max(map(step_of, checkpoints(run, start[0])), default=0) <= HALF
+    ]
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint, from its name."""
+    return int(checkpoint.stem.removeprefix("step-"))
 
 
 def started_elsewhere(run: Path, kept: int) -> int:
