@@ -29,7 +29,7 @@ import yaml
 
 from tests.chaos import results
 from tests.chaos.cluster import Cluster, cluster_of
-from tests.chaos.processes import Process
+from tests.chaos.processes import TITLES, Process
 from tuner.plan import space as spaces
 from tuner.plan import spec as specs
 from tuner.search.core import Core
@@ -38,6 +38,7 @@ from tuner.simulator.curves import Surface
 from tuner.simulator.simulate import simulate
 
 WARM = 50  # trials after which a search is warm
+QUIET = 30.0  # seconds for the processes of a search that has ended to go
 LOOK = 1.0  # seconds between two looks at the processes
 MOST = 1.0  # MB a trial that a process may grow by, over all its trials
 # MB a trial that a process may grow by once it is warm. Study, Tune and Ray keep a record of each trial, about 0.06 MB
@@ -56,12 +57,6 @@ SEARCH: dict[str, Any] = {
     "stopping": "none",
     "sampler": "random",
     "resources": {"workers": 1},
-}
-TITLES = {
-    "switchboard": r"ray::(switchboard-.*:)?Switchboard",
-    "worker": r"ray::RayTrainWorker",
-    "controller": r"ray::TrainController",
-    "trial actor": r"ray::(ResourceTrainable|SlotTrial)",
 }
 TOLD = re.compile(rb'^\{"op_code": ?6,', re.MULTILINE)  # the beginning of a journal's line that ends a trial
 HEAD = """# Whether a long search keeps its size
@@ -152,10 +147,7 @@ def real(trials: int, cluster: Cluster) -> Soak:
         if driver.returncode:
             raise SystemExit(f"the search ended with {driver.returncode}:\n{(Path(folder) / 'driver.log').read_text()}")
         used = sum(path.stat().st_blocks * 512 for path in run.rglob("*")) / trials
-        left, end = ["?"], time.monotonic() + 30
-        while left and time.monotonic() < end:
-            left = results.left_of(cluster, run, files)
-        left += sorted(f"/dev/shm/{name}" for name in results.shared_memory() - shared if not results.held(name))
+        left = results.left_in_the_end(cluster, run, files, shared, QUIET)
     return Soak(trials, seconds, courses, used, left)
 
 

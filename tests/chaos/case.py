@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,10 @@ from tests.chaos.ends import BROKEN_OFF, Ends
 from tests.chaos.hits import Hit, Moment, measure, width
 from tests.chaos.phases import Doing, checkpoints, doing
 from tests.chaos.plans import Fault, Plan
-from tests.chaos.processes import Process, descendants, talks_to
+from tests.chaos.processes import TITLES, Process, descendants, talks_to
 from tests.chaos.references import ROOT, reference
 
 TUNER = (sys.executable, "-m", "tuner.commands.main")
-TITLES = {
-    "worker": r"ray::RayTrainWorker",
-    "stopped worker": r"ray::RayTrainWorker",
-    "trial actor": r"ray::(ResourceTrainable|SlotTrial)\.train",
-    "controller": r"ray::TrainController",
-    "switchboard": r"ray::(switchboard-.*:)?Switchboard",
-}
 LOOK = 0.05  # seconds between two looks at the checkpoints and at the driver
 VICTIM_WAIT = 60.0  # seconds for a process of the kind that a fault needs to be there, and at work
 DEATHS_WAIT = 3.0  # seconds within which the workers that go with a fault have died
@@ -222,7 +215,8 @@ class Case:
 
     def _hit_actor(self, fault: Fault, hit: Hit, moment: Moment) -> None:
         """Hits an actor. A controller is at work if one of its workers is, the switchboard if any worker is."""
-        title, end = re.compile(TITLES[fault.kind]), time.monotonic() + VICTIM_WAIT
+        trains = r"\.train" if fault.kind == "trial actor" else ""  # it has a trial then
+        title, end = re.compile(TITLES[fault.kind] + trains), time.monotonic() + VICTIM_WAIT
         while time.monotonic() < end and not self.over.is_set():
             found = [process for process in self.cluster.processes() if title.match(process.command)]
             if found:
@@ -302,15 +296,11 @@ class Case:
         """Notes what each trial is doing; returns the workers that have a trial or are starting up."""
         return {worker for worker, found in self._note(moment).items() if found.at_work}
 
-    def _left(self, files: Sequence[str], shared: set[str]) -> list[str]:
+    def _left(self, files: list[str], shared: set[str]) -> list[str]:
         """What is left, once workers have had some seconds to go."""
-        end, left = time.monotonic() + QUIET, ["?"]
-        while left and time.monotonic() < end:
-            left = results.left_of(self.cluster, self.run, files)
+        left = results.left_in_the_end(self.cluster, self.run, files, shared, QUIET)
         left += [f"process {p.command}" for driver in self.drivers for p in descendants([driver.pid])]
-        return [f"left: {what}" for what in left] + [
-            f"left: /dev/shm/{name}" for name in sorted(results.shared_memory() - shared) if not results.held(name)
-        ]
+        return [f"left: {what}" for what in left]
 
 
 @contextlib.contextmanager

@@ -13,6 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 DUMP_WAIT = 10.0  # seconds for a dump of the stacks of a process
+TITLES = {  # beginnings of the titles that Ray gives its actors
+    "worker": r"ray::RayTrainWorker",
+    "trial actor": r"ray::(ResourceTrainable|SlotTrial)",
+    "controller": r"ray::TrainController",
+    "switchboard": r"ray::(switchboard-.*:)?Switchboard",
+}
 LISTENS, CONNECTED = "0A", "01"  # states of a socket in /proc/net/tcp
 
 

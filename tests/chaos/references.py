@@ -18,7 +18,8 @@ import yaml
 from optuna.trial import TrialState
 
 from tests.chaos.plans import MOST_TRIALS, Plan
-from tests.chaos.results import Results, last_state, timeless
+from tests.chaos.results import Results, last_state
+from tests.timeless import timeless, timeless_history
 from trainables.networks import group
 from trainables.running.fit import fit
 from tuner.plan import space as spaces
@@ -69,7 +70,7 @@ def _result(folder: Path) -> dict[str, Any]:
         "values": [history[-1]["knn_top1"]],
         "curve": {str(int(metrics["epoch"])): metrics["knn_top1"] for metrics in history},
         "metrics": {name: value for name, value in timeless(history[-1]).items() if name != "loss_curve"},
-        "history": [timeless(metrics) for metrics in history],
+        "history": timeless_history(history),
         "weights": digest,
     }
 

@@ -5,8 +5,9 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ from safetensors import safe_open
 
 from tests.chaos.cluster import Cluster
 from tests.chaos.processes import Process, ports, stacks
+from tests.timeless import timeless, timeless_history
 
 Results = dict[str, dict[str, Any]]
 """By key of the trial: its state, its curve, the metrics of all its epochs, and a hash of its last state."""
 RAYS_OWN = ("_AutoscalingCoordinatorActor",)  # one for all that use Ray Train on a cluster
 OF_NODES = re.compile(r"ray::(IDLE|DashboardAgent|RuntimeEnvAgent|_AutoscalingCoordinatorActor)|.*default_worker\.py")
 OF_TORCH = ("torchinductor_",)  # an empty folder of torch, one for a user
-LEFT = """
+ON_CLUSTER = """
 import json, sys, ray
 ray.init(sys.argv[1], log_to_driver=False, configure_logging=False)
 actors = sorted(actor["ActorClassName"] for actor in ray._private.state.actors().values() if actor["State"] != "DEAD")
@@ -45,7 +47,7 @@ def results_of(run: Path) -> Results:
             "values": trial.values,
             "curve": {str(epoch): value for epoch, value in sorted(trial.intermediate_values.items())},
             "metrics": timeless(trial.user_attrs.get("metrics") or {}),
-            "history": [timeless(metrics) for metrics in history],
+            "history": timeless_history(history),
             "weights": digest,
         }
     return found
@@ -88,12 +90,10 @@ def left_of(cluster: Cluster, run: Path, files: Iterable[str]) -> list[str]:
         run: its directory.
         files: names in the temporary folder before the search.
     """
-    answer = subprocess.run(
-        [sys.executable, "-c", LEFT, cluster.address], env=cluster.environment, capture_output=True, text=True
-    )
-    if answer.returncode:
-        return [f"the cluster does not answer: {answer.stderr[-500:]}"]
-    actors, groups, cpus, free = json.loads(answer.stdout.splitlines()[-1])
+    try:
+        actors, groups, cpus, free = on_cluster(cluster.address, cluster.environment)
+    except RuntimeError as error:
+        return [str(error)]
     left = [f"actor {name}" for name in actors if name not in RAYS_OWN]
     left += [f"placement group {state}" for state in groups]
     if free < cpus:
@@ -105,6 +105,40 @@ def left_of(cluster: Cluster, run: Path, files: Iterable[str]) -> list[str]:
     left += [f"file {name}" for name in sorted(names) if not name.startswith(OF_TORCH)]
     left += [f"file {path.relative_to(run)}" for path in sorted(run.rglob("trials/*/.*")) if path.name != ".owner"]
     return left
+
+
+def on_cluster(address: str, environment: Mapping[str, str]) -> tuple[list[str], list[str], float, float]:
+    """What lives on a cluster: classes of actors, states of placement groups, its CPUs, and those that are free.
+
+    Args:
+        address: host:port of its head.
+        environment: of a process that joins it.
+
+    Raises:
+        RuntimeError: it does not answer.
+    """
+    command = [sys.executable, "-c", ON_CLUSTER, address]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if answer.returncode:
+        raise RuntimeError(f"the cluster does not answer: {answer.stderr[-500:]}")
+    actors, groups, cpus, free = json.loads(answer.stdout.splitlines()[-1])
+    return actors, groups, cpus, free
+
+
+def left_in_the_end(cluster: Cluster, run: Path, files: Iterable[str], shared: set[str], seconds: float) -> list[str]:
+    """What a search has left, once its processes have had some seconds to go; files in shared memory, too.
+
+    Args:
+        cluster: that it ran on.
+        run: its directory.
+        files: names in the temporary folder before the search.
+        shared: names in shared memory before the search.
+        seconds: that it is waited for.
+    """
+    end, left = time.monotonic() + seconds, ["?"]
+    while left and time.monotonic() < end:
+        left = left_of(cluster, run, files)
+    return left + [f"/dev/shm/{name}" for name in sorted(shared_memory() - shared) if not held(name)]
 
 
 def shared_memory() -> set[str]:
@@ -153,11 +187,6 @@ def last_state(folder: Path) -> tuple[list[dict[str, Any]], str | None]:
             tensor = file.get_tensor(name)
             digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode() + tensor.tobytes())
     return history, digest.hexdigest()
-
-
-def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Metrics that are a function of the trial."""
-    return {name: value for name, value in metrics.items() if not name.startswith("time/")}
 
 
 def _where(one: object, other: object) -> str:

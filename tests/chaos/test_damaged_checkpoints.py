@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from tests.timeless import timeless_history
 from trainables.config import trial as c
 from trainables.config.errors import UserError
 from trainables.data import images as data
@@ -232,15 +233,9 @@ def endure(seed: int, whole: Whole, folder: Path, caplog: pytest.LogCaptureFixtu
         assert end.tensors.keys() == expected.tensors.keys(), seed
         odd = [name for name in end.tensors if not torch.equal(end.tensors[name], expected.tensors[name])]
         assert odd == [], (seed, odd)
-        assert [timeless(metrics) for metrics in end.values["history"]] == [
-            timeless(metrics) for metrics in expected.values["history"]
-        ], seed
+        assert timeless_history(end.values["history"]) == timeless_history(expected.values["history"]), seed
     shutil.rmtree(folder)
     return len(read)
-
-
-def timeless(metrics: train.Metrics) -> train.Metrics:
-    return {name: value for name, value in metrics.items() if not name.startswith("time/")}
 
 
 def seeds(default: range) -> list[int]:

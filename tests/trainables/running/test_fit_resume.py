@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from tests.timeless import timeless_history
 from trainables.config import trial as c
 from trainables.config.errors import TrialFailure, UserError
 from trainables.config.evaluation import with_recipe
@@ -33,16 +34,12 @@ def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Learner, "step", stepping)
 
 
-def timeless(history: list[train.Metrics]) -> list[train.Metrics]:
-    return [{key: value for key, value in metrics.items() if not key.startswith("time/")} for metrics in history]
-
-
 def assert_same_end(one: Path, other: Path) -> None:
     a, b = checkpoint.newest(one), checkpoint.newest(other)
     assert a is not None and b is not None and a.path.name == b.path.name
     assert a.tensors.keys() == b.tensors.keys()
     assert [name for name in a.tensors if not torch.equal(a.tensors[name], b.tensors[name])] == []
-    assert timeless(a.values["history"]) == timeless(b.values["history"])
+    assert timeless_history(a.values["history"]) == timeless_history(b.values["history"])
     assert {**a.values, "history": 0} == {**b.values, "history": 0}
 
 
@@ -102,7 +99,7 @@ def test_invariant_22_a_killed_trial_ends_as_one_that_was_left_alone(tiny, tmp_p
             train.fit(config, tmp_path / "killed", go_on)
     told: list[train.Metrics] = []
     resumed = train.fit(config, tmp_path / "killed", lambda metrics: told.append(metrics) or "on")
-    assert timeless(resumed) == timeless(whole) == timeless(told) and len(whole) == 2
+    assert timeless_history(resumed) == timeless_history(whole) == timeless_history(told) and len(whole) == 2
     assert_same_end(tmp_path / "whole", tmp_path / "killed")
     (tmp_path / "killed" / "step-0000000006.safetensors").write_bytes(b"lost")
     train.fit(config, tmp_path / "killed", go_on)
@@ -215,7 +212,7 @@ def test_epochs_without_an_evaluation(tiny, tmp_path: Path):
     assert [metrics.pop("loss_curve") for metrics in some] == [curves[0] + curves[1], curves[2]], (
         "of every epoch, evaluated or not"
     )
-    assert timeless(some) == [timeless(plain)[epoch - 1] for epoch in (2, 3)]
+    assert timeless_history(some) == [timeless_history(plain)[epoch - 1] for epoch in (2, 3)]
 
 
 def test_without_epochs_the_untrained_encoder_is_scored(tiny, tmp_path: Path):

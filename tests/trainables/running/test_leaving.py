@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.timeless import timeless_history
 from tests.trainables.generations import Trial, train_all
-from tests.trainables.running.test_fit_resume import assert_same_end, go_on, timeless
+from tests.trainables.running.test_fit_resume import assert_same_end, go_on
 from trainables.config import trial as c
 from trainables.learning.learner import Learner
 from trainables.running import checkpoint
@@ -35,7 +36,7 @@ def alone(config: c.TrialConfig, folder: Path) -> list[train.Metrics]:
 def states(folder: Path) -> tuple[dict[str, torch.Tensor], list[train.Metrics]]:
     found = checkpoint.newest(folder)
     assert found is not None
-    return found.tensors, timeless(found.values["history"])
+    return found.tensors, timeless_history(found.values["history"])
 
 
 def assert_same(one: Path, other: Path) -> None:

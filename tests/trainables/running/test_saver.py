@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.trainables.running.test_fit_resume import Killed, assert_same_end, go_on, kill_at, timeless
+from tests.timeless import timeless_history
+from tests.trainables.running.test_fit_resume import Killed, assert_same_end, go_on, kill_at
 from trainables.config import trial as c
 from trainables.config.errors import UserError
 from trainables.learning.learner import Learner
@@ -53,7 +54,7 @@ def test_checkpoints_by_time_are_written_by_a_thread_and_change_nothing(tiny, tm
     one, other = checkpoint.newest(tmp_path / "without"), checkpoint.newest(tmp_path / "with")
     assert one is not None and other is not None
     assert [name for name in one.tensors if not torch.equal(one.tensors[name], other.tensors[name])] == []
-    assert timeless(one.values["history"]) == timeless(other.values["history"])
+    assert timeless_history(one.values["history"]) == timeless_history(other.values["history"])
     assert [Name.of(path) for path in (tmp_path / "with").glob(checkpoint.PATTERN)] == [Name(25)]
 
 
@@ -231,7 +232,7 @@ def test_epochs_without_an_evaluation_are_no_obstacle(tiny, tmp_path: Path):
     assert train.fit(config, tmp_path / "left", go_on, segment=segment) == [] and segment.left
     found = checkpoint.newest(tmp_path / "left")
     assert found is not None and found.name == Name(2, timed=True)
-    assert timeless(train.fit(config, tmp_path / "left", go_on)) == timeless(whole)
+    assert timeless_history(train.fit(config, tmp_path / "left", go_on)) == timeless_history(whole)
     assert_same_end(tmp_path / "whole", tmp_path / "left")
 
 

@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tests.timeless import timeless_history
 from tests.trainables.feeds import feed_of
 from tests.trainables.pictures import write_folders
-from tests.trainables.running.test_fit_resume import go_on, timeless
+from tests.trainables.running.test_fit_resume import go_on
 from trainables.data import augment
 from trainables.data import images as data
 from trainables.data.feed import labelled_images
@@ -103,7 +104,7 @@ def test_a_trial_writes_its_picture_once_and_is_not_disturbed_by_it(tiny, tmp_pa
     assert Image.open(path).size[0] == 3 * COLUMN and len(drawn) < 50_000
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / views_picture.NAME).write_bytes(b"is there")
-    assert timeless(train.fit(config, tmp_path / "other", go_on)) == timeless(history)
+    assert timeless_history(train.fit(config, tmp_path / "other", go_on)) == timeless_history(history)
     assert (tmp_path / "other" / views_picture.NAME).read_bytes() == b"is there"
     train.fit(tiny({"train.epochs": 0}), tmp_path / "untrained", go_on)
     assert (tmp_path / "untrained" / views_picture.NAME).read_bytes() == drawn

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from tests.timeless import timeless_history
 from tests.trainables.feeds import feed_of
 from trainables.config import trial as c
 from trainables.config.errors import UserError
@@ -168,10 +169,6 @@ def test_what_an_epoch_says_does_not_depend_on_the_workers(tiny, digits, togethe
     torch.testing.assert_close(states[1], states[0], rtol=1e-9, atol=1e-12)
 
 
-def timeless(history: list[train.Metrics]) -> list[train.Metrics]:
-    return [{key: value for key, value in metrics.items() if not key.startswith("time/")} for metrics in history]
-
-
 @pytest.mark.long
 def test_torchrun_and_a_resume_on_fewer_workers(tiny, tmp_path: Path):
     """Two workers with 3 shards give one worker's trial to the last bit; so does one that goes on in mid-epoch."""
@@ -205,6 +202,6 @@ def test_torchrun_and_a_resume_on_fewer_workers(tiny, tmp_path: Path):
     resumed = train.fit(config, tmp_path / "fewer", lambda metrics: "on")
     one, two, fewer = (checkpoint.newest(tmp_path / name) for name in ("one", "two", "fewer"))
     assert one is not None and two is not None and fewer is not None
-    assert timeless(whole) == timeless(resumed) == timeless(two.values["history"])
+    assert timeless_history(whole) == timeless_history(resumed) == timeless_history(two.values["history"])
     for other in (two, fewer):
         assert [name for name in one.tensors if not torch.equal(one.tensors[name], other.tensors[name])] == []

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
+from tests.timeless import timeless_history, timeless_trials
 from tests.tuner.conftest import SMALL, Tuner
-from tests.tuner.fleet.test_kill import checkpoints, wait_for, without_times
+from tests.tuner.fleet.test_kill import checkpoints, wait_for
 from trainables.config import trial as c
 from trainables.config.errors import BrokenOff
 from trainables.running import checkpoint
@@ -113,11 +114,7 @@ def test_a_checkpoint_by_time_that_has_no_room_ends_the_segment_and_loses_nothin
     assert len(newest.values["history"]) == 1
     ballast.unlink()
     again = fit(config, disc / "trial", lambda metrics: "on")
-    assert list(map(timeless, again)) == list(map(timeless, undisturbed))
-
-
-def timeless(metrics: Metrics) -> Metrics:
-    return {name: value for name, value in metrics.items() if not name.startswith("time/")}
+    assert timeless_history(again) == timeless_history(undisturbed)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +127,7 @@ def search(tuner: Tuner) -> str:
 @pytest.fixture(scope="module")
 def undisturbed(tuner: Tuner, search: str) -> list[dict]:
     tuner.run("launch", search, "--run", "undisturbed")
-    return without_times(tuner.state("undisturbed"))
+    return timeless_trials(tuner.state("undisturbed"))
 
 
 @pytest.mark.ray
@@ -163,6 +160,6 @@ def test_a_search_on_a_disc_that_fills_up(
         assert driver.returncode == 130
         ballast.unlink()
         tuner.run("resume", str(run))
-    assert without_times(tuner.state(str(run))) == undisturbed
+    assert timeless_trials(tuner.state(str(run))) == undisturbed
     unfinished = [file for file in run.rglob("trials/*/.*") if file.name != ".owner"]
     assert not unfinished, "nothing half-written is left"

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
+from tests.timeless import timeless_trials
 from tests.tuner.clusters import cluster_of, kill_node_of, raylet_of, starts
 from tests.tuner.conftest import SMALL, Tuner
-from tests.tuner.fleet.test_kill import checkpoints, trains, wait_for, without_times
+from tests.tuner.fleet.test_kill import checkpoints, trains, wait_for
 
 pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.timeout(600)]
 REASON = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds", "30"]
@@ -51,11 +52,6 @@ def begun(run: Path) -> int:
 def steps_after(words: str, run: Path, key: str) -> list[int]:
     """The steps that follow these words in a trial's log."""
     return [int(step) for step in re.findall(rf"{words}0*(\d+)", (run / "trials" / key / "rank-0.log").read_text())]
-
-
-def scores(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """All that is known of each trial, but for times and for the slots that it was on."""
-    return [{**row, "metrics": {**row["metrics"], "slot": None}} for row in without_times(state)]
 
 
 def log_of(run: Path) -> str:
@@ -108,7 +104,7 @@ def test_a_node_joins_drains_and_all_nodes_go_and_one_comes_back(tuner: Tuner, c
     state = tuner.state(run.name)
     assert [row["state"] for row in state["trials"]] == ["complete"] * 6
     tuner.run("launch", search(tuner, trials=2), "--run", "quiet")
-    assert scores(state)[:2] == scores(tuner.state("quiet"))
+    assert timeless_trials(state, slots=False)[:2] == timeless_trials(tuner.state("quiet"), slots=False)
 
 
 def test_a_launch_waits_for_a_node_and_goes_on_by_itself(tuner: Tuner) -> None:
@@ -152,4 +148,4 @@ def test_workers_of_a_killed_driver_end_and_a_resume_works_beside_them(tuner: Tu
         state = tuner.state(run.name)
         assert [row["state"] for row in state["trials"]] == ["complete"] * 2
         tuner.run("launch", search(tuner, trials=2), "--run", "undisturbed")
-        assert scores(state) == scores(tuner.state("undisturbed"))
+        assert timeless_trials(state, slots=False) == timeless_trials(tuner.state("undisturbed"), slots=False)

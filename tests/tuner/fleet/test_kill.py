@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.timeless import timeless_trials
 from tests.tuner.boards import HParams, curves, run_of
 from tests.tuner.conftest import SMALL, Tuner
 
@@ -46,18 +47,6 @@ def trains(process: int) -> bool:
         return " Z " not in Path(f"/proc/{process}/stat").read_text()
     except FileNotFoundError:
         return False
-
-
-def without_times(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """All that is known of each trial, less wall-clock times and paths."""
-    rows = []
-    for row in state["trials"]:
-        metrics = {key: value for key, value in row["metrics"].items() if not key.startswith("time/")}
-        rows.append(
-            {key: row[key] for key in ("key", "state", "epoch", "score", "curve", "values", "error")}
-            | {"metrics": metrics}
-        )
-    return rows
 
 
 # one known point, so that most proposals are the sampler's
@@ -110,7 +99,7 @@ def test_a_search_that_loses_a_worker_and_its_driver_ends_as_one_that_was_left_a
 
     tuner.run("resume", "killed")
     after = tuner.state("killed")
-    assert without_times(after) == without_times(untouched)
+    assert timeless_trials(after) == timeless_trials(untouched)
     assert after["untrained"] == untouched["untrained"]
     log = (run / "trials" / "0001" / "rank-0.log").read_text()
     assert "continued from" in log, "the interrupted trial went on from its checkpoint"

@@ -6,12 +6,12 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
 import torch
 
+from tests.timeless import timeless_history
 from tests.tuner.conftest import SMALL
 from trainables.config import trial as c
 from trainables.running import checkpoint
@@ -47,10 +47,6 @@ def places(folder: Path) -> list[tuple[int, int, int]]:
     return [(int(slot), int(workers), int(process)) for _, slot, workers, process in PLACE.findall(text)]
 
 
-def timeless(metrics: Metrics) -> dict[str, Any]:
-    return {name: value for name, value in metrics.items() if not name.startswith("time/")}
-
-
 def test_a_trial_is_widened_narrowed_and_loses_its_lead(slots: tuple[Slots, Run], tmp_path: Path) -> None:
     made, run = slots
     config, folder = c.parse(TRIAL), run.trial_folder("wide")
@@ -82,7 +78,7 @@ def test_a_trial_is_widened_narrowed_and_loses_its_lead(slots: tuple[Slots, Run]
     talk.release()
     torch.set_num_threads(1)  # as a worker of one CPU has it: sums of more threads round otherwise
     alone = fit(config, tmp_path, lambda metrics: "on")
-    assert [*map(timeless, heard)] == [*map(timeless, alone)]
+    assert timeless_history(heard) == timeless_history(alone)
     one, other = checkpoint.newest(folder), checkpoint.newest(tmp_path)
     assert one is not None
     assert other is not None

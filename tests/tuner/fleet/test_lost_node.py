@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
+from tests.timeless import timeless_trials
 from tests.tuner.clusters import cluster_of, kill_node_of, starts
 from tests.tuner.conftest import SMALL, Tuner
-from tests.tuner.fleet.test_kill import checkpoints, wait_for, without_times
+from tests.tuner.fleet.test_kill import checkpoints, wait_for
 
 pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.timeout(600)]
 EPOCHS = 24
@@ -45,11 +46,6 @@ def untouched(tuner: Tuner, search: str, cluster: Cluster) -> Untouched:
     seconds = time.monotonic() - begun
     print(f"untouched: {seconds:.0f} s")
     return tuner.state("untouched"), seconds
-
-
-def scores(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """All that is known of each trial, but for times and for the slots that it was on."""
-    return [{**row, "metrics": {**row["metrics"], "slot": None}} for row in without_times(state)]
 
 
 def running(run: Path) -> list[tuple[str, int, int]]:
@@ -99,7 +95,7 @@ def test_a_node_is_lost_and_another_joins(tuner: Tuner, search: str, cluster: Cl
     assert driver.returncode == 0, f"{out}\n{err}"
     state = tuner.state("joined")
     assert [row["state"] for row in state["trials"]] == ["complete"] * 14
-    assert scores(state)[:6] == scores(untouched[0])
+    assert timeless_trials(state, slots=False)[:6] == timeless_trials(untouched[0], slots=False)
 
 
 def test_a_node_is_lost_for_good(tuner: Tuner, search: str, cluster: Cluster, untouched: Untouched) -> None:
@@ -115,4 +111,4 @@ def test_a_node_is_lost_for_good(tuner: Tuner, search: str, cluster: Cluster, un
     assert sorted(begun.values()) == [1] * 9 + [2], "the trial that the lost slot was on when Ray said so has moved"
     state = tuner.state("lost")
     assert [row["state"] for row in state["trials"]] == ["complete"] * 10
-    assert scores(state)[:6] == scores(untouched[0])
+    assert timeless_trials(state, slots=False)[:6] == timeless_trials(untouched[0], slots=False)

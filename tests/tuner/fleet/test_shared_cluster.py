@@ -1,6 +1,6 @@
 """A shared cluster of `ray start` with tokens: who has none is told what to do, and no driver leaves anything."""
 
-import json
+import os
 import signal
 import socket
 import subprocess
@@ -11,18 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.results import on_cluster
 from tests.tuner.conftest import SMALL, Tuner
 from tests.tuner.fleet.test_kill import checkpoints, wait_for
 
 pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.timeout(300)]
 LONG = {**SMALL["trial"], "train": {**SMALL["trial"]["train"], "epochs": 100}}
-LEFT = """
-import json, sys, ray
-ray.init(sys.argv[1], log_to_driver=False, configure_logging=False)
-actors = sorted(actor["ActorClassName"] for actor in ray._private.state.actors().values() if actor["State"] != "DEAD")
-groups = [group["state"] for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
-print(json.dumps([actors, groups, ray.available_resources().get("CPU", 0)]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +55,9 @@ def test_an_interrupted_search_leaves_nothing_on_the_cluster(tuner: Tuner, addre
     assert driver.returncode == 130, err
 
     end, left = time.monotonic() + 60, None
-    while left != [[], [], 2.0] and time.monotonic() < end:
-        answer = subprocess.run([sys.executable, "-c", LEFT, address], capture_output=True, text=True, check=True)
-        left = json.loads(answer.stdout.splitlines()[-1])
-    assert left == [[], [], 2.0]
+    while left != ([], [], 2.0, 2.0) and time.monotonic() < end:
+        left = on_cluster(address, os.environ)
+    assert left == ([], [], 2.0, 2.0)
     assert not (run / "ray").exists()
 
 

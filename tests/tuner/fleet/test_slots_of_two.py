@@ -12,6 +12,7 @@ import pytest
 import ray
 import torch
 
+from tests.timeless import timeless_history
 from tests.tuner.clusters import cluster_of
 from tests.tuner.conftest import SMALL
 from trainables.config import trial as c
@@ -90,10 +91,6 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> list[Metrics]:
     return fit(c.parse(TRIAL), tmp_path_factory.mktemp("alone"), lambda metrics: "on")
 
 
-def timeless(metrics: Metrics) -> dict[str, Any]:
-    return {name: value for name, value in metrics.items() if not name.startswith("time/")}
-
-
 @pytest.mark.parametrize(("moment", "rank"), CASES)
 def test_one_of_four_dies(slots: tuple[Slots, Run], alone: list[Metrics], moment: str, rank: int) -> None:
     made, run = slots
@@ -123,4 +120,4 @@ def test_one_of_four_dies(slots: tuple[Slots, Run], alone: list[Metrics], moment
     talk.release()
     print(f"{moment}, rank {rank}: {generations()} generations, {time.monotonic() - begun:.1f} s")
     assert (folder / "struck").exists()
-    assert [*map(timeless, heard)] == [*map(timeless, alone)]
+    assert timeless_history(heard) == timeless_history(alone)
