@@ -17,7 +17,7 @@ from tuner.plan.resources import Resources
 log = logging.getLogger(__name__)
 RELAUNCH_WAIT = 5.0  # seconds before a worker group is launched again, times the failures so far
 RELAUNCH_LIMIT = 60.0  # seconds of this wait at most
-LAUNCH_FAILURES = 3  # failed launches in a row after which a slot is given up, if no other slot is up then
+LAUNCH_FAILURES = 5  # failed launches in a row after which a slot is given up, if no other slot is up then
 ROOM_LOOK = 2.0  # seconds between two looks for room for a slot
 
 
