@@ -90,11 +90,12 @@ def _storage_holds(spec: SearchSpec, proposing: Space | None, run: Path) -> None
     storage.require_usable(run)
 
 
+SPACE = Check("the space proposes valid trials", _space_proposes)
 STORAGE = Check("the storage can hold a run", _storage_holds)
 CLUSTER = Check("the cluster answers and has room for a trial", _address_answers)
 CHECKS = (
     Check("the stopper and the sampler can be made", _strategy_loads),
-    Check("the space proposes valid trials", _space_proposes),
+    SPACE,
     Check("the data are enough for each point of the table", _points_fit_data),
     Check("the networks that trials begin with fit", _initial_networks_fit),
     STORAGE,

@@ -13,7 +13,7 @@ from trainables.config.errors import UserError, nearest, shown_name
 from trainables.config.settings import read_settings, read_yaml
 from trainables.running.messages import Cost
 from tuner.commands import searching
-from tuner.commands.checkup.base import Late, ask
+from tuner.commands.checkup.base import SMALLER, Killed, Late, ask
 from tuner.plan import points, reading
 from tuner.plan.paper import FIGURES, Paper
 from tuner.plan.spec import SearchSpec, parse
@@ -120,10 +120,10 @@ def measured(row: "CostRow", config: c.TrialConfig, known: "Known") -> "CostRow"
     request = {"trial": config.plain(), "workers": 1, "threads": len(os.sched_getaffinity(0)), "stored": stored}
     try:
         return replace(row, measured=Cost(**ask("trainables.running.dry_step", request, MEASURE)))
-    except (Late, UserError) as error:
-        return replace(
-            row, unmeasured=f"{error}; a smaller train.batch_size may do" if isinstance(error, Late) else str(error)
-        )
+    except (Late, Killed) as error:
+        return replace(row, unmeasured=f"{error}; {SMALLER}")
+    except UserError as error:
+        return replace(row, unmeasured=str(error))
 
 
 def _reported(asked: Asked, label: str) -> dict[str, float]:

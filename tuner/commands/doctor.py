@@ -12,7 +12,7 @@ from pathlib import Path
 from trainables.config.errors import UserError
 from tuner.commands import checks
 from tuner.commands.checkup import machine, nodes, storage, trial
-from tuner.commands.checkup.base import Finding, ask, in_time, ok
+from tuner.commands.checkup.base import Finding, ask, found, in_time, ok
 from tuner.commands.launch import settings
 from tuner.fleet.facts import Facts, Questions
 from tuner.plan import jobs, points, reading, space
@@ -26,20 +26,20 @@ NAMED = 24  # columns for the name of a check
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints what is found, as it is found; returns the exit status: 2 if something is at fault."""
-    found: list[Finding] = []
+    made: list[Finding] = []
     for finding in Checkup(arguments).findings():
-        found.append(finding)
+        made.append(finding)
         if not arguments.json:
             print("\n".join(lines(finding)), flush=True)
-    faults = sum(finding.state == "fault" for finding in found)
-    warnings = sum(finding.state == "warning" for finding in found)
+    faults = sum(finding.state == "fault" for finding in made)
+    warnings = sum(finding.state == "warning" for finding in made)
     if arguments.json:
-        rows = [dataclasses.asdict(finding) for finding in found]
+        rows = [dataclasses.asdict(finding) for finding in made]
         print(json.dumps({"ok": not faults, "faults": faults, "warnings": warnings, "checks": rows}, indent=2))
     else:
-        print(f"\n{len(found)} checks: {faults} at fault, {warnings} warnings")
+        print(f"\n{len(made)} checks: {faults} at fault, {warnings} warnings")
     sys.stdout.flush()
-    if any(finding.text.startswith("no answer within") for finding in found):
+    if any(finding.text.startswith("no answer within") for finding in made):
         os._exit(2)  # a check hangs in a thread, which would be waited for
     return 2 if faults else 0
 
@@ -70,6 +70,8 @@ class Checkup:
             raise UserError(f"--set {self.arguments.set[0]}: goes with a spec, whose key it changes")
         if self.arguments.search is not None:
             yield from in_time("spec", QUICK, self._read)
+        if self.spec is not None:
+            yield from self._of_spec()
         yield from in_time("versions", QUICK, self._versions)
         yield from in_time("machine", SLOW, self._machine)
         for name, seconds, check in self._of_storage():
@@ -95,16 +97,28 @@ class Checkup:
         return self.arguments.address or jobs.default_address()
 
     def _read(self) -> list[Finding]:
-        """The spec, and the quick checks of a launch that are about it."""
-        described = reading.described(self.arguments.search, settings(self.arguments))
-        self.spec = described
-        made = [ok("spec", f"{described.name}: {described.trials} trials")]
-        proposing = points.load(described) if described.table else space.load(described.space)
-        made += in_time("data", QUICK, self._settle)
-        for check in checks.CHECKS:
-            if check not in (checks.STORAGE, checks.CLUSTER):  # they come by themselves
-                made += in_time("spec", QUICK, functools.partial(self._quick, check, self.spec, proposing))
-        return made
+        """The spec."""
+        self.spec = described = reading.described(self.arguments.search, settings(self.arguments))
+        return [ok("spec", f"{described.name}: {described.trials} trials")]
+
+    def _of_spec(self) -> Iterator[Finding]:
+        """The quick checks of a launch that are about the spec, each within a time of its own.
+
+        A user's space is called in this thread, for only here `tuner.plan.space` can end it, which it does in time.
+        """
+        yield from in_time("data", QUICK, self._settle)
+        loaded: list[space.Space] = []
+        yield from found("spec", lambda: self._load(loaded))
+        for check in checks.CHECKS if loaded else ():
+            if check in (checks.STORAGE, checks.CLUSTER):  # they come by themselves
+                continue
+            quick = functools.partial(self._quick, check, loaded[0])
+            yield from found("spec", quick) if check is checks.SPACE else in_time("spec", QUICK, quick)
+
+    def _load(self, into: list[space.Space]) -> list[Finding]:
+        assert self.spec is not None
+        into.append(points.load(self.spec) if self.spec.table else space.load(self.spec.space))
+        return []
 
     def _settle(self) -> list[Finding]:
         """The data of the trials, of which a sample is looked at."""
@@ -113,8 +127,9 @@ class Checkup:
         data = self.spec.trial.data
         return [ok("data", f"{data.name}{f' in {data.root}' if data.root else ''} can be read")]
 
-    def _quick(self, check: checks.Check, spec: SearchSpec, proposing: space.Space) -> list[Finding]:
-        check.require(spec, proposing, self.path)
+    def _quick(self, check: checks.Check, proposing: space.Space) -> list[Finding]:
+        assert self.spec is not None
+        check.require(self.spec, proposing, self.path)
         return [ok("spec", check.name)]
 
     def _versions(self) -> list[Finding]:

@@ -118,15 +118,27 @@ def test_what_a_dry_step_measured(
     assert "1 GB" in (text := capsys.readouterr().out) and "0.6)" in text
 
 
+SMALLER = "; a smaller train.batch_size, with a smaller train.shard_size, may do"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (cost.UserError("was ended by signal 7"), "was ended by signal 7"),
+        (cost.Killed("was killed"), f"was killed{SMALLER}"),
+        (cost.Late("no answer within 600 s"), f"no answer within 600 s{SMALLER}"),
+    ],
+    ids=str,
+)
 def test_a_dry_step_that_fails_is_said(
-    table: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    table: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, said: str
 ) -> None:
     def fail(module: str, request: object, seconds: float) -> None:
-        raise cost.UserError("was ended by signal 9")
+        raise error
 
     monkeypatch.setattr(cost, "ask", fail)
     rows = printed(capsys, table, "--measure")
-    assert [(row["measured"], row["unmeasured"]) for row in rows] == [(None, "was ended by signal 9")] * 2
+    assert [(row["measured"], row["unmeasured"]) for row in rows] == [(None, said)] * 2
 
 
 def test_a_figure_of_papers_has_one_value_in_json(table: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from trainables.config.errors import UserError, one_line
 
 State = Literal["ok", "warning", "fault"]
+SMALLER = "a smaller train.batch_size, with a smaller train.shard_size, may do"
 CHANGE_SPEC = "change that value in the spec, or with --set"
 
 
@@ -54,6 +55,10 @@ class Late(Exception):
     """An answer did not come in time."""
 
 
+class Killed(UserError):
+    """A process was ended by SIGKILL, as the system does where memory runs out."""
+
+
 def in_time(name: str, seconds: float, check: Callable[[], Sequence[Finding]]) -> list[Finding]:
     """Makes a check within its time.
 
@@ -63,29 +68,34 @@ def in_time(name: str, seconds: float, check: Callable[[], Sequence[Finding]]) -
         check: returns findings.
     """
     made: list[Finding] = []
-
-    def run() -> None:
-        try:
-            made.extend(check())
-        except Late as late:
-            made.append(fault(name, str(late), "see whether the machine, its network or its discs hang"))
-        except UserError as error:
-            made.extend(fault(name, *divided(line, name)) for line in str(error).splitlines())
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            made.append(
-                fault(name, f"{where}{error.strerror or one_line(error)}", "mend that, or choose another place")
-            )
-        except Exception as error:
-            text = f"the check itself broke off by {type(error).__name__}: {one_line(error)}"
-            made.append(fault(name, text, "please report it"))
-
-    thread = threading.Thread(target=run, daemon=True)  # it may hang in the system, which no thread can end
+    # it may hang in the system, which no thread can end
+    thread = threading.Thread(target=lambda: made.extend(found(name, check)), daemon=True)
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
         return [fault(name, f"no answer within {seconds:g} s", "see whether a disc, the network or the cluster hangs")]
     return made
+
+
+def found(name: str, check: Callable[[], Sequence[Finding]]) -> list[Finding]:
+    """Makes a check, however long it takes. What it raises becomes faults.
+
+    Args:
+        name: of what is checked, for what is said where it makes no findings.
+        check: returns findings.
+    """
+    try:
+        return [*check()]
+    except Late as late:
+        return [fault(name, str(late), "see whether the machine, its network or its discs hang")]
+    except UserError as error:
+        return [fault(name, *divided(line, name)) for line in str(error).splitlines()]
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return [fault(name, f"{where}{error.strerror or one_line(error)}", "mend that, or choose another place")]
+    except Exception as error:
+        text = f"the check itself broke off by {type(error).__name__}: {one_line(error)}"
+        return [fault(name, text, "please report it")]
 
 
 def divided(line: str, name: str) -> tuple[str, str]:
@@ -112,6 +122,7 @@ def ask(module: str, request: object, seconds: float, answer: str = "") -> Any:
 
     Raises:
         Late: it did not answer in time.
+        Killed: it was ended by SIGKILL.
         UserError: it failed; the last line that it wrote.
     """
     with tempfile.TemporaryFile("w+") as told, tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile() as failed:
@@ -128,6 +139,8 @@ def ask(module: str, request: object, seconds: float, answer: str = "") -> Any:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        if status == -signal.SIGKILL:
+            raise Killed("was killed (signal 9), as the system does where memory runs out")
         if status != 0:
             failed.seek(0)
             lines = failed.read().decode(errors="replace").strip().splitlines()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from trainables.config.errors import UserError
 from trainables.running.messages import Cost
-from tuner.commands.checkup.base import Finding, ask, fault, ok, warning
+from tuner.commands.checkup.base import SMALLER, Finding, Killed, ask, fault, ok, warning
 from tuner.plan.spec import SearchSpec
 from tuner.plan.storage import as_size
 from tuner.search.allocation import places_on
@@ -39,6 +39,8 @@ def measured(spec: SearchSpec, workers: int) -> Cost:
     request = {"trial": spec.trial.plain(), "workers": workers, "threads": threads}
     try:
         return Cost(**ask("trainables.running.dry_step", request, STEP))
+    except Killed as error:
+        raise UserError(f"a step fails: it {error}; {SMALLER}") from None
     except UserError as error:
         raise UserError(f"a step fails: {error}; see what the trial asks for") from None
 

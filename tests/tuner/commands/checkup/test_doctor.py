@@ -1,13 +1,16 @@
 """`tuner doctor`: a fault of each kind is found and named, with what to do; nothing hangs."""
 
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -21,7 +24,7 @@ from tuner.commands import main as cli
 from tuner.commands.checkup import base, machine, nodes, storage, trial
 from tuner.commands.checkup.base import Finding, in_time
 from tuner.fleet.facts import Facts, Gpus, Questions, gather
-from tuner.plan import spec
+from tuner.plan import space, spec
 from tuner.plan.resources import Resources
 
 GB = 10**9
@@ -290,6 +293,17 @@ def test_a_process_that_hangs_is_ended_with_its_children(tmp_path: Path, monkeyp
     assert not Path(f"/proc/{child}").exists() or "Z" in _state(child)
 
 
+def test_a_process_that_runs_out_of_memory_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system ends it by SIGKILL; a step of a trial gets advice with it."""
+    (tmp_path / "killed.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(base.Killed, match=r"^was killed \(signal 9\), as the system does where memory runs out$"):
+        base.ask("killed", {}, 60.0)
+    monkeypatch.setattr(trial, "ask", lambda *_: base.ask("killed", {}, 60.0))
+    found = only(in_time("trial", 60, lambda: [trial.finding(1, trial.measured(spec.parse(SMALL), 1))]), "fault")
+    assert found.text.startswith("a step fails: it was killed") and "a smaller train.batch_size" in found.advice
+
+
 def _state(process: int) -> str:
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
 
@@ -341,6 +355,49 @@ def test_a_spec_at_fault_is_one_fault_among_other_rows(tmp_path: Path, capsys: p
     assert not said["ok"] and by_name["spec"]["text"] == "trails: unknown key"
     assert by_name["spec"]["advice"] == "did you mean 'trials'?"
     assert by_name["storage"]["state"] == "fault" and by_name["versions"]["state"] == "ok" and "trial" not in by_name
+
+
+def of_spec(path: Path, content: dict[str, Any]) -> list[Finding]:
+    """What is found of a spec before the doctor looks at the machine."""
+
+    class Arguments:
+        search, run, address, json, set = path / "search.yaml", None, None, False, ()
+
+    Arguments.search.write_text(yaml.safe_dump(content))
+    findings = doctor.Checkup(Arguments()).findings()  # type: ignore[arg-type]
+    return list(itertools.takewhile(lambda finding: finding.name in ("spec", "data"), findings))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_check_that_hangs_takes_no_finding_of_the_others_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(doctor, "QUICK", 3.0)
+    monkeypatch.setattr(doctor.reading, "settled", lambda _: over.wait(60))
+    found = of_spec(tmp_path, SMALL)
+    over.set()
+    assert [(finding.name, finding.state, finding.text) for finding in found] == [
+        ("spec", "ok", f"{SMALL['name']}: {SMALL['trials']} trials"),
+        ("data", "fault", "no answer within 3 s"),
+        *(("spec", "ok", check.name) for check in checks.CHECKS[:4]),
+    ]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("within", ["", "    "], ids=["import", "proposal"])
+def test_a_space_that_hangs_is_ended_and_the_other_checks_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, within: str
+) -> None:
+    monkeypatch.setattr(space, "PATIENCE", 0.5)
+    hangs = f"{within}while True:\n{within}    pass\n"
+    (tmp_path / "mine.py").write_text(
+        f"{'' if within else hangs}def suggest(trial):\n    pass\n{hangs if within else ''}"
+    )
+    found = of_spec(tmp_path, {**SMALL, "space": "mine.py:suggest"})
+    at_fault = only(found, "fault")
+    assert at_fault.text.endswith("within 0.5 seconds") and "mine.py, line" in at_fault.advice
+    assert ("spec", "ok", checks.CHECKS[0].name) in [(f.name, f.state, f.text) for f in found] or not within
 
 
 @pytest.mark.usefixtures("quick")
