@@ -1,4 +1,8 @@
-"""What a trial begins with in place of random weights: the section `init` of a TrialConfig. Needs no torch."""
+"""The section `init` of a TrialConfig: which file a trial begins with in place of random weights. Needs no torch.
+
+The file's hash is made in `trainables.data.initial`. It is read in `trainables.running.initial_network`, and its
+tensors come into the networks in `trainables.networks.initial`.
+"""
 
 import re
 from pathlib import Path

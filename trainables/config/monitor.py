@@ -1,4 +1,7 @@
-"""What configurations and reports may know of a monitor. Needs no torch."""
+"""The class of facts that one monitor tells configurations and reports, such as its curves. Needs no torch.
+
+The section `monitors` of a TrialConfig is in `trainables.config.monitors`.
+"""
 
 from collections.abc import Mapping
 from typing import ClassVar, NamedTuple

@@ -1,4 +1,7 @@
-"""What is measured of a trial beside its scores: the section `monitors` of a TrialConfig. Needs no torch."""
+"""The section `monitors` of a TrialConfig: what is measured of a trial beside its scores. Needs no torch.
+
+What is known of each monitor is in `trainables.config.monitor`; `trainables.learning.monitoring` runs them.
+"""
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 

@@ -1,4 +1,4 @@
-"""The file that a trial begins with (`init`): whether it is there, and what its content is. Needs no torch.
+"""The hash of the file that a trial begins with (`init`), and whether the file is there at all. Needs no torch.
 
 Like the data, it lies where all nodes see it, and its content is part of what a trial is a function of.
 """

@@ -1,4 +1,4 @@
-"""The monitors of a trial, as one thing that measures and has a state."""
+"""Runs the monitors that a trial names, as one object with one state. Each is a file of `monitors/` beside it."""
 
 from collections.abc import Mapping
 

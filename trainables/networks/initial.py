@@ -1,4 +1,6 @@
-"""The network that a trial begins with: its tensors under our names, and how they come into a student's parts.
+"""The tensors that a trial begins with (`init`): brought under our names, checked, and loaded into a student's parts.
+
+The file itself is read by `trainables.running.initial_network`.
 
 Names are those of the encoder's parts, such as block1.0.bn1.weight. The statistics of every kind of norm are called
 running_mean and running_var, and are those that an evaluation uses.

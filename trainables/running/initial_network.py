@@ -1,4 +1,7 @@
-"""Reads the network that a trial begins with (`init`): a checkpoint of ours, or the state of a torchvision ResNet."""
+"""Reads the file that a trial begins with (`init`): a checkpoint of ours, or the state of a torchvision ResNet.
+
+What is done with its tensors is in `trainables.networks.initial`.
+"""
 
 import re
 import warnings

@@ -3,15 +3,15 @@
 import argparse
 import contextlib
 import json
-import os
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainables.config import trial as c
-from trainables.config.errors import UserError
+from trainables.config.errors import BrokenOff, TrialFailure, UserError
 from trainables.config.evaluation import known, require_fit, with_recipe
 from trainables.config.settings import read_settings
 from trainables.data import progress
@@ -88,16 +88,27 @@ def _changes(arguments: argparse.Namespace) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class _SlotsWanted:
-    """Where an evaluation runs that is not to run in this process: its cluster, and the seconds to wait for room."""
+    """Where an evaluation runs that is not to run in this process.
+
+    Attributes:
+        spec: its cluster, and the resources of a slot.
+        wait: seconds to wait for room.
+        run: directory for logs; by default a folder beside the checkpoint.
+    """
 
     spec: SearchSpec
     wait: float
+    run: Path | None = None
 
 
 def _slots(arguments: argparse.Namespace) -> _SlotsWanted | None:
     """The slots that the command line asks for; None where it asks for none."""
     if arguments.workers is None and arguments.address is None:
+        if arguments.run is not None:
+            raise UserError(f"--run {arguments.run}: goes with --workers or --address")
         return None
+    if arguments.run is not None:
+        jobs.require_kept(arguments.run, "--run")
     resources = {
         "workers": arguments.workers or 1,
         "cpus_per_worker": arguments.cpus_per_worker,
@@ -106,7 +117,7 @@ def _slots(arguments: argparse.Namespace) -> _SlotsWanted | None:
     address = arguments.address or jobs.default_address()
     wanted = spec.parse({"name": "evaluate", "address": address, "resources": resources})
     checks.require_cluster(wanted)
-    return _SlotsWanted(wanted, searching.seconds_to_wait(arguments.wait, address))
+    return _SlotsWanted(wanted, searching.seconds_to_wait(arguments.wait, address), arguments.run)
 
 
 def _read_all(paths: Sequence[Path], save: Path | None, changes: Changes, bars: Bars) -> "list[Checkpoint]":
@@ -136,19 +147,56 @@ def _here(asked: Sequence[Evaluation], checkpoints: "Sequence[Checkpoint]", bars
 
 
 def _on_slots(asked: Sequence[Evaluation], slots: _SlotsWanted, bars: Bars) -> list[Scored]:
-    """Scores checkpoints on slots of a cluster; each protocol of each is a piece of work.
-
-    Until the end, logs lie in a folder beside the first checkpoint, which all nodes see.
-    """
+    """Scores checkpoints on slots of a cluster; each protocol of each is a piece of work."""
     bars.say(searching.first_words(slots.spec.address))
 
     from tuner.fleet import evaluations  # Ray, which takes a while
 
-    beside = Path(asked[0].checkpoint).parent / f".evaluation-{os.getpid()}"
-    run = runs.Run.create(beside, "evaluate", slots.spec.plain(), 0)
-    results = evaluations.score(run, slots.spec, asked, bars.say, bars.tell, slots.wait)
-    shutil.rmtree(run.path, ignore_errors=True)
+    with _logs(slots, Path(asked[0].checkpoint).parent) as run:
+        results = evaluations.score(run, slots.spec, asked, bars.say, bars.tell, slots.wait)
     return [Scored(**result) for result in results]
+
+
+@contextlib.contextmanager
+def _logs(slots: _SlotsWanted, beside: Path) -> Iterator[runs.Run]:
+    """A run directory for the logs of an evaluation. It stays where the evaluation fails, and the error names it.
+
+    Args:
+        slots: where the evaluation runs.
+        beside: the folder of the first checkpoint, which all nodes see.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    run = _log_run(slots, beside)
+    try:
+        yield run
+    except TrialFailure as failure:
+        pieces = [folder.name for folder in (run.path / "trials").iterdir()]
+        log = run.trial_log(pieces[0], str(failure)) if len(pieces) == 1 else run.path / "trials"
+        raise TrialFailure(f"{failure}\n  log: {log}") from None
+    except BrokenOff as end:
+        raise BrokenOff(f"{end}\n  log: {run.driver_log}") from None
+    except BaseException:
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise
+    shutil.rmtree(run.path, ignore_errors=True)
+
+
+def _log_run(slots: _SlotsWanted, beside: Path) -> runs.Run:
+    content = slots.spec.plain()
+    if slots.run is not None:
+        return runs.Run.create(slots.run, "evaluate", content, 0)
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=".evaluation-", dir=beside))
+    except OSError as error:
+        rule = f"logs cannot be written beside the checkpoint ({error.strerror})"
+        raise UserError(f"{beside}: {rule}; name a directory that all nodes see with --run") from None
+    try:
+        return runs.Run.create(folder, "evaluate", content, 0)
+    except UserError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _protocols(names: Sequence[str]) -> tuple[str, ...]:

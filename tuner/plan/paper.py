@@ -1,4 +1,7 @@
-"""The section `paper` of a search: what a paper printed for the points of a table. No trial depends on it."""
+"""The section `paper` of a search: what a paper printed for the points of a table. No trial depends on it.
+
+The files of the papers' tables are found by `tuner.plan.papers`.
+"""
 
 import re
 from collections.abc import Iterable, Mapping

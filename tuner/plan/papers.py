@@ -1,4 +1,7 @@
-"""The papers' tables in `search_spaces/papers`, by name, and the size at which any of them is tried out."""
+"""Finds the files of the papers' tables in `search_spaces/papers` by name, and has the size of a tryout.
+
+The section `paper` in such a file is in `tuner.plan.paper`; `tuner.report.papers` prints the tables.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""The section `storage` of a search: how much its run directory may hold."""
+"""The section `storage` of a search: how much its run directory may hold. Also sizes as text, such as 50 GB.
+
+`tuner.runs.storage_watch` keeps a run within it.
+"""
 
 import re
 from typing import Annotated

@@ -98,10 +98,10 @@ def compared(score: float, other: float, name: str, metric: str, mode: str, imag
 
 
 def used(run: RunView) -> list[str]:
-    """A line that says how long slots were up, and how much of that went into training; none where it is not known."""
+    """A line that says how long slots were up, and how much of that they had a trial; none where it is not known."""
     if not run.slot_seconds or run.utilisation is None:
         return []
-    return [f"slots were up for {run.slot_seconds:,.0f} s in all, {run.utilisation:.0%} of it in steps and evaluation"]
+    return [f"slots were up for {run.slot_seconds:,.0f} s in all, {run.utilisation:.0%} of it with a trial"]
 
 
 def chosen(run: RunView) -> str:

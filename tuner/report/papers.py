@@ -1,4 +1,7 @@
-"""The papers' tables for the terminal: all of them with what was run here, and one beside the runs of it."""
+"""Prints the papers' tables: all of them with what was run here, and one beside the runs of it.
+
+`tuner.report.beside` compares a run with its paper; `tuner.plan.papers` finds the files.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

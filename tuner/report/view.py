@@ -91,7 +91,7 @@ class RunView:
         slots: whose workers are up now, with the node of each and the trial that it trains.
         warnings: what a user should know now, such as a disc that has little room.
         slot_seconds: how long slots have been up, summed over all slots and sessions.
-        utilisation: share of that time that was spent in steps and evaluation.
+        utilisation: share of that time that slots were busy with a trial, as `fleet_state.FleetState` counts it.
         paper: a table beside its paper; None where no paper prints a score of it, and in views of a screen.
     """
 

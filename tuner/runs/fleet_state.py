@@ -38,7 +38,8 @@ class FleetState:
         widths: number of workers of each trial that is being trained, by its key.
         waiting: what trials wait for that are not being trained; empty where none waits.
         slot_seconds: how long slots have been up, summed over all slots and over all sessions of the search.
-        busy_seconds: how much of that was spent in steps and evaluation.
+        busy_seconds: how much of that they were busy with a trial, from its first progress there until it left them:
+            steps and evaluations, and also checkpoints that are written and waits for the driver's answer.
         warnings: what a user should know, such as a disc that has little room; a line each.
     """
 
@@ -57,7 +58,7 @@ class FleetState:
 
     @property
     def utilisation(self) -> float | None:
-        """Share of the slots' time that was spent in steps and evaluation; None where no slot has been up."""
+        """Share of the slots' time that they were busy with a trial; None where no slot has been up."""
         return self.busy_seconds / self.slot_seconds if self.slot_seconds else None
 
     @property

@@ -1,4 +1,4 @@
-"""What a run holds on its disc, and what is deleted where it may hold no more.
+"""Decides which checkpoints of a run are deleted where its directory may hold no more.
 
 What is decided here is a pure function of sizes and of the trials' states. `tuner.runs.storage_watch` carries it out.
 """

@@ -1,4 +1,7 @@
-"""Keeps a run within `storage.limit`, and watches the free space of its disc."""
+"""Measures and deletes: keeps a run within `storage.limit`, and watches the free space of its disc.
+
+What is deleted is decided in `tuner.runs.storage`.
+"""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""The journal of a study and its mirror in memory: the one file that touches the internals of Optuna's storages.
+"""Storage in Optuna's sense: a study's journal and its mirror in memory. Nothing else touches Optuna's internals.
 
 Every change is a line of the journal first. The mirror then holds the very same trial objects, so a sampler reads all
 trials without a copy, and the next proposal is drawn in the mirror as a draft that can be taken back.

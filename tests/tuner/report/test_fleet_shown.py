@@ -112,7 +112,7 @@ def test_a_paused_trial_is_called_so_until_it_goes_on(search: tuple[Run, Study])
 
 def test_the_closing_lines_say_how_the_slots_were_used() -> None:
     told = closing.used(replace(BLANK, slot_seconds=12345.6, utilisation=0.874))
-    assert told == ["slots were up for 12,346 s in all, 87% of it in steps and evaluation"]
+    assert told == ["slots were up for 12,346 s in all, 87% of it with a trial"]
     assert closing.used(BLANK) == []
     assert closing.used(replace(BLANK, slot_seconds=0.0)) == []
 

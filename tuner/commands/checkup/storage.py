@@ -1,4 +1,4 @@
-"""The storage of runs: a launch makes the quick checks, `tuner doctor` the others too."""
+"""Checks of the disc or file system that is to hold a run: a launch makes the quick ones, `tuner doctor` all."""
 
 import fcntl
 import os

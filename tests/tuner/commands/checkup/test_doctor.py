@@ -1,5 +1,6 @@
 """`tuner doctor`: a fault of each kind is found and named, with what to do; nothing hangs."""
 
+import argparse
 import itertools
 import json
 import os
@@ -359,12 +360,10 @@ def test_a_spec_at_fault_is_one_fault_among_other_rows(tmp_path: Path, capsys: p
 
 def of_spec(path: Path, content: dict[str, Any]) -> list[Finding]:
     """What is found of a spec before the doctor looks at the machine."""
-
-    class Arguments:
-        search, run, address, json, set = path / "search.yaml", None, None, False, ()
-
-    Arguments.search.write_text(yaml.safe_dump(content))
-    findings = doctor.Checkup(Arguments()).findings()  # type: ignore[arg-type]
+    search = path / "search.yaml"
+    search.write_text(yaml.safe_dump(content))
+    arguments = argparse.Namespace(search=search, run=None, address=None, json=False, set=[])
+    findings = doctor.Checkup(arguments).findings()
     return list(itertools.takewhile(lambda finding: finding.name in ("spec", "data"), findings))
 
 
