@@ -37,10 +37,11 @@ from tuner.search.study import Study
 from tuner.simulator.curves import Surface
 from tuner.simulator.simulate import simulate
 
+FIRST = 5  # trials after which each slot has run one: its first trial imports much
 WARM = 50  # trials after which a search is warm
 QUIET = 30.0  # seconds for the processes of a search that has ended to go
 LOOK = 1.0  # seconds between two looks at the processes
-MOST = 1.0  # MB a trial that a process may grow by, over all its trials
+MOST = 1.0  # MB a trial that a process may grow by, from the 5th on
 # MB a trial that a process may grow by once it is warm. Study, Tune and Ray keep a record of each trial, about 0.06 MB
 # of the driver. A search of 10,000 trials then needs 1 GB at most, which the machine of a driver has.
 MOST_WARM = 0.1
@@ -62,8 +63,8 @@ TOLD = re.compile(rb'^\{"op_code": ?6,', re.MULTILINE)  # the beginning of a jou
 HEAD = """# Whether a long search keeps its size
 
 `make soak`, on {machine}. Resident memory and open files of each process of a search, looked at every second, over the
-trials that had ended. The slope is that of a least-squares line from the 50th trial on. Limits: {most:g} MB a trial in
-all, {warm:g} MB a trial after the 50th (10,000 trials: {large:g} GB), {files} more open files.
+trials that had ended. The slope is that of a least-squares line from the 50th trial on. Limits: {most:g} MB a trial
+after the 5th, {warm:g} MB after the 50th (10,000 trials: {large:g} GB), {files} more open files.
 """
 ACTORS = """
 Trial actors train nothing. Tune starts one for each trial that waits, and ends it again where that of another trial
@@ -203,11 +204,11 @@ def _score(values: Mapping[str, object], epoch: int) -> dict[str, float]:
 
 
 def lasting(soak: Soak) -> list[Course]:
-    """The processes that have lived for half of the trials, from the second trial to the last one.
+    """The processes that have lived for half of the trials, without each slot's first trial and the last one.
 
     A first trial imports much, and so does the end of a search.
     """
-    courses = [course.between(2, soak.trials) for course in soak.courses]
+    courses = [course.between(FIRST, soak.trials) for course in soak.courses]
     return [course for course in courses if course.trials and course.trials[-1] - course.trials[0] >= soak.trials / 2]
 
 
@@ -235,7 +236,7 @@ def faults_of(soak: Soak, warm: int = WARM, most_warm: float = MOST_WARM) -> lis
 def table(soak: Soak) -> str:
     """A row for each process that lasts."""
     lines = [
-        f"| process | trials | MB after 2 | MB after {WARM} | MB last | kB a trial after {WARM} | open files |",
+        f"| process | trials | MB after {FIRST} | MB after {WARM} | MB last | kB a trial after {WARM} | open files |",
         "|---|---|---|---|---|---|---|",
     ]
     kept = lasting(soak)

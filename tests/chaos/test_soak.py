@@ -6,7 +6,7 @@ from benchmarks.soak import MOST_FILES, Course, Soak, faults_of, lasting, real, 
 from tests.chaos.cluster import cluster_of
 
 WARM_HERE = 10  # trials after which a search of 30 counts as warm
-MOST_HERE = 0.5  # MB a trial after that: the memory of a worker is at rest only after some 50 trials
+MOST_HERE = 0.3  # MB a trial after that: a worker grows by 0.14 still, and is at rest after some 50 trials only
 
 
 @pytest.mark.long
@@ -45,8 +45,8 @@ def test_what_a_soak_finds() -> None:
 
 def test_what_the_short_soak_finds() -> None:
     """The limits that the search of 30 trials is held to."""
-    assert faults_of(_soak(0.4, 0, [], 30), WARM_HERE, MOST_HERE) == []
-    assert faults_of(_soak(0.6, 0, [], 30), WARM_HERE, MOST_HERE) == ["driver: grows by 600 kB a trial after the 10th"]
+    assert faults_of(_soak(0.25, 0, [], 30), WARM_HERE, MOST_HERE) == []
+    assert faults_of(_soak(0.35, 0, [], 30), WARM_HERE, MOST_HERE) == ["driver: grows by 350 kB a trial after the 10th"]
     assert faults_of(_soak(0.0, 1, [], 30), WARM_HERE, MOST_HERE) == ["driver: 19 open files have become 38"]
     with pytest.raises(AssertionError, match="too few trials"):
         faults_of(_soak(0.0, 0, [], 30))
