@@ -60,6 +60,7 @@ class Checkup:
     def __init__(self, arguments: argparse.Namespace):
         self.arguments = arguments
         self.spec: SearchSpec | None = None
+        self.proposing: space.Space | None = None
         self.facts: Facts | None = None
         self.nodes: list[nodes.Node] = []
         self.costs: list[trial.Cost] = []
@@ -107,17 +108,17 @@ class Checkup:
         A user's space is called in this thread, for only here `tuner.plan.space` can end it, which it does in time.
         """
         yield from in_time("data", QUICK, self._settle)
-        loaded: list[space.Space] = []
-        yield from found("spec", lambda: self._load(loaded))
-        for check in checks.CHECKS if loaded else ():
+        yield from found("spec", self._load)
+        for check in checks.CHECKS if self.proposing is not None else ():
             if check in (checks.STORAGE, checks.CLUSTER):  # they come by themselves
                 continue
-            quick = functools.partial(self._quick, check, loaded[0])
+            quick = functools.partial(self._quick, check)
             yield from found("spec", quick) if check is checks.SPACE else in_time("spec", QUICK, quick)
 
-    def _load(self, into: list[space.Space]) -> list[Finding]:
+    def _load(self) -> list[Finding]:
+        """The table or the space, of which nothing is said where it can be loaded."""
         assert self.spec is not None
-        into.append(points.load(self.spec) if self.spec.table else space.load(self.spec.space))
+        self.proposing = points.load(self.spec) if self.spec.table else space.load(self.spec.space)
         return []
 
     def _settle(self) -> list[Finding]:
@@ -127,9 +128,9 @@ class Checkup:
         data = self.spec.trial.data
         return [ok("data", f"{data.name}{f' in {data.root}' if data.root else ''} can be read")]
 
-    def _quick(self, check: checks.Check, proposing: space.Space) -> list[Finding]:
+    def _quick(self, check: checks.Check) -> list[Finding]:
         assert self.spec is not None
-        check.require(self.spec, proposing, self.path)
+        check.require(self.spec, self.proposing, self.path)
         return [ok("spec", check.name)]
 
     def _versions(self) -> list[Finding]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from trainables.running.messages import Blame, EpochReport, Outcome, Position, Work
+from tuner.search.allocation import fitting
 
 Message = (
     tuple[Literal["report"], EpochReport] | tuple[Literal["end", "error", "left", "postponed", "lost"], str | None]
@@ -65,7 +66,7 @@ class Claim:
 
     def count(self, slots: int) -> int:
         """How many of so many slots it may hold; at least 1."""
-        return max(number for number in self.counts if number <= max(1, slots))
+        return fitting(self.counts, max(1, slots))
 
     @property
     def waits(self) -> bool:

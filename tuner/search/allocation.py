@@ -120,6 +120,11 @@ def _widen(result: dict[str, int], trials: Sequence[Running], room: int, idle: M
         result[trial.key] = wider
 
 
+def fitting(counts: Iterable[int], slots: int) -> int:
+    """Returns the largest of some numbers of slots that so many slots are enough for; 0 where they are too few."""
+    return max((count for count in counts if count <= slots), default=0)
+
+
 def choose(free: Mapping[int, str], kept: Mapping[int, str], count: int) -> list[int]:
     """Returns the slots that a trial takes, its own first: on as few nodes as possible.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from trainables.config.errors import UserError
 from tuner.search import events
-from tuner.search.allocation import choose
+from tuner.search.allocation import choose, fitting
 from tuner.search.core import Core
 from tuner.search.speeds import Speeds
 from tuner.search.study import Metrics, Proposal
@@ -189,7 +189,7 @@ class World:
                 self._regroup(trial, choose({}, {slot: self.up[slot] for slot in trial.slots}, counts[-1]))
         for trial, counts in sorted(trials, key=lambda pair: bool(pair[0].slots)):  # those without any slot first
             held = len(trial.slots)
-            count = max((number for number in counts if number <= held + len(self._free)), default=0)
+            count = fitting(counts, held + len(self._free))
             if held < count:
                 free = {slot: self.up[slot] for slot in sorted(self._free)}
                 self._regroup(trial, choose(free, {slot: self.up[slot] for slot in trial.slots}, count))

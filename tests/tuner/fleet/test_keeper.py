@@ -10,12 +10,12 @@ from unittest.mock import MagicMock
 import pytest
 from ray.train import ControllerError
 
+from tests.tuner.fleet.boards import board_of
 from tests.tuner.fleet.test_kill import wait_for
 from tuner.fleet import keeper as module
 from tuner.fleet.following import what_lacks
 from tuner.fleet.keeper import Keeper, Site
 from tuner.fleet.nodes import Room
-from tuner.fleet.switchboard import Switchboard
 from tuner.plan.resources import Resources
 
 LACKED = TimeoutError("the worker group did not come up in 10 s")
@@ -52,9 +52,7 @@ class PlayedBoard:
     """The handle of a switchboard in the test's own process: an answer is there at once."""
 
     def __init__(self, slots: int):
-        self.switchboard = Switchboard(attempts=1)
-        for slot in range(slots):
-            self.expect.remote(slot)
+        self.switchboard = asyncio.run(board_of(slots, attempts=1))
 
     def __getattr__(self, name: str) -> MagicMock:
         method = getattr(self.switchboard, name)

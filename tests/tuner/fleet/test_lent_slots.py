@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import pytest
 
+from tests.tuner.fleet.boards import board_of
 from trainables.running.messages import Assignment, EpochReport, Outcome, Work
 from tuner.fleet.claims import Claim
 from tuner.fleet.switchboard import Switchboard
@@ -24,10 +25,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def play(scene: Callable[[Switchboard], Awaitable[None]], slots: int = 2, patience: float = 60) -> None:
     async def run() -> None:
-        board = Switchboard(3, patience)
-        for slot in range(slots):
-            await board.expect(slot)
-        await asyncio.wait_for(scene(board), 30)
+        await asyncio.wait_for(scene(await board_of(slots, 3, patience)), 30)
 
     asyncio.run(run())
 
@@ -374,9 +372,7 @@ def test_trials_end_whole_whatever_happens_to_slots(seed: int) -> None:
             await board.watch([])
 
     async def scene() -> None:
-        board = Switchboard(attempts=1000)
-        for slot in range(3):
-            await board.expect(slot)
+        board = await board_of(3, attempts=1000)
         checkpoints: dict[str, int] = {}
         slots = [asyncio.create_task(slot_lives(board, slot, checkpoints)) for slot in range(3)]
         lending = asyncio.create_task(lend(board))

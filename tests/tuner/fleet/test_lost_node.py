@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
+from tests.chaos.phases import checkpoints
 from tests.timeless import timeless_trials
 from tests.tuner.clusters import cluster_of, kill_node_of, starts
 from tests.tuner.conftest import SMALL, Tuner
-from tests.tuner.fleet.test_kill import checkpoints, wait_for
+from tests.tuner.fleet.test_kill import wait_for
 
 pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.timeout(600)]
 EPOCHS = 24
@@ -54,13 +55,8 @@ def running(run: Path) -> list[tuple[str, int, int]]:
     return [
         start
         for start in found
-        if Path(f"/proc/{start[2]}").exists() and 0 < max(map(step_of, checkpoints(run, start[0])), default=0) <= HALF
+        if Path(f"/proc/{start[2]}").exists() and 0 < max(checkpoints(run, start[0]), default=0) <= HALF
     ]
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step of a checkpoint, from its name."""
-    return int(checkpoint.stem.removeprefix("step-"))
 
 
 def started_elsewhere(run: Path, kept: int) -> int:

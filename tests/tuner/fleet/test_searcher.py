@@ -12,12 +12,12 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from tests.tuner.conftest import SMALL
+from tests.tuner.fleet.boards import board_of
 from trainables.running import checkpoint_files
 from trainables.running.messages import EpochReport, Work
 from tuner.fleet import bridge, tuning
 from tuner.fleet.baseline import Baseline
 from tuner.fleet.claims import SlotState, State
-from tuner.fleet.switchboard import Switchboard
 from tuner.fleet.trial import SlotOrder
 from tuner.plan import space, spec
 from tuner.runs.run import Run
@@ -30,10 +30,8 @@ class PlayedSlots:
     """`Slots` as a searcher knows them: a switchboard, here within the test's own process."""
 
     def __init__(self, count: int, up: int):
-        self.name, self.board, self.number, self.useful = "board", Switchboard(1), count, count
+        self.name, self.board, self.number, self.useful = "board", asyncio.run(board_of(count, 1)), count, count
         self.looks, self.resized = 0, list[Mapping[str, tuple[int, ...]]]()
-        for slot in range(count):
-            asyncio.run(self.board.expect(slot))
         for slot in range(up):
             asyncio.run(self.board.attach(slot))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.tuner.fleet.boards import board_of
 from trainables.running.messages import Assignment, EpochReport, NoWork, Work
 from tuner.fleet.claims import Ended, State
 from tuner.fleet.switchboard import Switchboard
@@ -29,10 +30,7 @@ def play(
     scene: Callable[[Switchboard], Awaitable[None]], slots: int = 1, attempts: int = 2, patience: float = math.inf
 ) -> None:
     async def run() -> None:
-        board = Switchboard(attempts, patience)
-        for slot in range(slots):
-            await board.expect(slot)
-        await asyncio.wait_for(scene(board), 20)
+        await asyncio.wait_for(scene(await board_of(slots, attempts, patience)), 20)
 
     asyncio.run(run())
 
