@@ -28,7 +28,7 @@ test-long: $(READY)
 	$(PYTEST) --durations=25 -m 'long and ray' --ignore=$(SHORT_CHAOS)
 
 test-chaos: $(READY)
-	$(PYTEST) $(SHORT_CHAOS)
+	$(PYTEST) -m 'long and ray' $(SHORT_CHAOS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
