@@ -15,8 +15,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Continues a run; returns the exit status."""
     jobs.require_kept(arguments.run, "run directory")
     begun = runs.Run(arguments.run)
+    continuable = reading.CONTINUABLE if begun.kind == "search" else reading.CONTINUABLE_ALONE
     try:
-        search = reading.continued(begun.spec, settings(arguments))
+        search = reading.continued(begun.spec, settings(arguments), continuable)
     except UserError as error:
         again = "nothing was asked in this run yet, so it can be launched again with other settings, which replaces it"
         raise UserError(f"{error}{f'; {again}' if begun.untouched and not begun.held() else ''}") from None

@@ -25,6 +25,7 @@ CONTINUABLE = (
     "trial.data.loaders",
     "trial.init.path",
 )
+CONTINUABLE_ALONE = tuple(key for key in CONTINUABLE if key not in ("trials", "seeds", "storage"))  # of a full run
 OF_NO_TRIAL = (
     *CONTINUABLE,
     "name",
@@ -69,8 +70,15 @@ def described(path: Path, settings: Iterable[str], written: int = formats.FORMAT
     return parse(table.set_by_hand(content, values))
 
 
-def continued(content: Mapping[str, object], settings: Iterable[str]) -> SearchSpec:
+def continued(
+    content: Mapping[str, object], settings: Iterable[str], continuable: tuple[str, ...] = CONTINUABLE
+) -> SearchSpec:
     """The spec of an interrupted run, with what may change without its trials becoming others.
+
+    Args:
+        content: nested values of its spec.
+        settings: of the command line.
+        continuable: keys and sections that may change.
 
     Raises:
         UserError: another key is to be changed, or fewer trials are wanted than before.
@@ -78,8 +86,8 @@ def continued(content: Mapping[str, object], settings: Iterable[str]) -> SearchS
     changes, before = read_settings(settings), parse(content)
     if before.address == "local":  # it was launched elsewhere
         changes.setdefault("address", jobs.default_address())
-    if odd := [key for key in changes if not key.startswith(CONTINUABLE)]:
-        raise UserError(f"--set {odd[0]}: a run that goes on keeps it; can be changed: {', '.join(CONTINUABLE)}")
+    if odd := [key for key in changes if not key.startswith(continuable)]:
+        raise UserError(f"--set {odd[0]}: a run that goes on keeps it; can be changed: {', '.join(continuable)}")
     after = settled(parse(with_values(before.plain(), changes, SearchSpec)))
     key = "seeds" if before.table else "trials"
     if (wanted := getattr(after, key)) < (had := getattr(before, key)):

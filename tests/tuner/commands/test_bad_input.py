@@ -317,6 +317,15 @@ def test_what_the_resume_of_a_table_may_not_change(
     assert words in complaint(capsys, "resume", "run", "--set", setting)
 
 
+@pytest.mark.parametrize("setting", ["trials=9", "seeds=2", "storage.limit=1 GB", "trial.optim.lr=0.1"])
+def test_what_the_resume_of_a_full_run_may_not_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str
+) -> None:
+    runs.Run.create(tmp_path / "run", "train", SEARCH, 0)
+    said = complaint(capsys, "resume", "run", "--set", setting)
+    assert f"--set {setting.partition('=')[0]}: a run that goes on keeps it; can be changed: address, resources" in said
+
+
 def test_an_evaluation_may_not_change_the_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "checkpoint").touch()
     assert "--set optim.lr" in complaint(capsys, "evaluate", "checkpoint", "--set", "optim.lr=1")
