@@ -5,6 +5,7 @@
 kept until a newer checkpoint of either kind is there.
 `step-<step>[.timed].safetensors.pin-<holder>` pins a checkpoint: it is kept until each holder has removed its pin.
 `traces.safetensors` holds what was traced within epochs (`trainables.running.traces`).
+`views.png` shows the views of its first images (`trainables.running.views_picture`).
 `.owner` holds the token of the newest segment that took the folder.
 Names that begin with a dot and end with a process id are unfinished.
 """
@@ -23,7 +24,8 @@ ABANDONED = 600.0  # seconds after which a temporary file is that of a writer th
 OWNER = ".owner"
 PIN = ".pin-"  # between the name of a checkpoint and that of a holder who needs it
 TRACES = "traces.safetensors"
-UNFINISHED = (f".{PATTERN}.*", f".{TRACES}.*", f"{OWNER}.*", ".probe.*")
+VIEWS = "views.png"
+UNFINISHED = (f".{PATTERN}.*", f".{TRACES}.*", f".{VIEWS}.*", f"{OWNER}.*", ".probe.*")
 _NAME = re.compile(r"step-(\d+)(\.timed)?\.safetensors")
 
 
@@ -160,7 +162,7 @@ def prune(folder: Path, newest: Name, keep: int) -> None:
     for name in past:
         if name not in kept and not pinned(found[name]):
             found[name].unlink(missing_ok=True)
-    for pattern in UNFINISHED[:2]:
+    for pattern in UNFINISHED[:3]:
         for file in folder.glob(pattern):
             if _age(file) > ABANDONED:
                 file.unlink(missing_ok=True)

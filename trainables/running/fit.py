@@ -81,9 +81,9 @@ def _fit(
     train, bank, validation = sets
     labelled = labelled_images(config, bank)
     train = with_known_labels(config, train)
-    if workers.rank == 0:
-        views_picture.write(config, train, labelled, folder)
     learner, history = _begun(config, folder, workers, segment, train, bank.classes)
+    if workers.rank == 0:
+        views_picture.write(config, train, labelled, folder, segment.owner)
     going = _replay(history, report, workers)
     feed = Feed(config, train, labelled, learner.passes(), workers.device, learner.dtype)
     clock = _Clock()

@@ -1,6 +1,5 @@
 """What student and teacher see, as one picture: a row for each image, a column for each view."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from trainables.data import augment
 from trainables.data import images as data
 from trainables.data.pieces import Piece
 from trainables.learning.methods.base import Method
+from trainables.running import checkpoint_files as files
 
-NAME = "views.png"
 ROWS = 5  # images
 SIDE = 96  # pixels of an image in the picture, at most
 GAP = 6
@@ -23,15 +22,25 @@ LINE = 14  # height of a line of the captions
 DARK, LIGHT = (60, 60, 60), (255, 255, 255)
 
 
-def write(config: c.TrialConfig, train: data.Images, labelled: data.Images | None, folder: Path) -> None:
-    """Writes `folder`/views.png, unless it is there: the picture is the same whenever it is made."""
-    path = folder / NAME
-    if path.exists():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{NAME}.{os.getpid()}")
-    draw(config, train, labelled).save(temporary, "PNG")
-    temporary.replace(path)
+def write(
+    config: c.TrialConfig, train: data.Images, labelled: data.Images | None, folder: Path, owner: str = ""
+) -> None:
+    """Writes `folder`/views.png, unless it is there: the picture is the same whenever it is made.
+
+    Args:
+        config: of the trial.
+        train: what the student learns from.
+        labelled: the labelled images, where the method learns from labels.
+        folder: of the trial.
+        owner: token of the segment; empty where the folder has no owner.
+
+    Raises:
+        OSError: the disc is full, or cannot be written; nothing of it is left there.
+        Disowned: another segment has taken the folder; nothing was written.
+    """
+    path = folder / files.VIEWS
+    if not path.exists():
+        files.write_atomically(path, lambda new: draw(config, train, labelled).save(new, "PNG"), owner)
 
 
 def draw(config: c.TrialConfig, train: data.Images, labelled: data.Images | None) -> Image.Image:

@@ -30,27 +30,38 @@ def main(line: list[str] | None = None) -> int:
         parser.error(f"no command is named {first!r}{nearest(first, arguments.COMMANDS)}")
     given = parser.parse_args(line)
     try:
-        return importlib.import_module(f"tuner.commands.{given.command}").run(given)
+        status: int = importlib.import_module(f"tuner.commands.{given.command}").run(given)
+        sys.stdout.flush()
+        return status
     except UserError as error:
-        for fault in str(error).split("\n"):
-            print(f"error: {printable(fault)}", file=sys.stderr)
-        return 2
+        return _ended("\n".join(f"error: {printable(fault)}" for fault in str(error).split("\n")), 2)
     except TrialFailure as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return _ended(f"error: {error}", 1)
     except BrokenPipeError:  # such as by `tuner status --json RUN | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return _ended("", 1)
     except OSError as error:
         said = surroundings.fault(error, getattr(given, "run", None) or Path.cwd())
         if said is None and error.filename is None:
             raise
-        print(f"error: {said or f'{error.filename}: {error.strerror}'}", file=sys.stderr)
-        return 2 if said is None else 3
+        return _ended(f"error: {said or f'{error.filename}: {error.strerror}'}", 2 if said is None else 3)
     except BrokenOff as end:
         _leave(f"error: {end}", 3)
     except KeyboardInterrupt as interrupt:
         _leave(interrupt.args[0] if interrupt.args else "interrupted", 130)
+
+
+def _ended(last: str, status: int) -> int:
+    """Says what a command ends with; returns its exit status.
+
+    Output that cannot be written, such as a log on a full disc, is given up: the status says what there is to say.
+    """
+    for stream, text in ((sys.stdout, ""), (sys.stderr, last and f"{last}\n")):
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return status
 
 
 def _leave(last: str, status: int) -> NoReturn:
@@ -58,8 +69,7 @@ def _leave(last: str, status: int) -> NoReturn:
 
     A local Ray ends with its driver.
     """
-    print(last, file=sys.stderr, flush=True)
-    sys.stdout.flush()
+    _ended(last, status)
     lock.release_all()
     os._exit(status)
 

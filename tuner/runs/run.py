@@ -26,6 +26,7 @@ import yaml
 from trainables.config import formats
 from trainables.config.errors import UserError
 from trainables.config.settings import read_yaml
+from trainables.running.checkpoint_files import VIEWS
 from tuner.runs import manifest as manifests
 from tuner.runs.files import write_atomically
 from tuner.runs.lock import Lock
@@ -248,7 +249,7 @@ class Run:
 
     def trial_views(self, key: str) -> Path:
         """The picture of the views that a trial is trained on."""
-        return self.trial_folder(key) / "views.png"
+        return self.trial_folder(key) / VIEWS
 
     def trial_log(self, key: str, error: str = "") -> Path:
         """The log of the worker that an error names, or else of the first worker; the others' are beside it."""

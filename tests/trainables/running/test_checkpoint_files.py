@@ -113,11 +113,17 @@ def test_a_folder_that_is_taken_while_its_earlier_owner_writes(tmp_path: Path, m
 
 def test_who_takes_a_folder_deletes_what_others_left_unfinished(tmp_path: Path):
     path = write(tmp_path, 1)
-    names = (".step-0000000002.safetensors.4711", ".step-0000000003.timed.safetensors.9", ".owner.12", ".probe.4711")
+    names = (
+        ".step-0000000002.safetensors.4711",
+        ".step-0000000003.timed.safetensors.9",
+        ".owner.12",
+        ".probe.4711",
+        ".views.png.8",
+    )
     for name in (*names, "rank-0.log"):
         (tmp_path / name).touch()
     files.take(tmp_path, "")
-    assert len(list(tmp_path.iterdir())) == 6
+    assert len(list(tmp_path.iterdir())) == 7
     files.take(tmp_path, "me")
     assert sorted(file.name for file in tmp_path.iterdir()) == [".owner", "rank-0.log", path.name]
 

@@ -20,7 +20,9 @@ from trainables.learning.learner import Learner
 from trainables.networks.group import Group
 from trainables.running import fit as train
 from trainables.running import views_picture
+from trainables.running.checkpoint_files import VIEWS
 from trainables.running.resolve import resolved
+from trainables.running.segment import Segment
 from trainables.running.views_picture import COLUMN, GAP, LINE, ROWS, SIDE
 
 
@@ -99,12 +101,16 @@ def test_pictures_stay_small_also_of_large_streamed_images(tiny, tmp_path: Path,
 def test_a_trial_writes_its_picture_once_and_is_not_disturbed_by_it(tiny, tmp_path: Path):
     config = tiny()
     history = train.fit(config, tmp_path / "one", go_on)
-    path = tmp_path / "one" / views_picture.NAME
+    path = tmp_path / "one" / VIEWS
     drawn = path.read_bytes()
     assert Image.open(path).size[0] == 3 * COLUMN and len(drawn) < 50_000
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / views_picture.NAME).write_bytes(b"is there")
+    (tmp_path / "other" / VIEWS).write_bytes(b"is there")
     assert timeless_history(train.fit(config, tmp_path / "other", go_on)) == timeless_history(history)
-    assert (tmp_path / "other" / views_picture.NAME).read_bytes() == b"is there"
-    train.fit(tiny({"train.epochs": 0}), tmp_path / "untrained", go_on)
-    assert (tmp_path / "untrained" / views_picture.NAME).read_bytes() == drawn
+    assert (tmp_path / "other" / VIEWS).read_bytes() == b"is there"
+    left = tmp_path / "untrained" / f".{VIEWS}.4711"
+    left.parent.mkdir()
+    left.write_bytes(drawn[:100])
+    train.fit(tiny({"train.epochs": 0}), left.parent, go_on, segment=Segment("next"))
+    assert not left.exists(), "a worker that was killed while it drew leaves nothing"
+    assert (tmp_path / "untrained" / VIEWS).read_bytes() == drawn

@@ -95,3 +95,12 @@ def test_a_search_that_has_ended_says_nothing_of_ray(tmp_path: Path, capsys: pyt
     assert searching.finish(run, study) == 0
     said = capsys.readouterr().out
     assert "Ray" not in said and "best configuration: " in said
+
+
+@pytest.mark.parametrize(("line", "status"), [("status missing", 2), ("keys", 3), ("status run", 3)])
+def test_words_that_go_to_a_full_disc_change_no_status(tmp_path: Path, line: str, status: int) -> None:
+    """Such as of a log beside the run: the end of a search on a full disc is 3, whether or not it can be said."""
+    Run.create(tmp_path / "run", "train", {}, 0)
+    with open("/dev/full", "w") as full:
+        program = [sys.executable, "-m", "tuner.commands.main", *line.split()]
+        assert subprocess.run(program, cwd=tmp_path, stdout=full, stderr=full, timeout=60).returncode == status
