@@ -34,7 +34,8 @@ one that is to be killed itself is stopped before that.{earlier}
 After each case the last driver has ended with status 0. No trial is lost, told twice or left RUNNING. The curve, the
 metrics of all epochs (but for `time/`) and the weights of each trial are, bit for bit, those of its reference: the same
 trial trained alone by `fit`, at the smallest width and without Ray (`tests/chaos/references.py`). No process, actor,
-placement group, port, shared memory or temporary file is left.
+placement group, port, shared memory or temporary file is left. A case that does not end so is run again once its fault
+is mended; LOG.md says what these cases have found.
 """
 EARLIER = """
 In {cases} of the cases, which an earlier version ran, every controller, every switchboard and every node with a worker

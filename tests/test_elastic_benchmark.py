@@ -10,7 +10,7 @@ from benchmarks.elastic import measure
 from benchmarks.elastic.contenders import CONTENDERS, FixedSlots, LentSlots
 from benchmarks.elastic.drawing import ABSENT, IDLE, Timeline, draw
 from benchmarks.elastic.measure import Life, Stretch
-from benchmarks.elastic.nodes import FIRST, SECOND, Event, Process, script
+from benchmarks.elastic.nodes import FIRST, SECOND, Event, Sight, script
 from benchmarks.elastic.rounds import Round, same
 from benchmarks.elastic.table import cell, script_table, table
 from benchmarks.elastic.trials import Trials
@@ -34,7 +34,7 @@ RuntimeError: Connection closed by peer
 
 def test_stretches_are_read_from_the_log_of_a_rank() -> None:
     killed = 1000.0 + 1.8e9  # long after it began: the process was last seen then
-    processes = {11: Process(FIRST, killed), 12: Process(SECOND, 0)}
+    processes = {11: Sight(FIRST, killed), 12: Sight(SECOND, 0)}
     first, second = measure.stretches(LOG.splitlines(), A, processes)
     assert (first.node, first.width, first.step, first.ends) == (FIRST, 1, 0, killed)
     assert (second.node, second.width, second.step) == (SECOND, 2, 40)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from benchmarks.elastic.nodes import Event, Process
+from benchmarks.elastic.nodes import Event, Sight
 
 LINE = re.compile(r"^(?P<at>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) \w+ (?P<text>.*)$")
 BEGINS = re.compile(r"steps from (?P<step>\d+) on: worker (?P<rank>\d+) of (?P<width>\d+), process (?P<process>\d+)")
@@ -47,7 +47,7 @@ class Life:
     ends: float
 
 
-def stretches_in(folder: Path, trial: str, processes: Mapping[int, Process]) -> list[Stretch]:
+def stretches_in(folder: Path, trial: str, processes: Mapping[int, Sight]) -> list[Stretch]:
     """The stretches of a trial, from the logs of its workers.
 
     Args:
@@ -61,7 +61,7 @@ def stretches_in(folder: Path, trial: str, processes: Mapping[int, Process]) -> 
     return sorted(found, key=lambda stretch: stretch.begins)
 
 
-def stretches(lines: Iterable[str], trial: str, processes: Mapping[int, Process]) -> list[Stretch]:
+def stretches(lines: Iterable[str], trial: str, processes: Mapping[int, Sight]) -> list[Stretch]:
     """The stretches of a trial in the log of one rank. A process that was killed does not say when it ended."""
     begun: list[tuple[float, re.Match[str], float | None]] = []
     for line in lines:

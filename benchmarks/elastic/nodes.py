@@ -7,10 +7,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from ray.cluster_utils import Cluster
+
+from tests.chaos.processes import descendants
 
 DRIVERS = "trial_driver"  # a resource of the head alone, by which stock Ray Tune keeps its trial actors there
 FIRST, SECOND = "node 1", "node 2"
@@ -37,7 +38,7 @@ def script(period: float) -> list[Event]:
 
 
 @dataclass
-class Process:
+class Sight:
     """A worker process as it was seen from outside, by the clock of the machine."""
 
     node: str
@@ -56,7 +57,7 @@ class Nodes:
     cluster: Cluster
     raylets: dict[str, int] = field(default_factory=dict)
     happened: list[Event] = field(default_factory=list)
-    processes: dict[int, Process] = field(default_factory=dict)
+    processes: dict[int, Sight] = field(default_factory=dict)
 
     @property
     def address(self) -> str:
@@ -75,20 +76,16 @@ class Nodes:
         else:
             at = time.time()
             self.look()  # after `at`, so that the last sight of what trained is not before it
-            for process in [raylet := self.raylets.pop(event.node), *_descendants(raylet, _parents())]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
+            for process in descendants([self.raylets.pop(event.node)]):
+                process.send(signal.SIGKILL)
         self.happened.append(Event(at, event.what, event.node))
 
     def look(self) -> None:
         """Notes which processes live on which node."""
-        now, parents = time.time(), _parents()
-        names = {raylet: node for node, raylet in self.raylets.items()}
-        for process, parent in parents.items():
-            if parent in names:
-                self.processes.setdefault(process, Process(names[parent], now))
-        for process in self.processes.keys() & parents.keys():
-            self.processes[process].last_seen = now
+        now = time.time()
+        for node, raylet in self.raylets.items():
+            for process in descendants([raylet])[1:]:
+                self.processes.setdefault(process.pid, Sight(node, now)).last_seen = now
 
 
 @contextlib.contextmanager
@@ -112,22 +109,3 @@ def nodes(variables: dict[str, str]) -> Iterator[Nodes]:
             cluster.shutdown()
             os.environ.clear()
             os.environ.update(before)
-
-
-def _facts(process: int | str) -> list[str]:
-    """State, parent and more of a process; empty if it has ended."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-def _parents() -> dict[int, int]:
-    """The parent of each process that lives; zombies are left out."""
-    facts = {int(folder.name): _facts(folder.name) for folder in Path("/proc").glob("[0-9]*")}
-    return {process: int(fact[1]) for process, fact in facts.items() if fact and fact[0] != "Z"}
-
-
-def _descendants(parent: int, parents: dict[int, int]) -> list[int]:
-    children = [process for process, above in parents.items() if above == parent]
-    return [*children, *(process for child in children for process in _descendants(child, parents))]
