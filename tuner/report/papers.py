@@ -225,7 +225,12 @@ def rank_line(beside: Beside) -> str:
         few = "fewer than three rows" if beside.compared < 3 else "equal numbers"
         return f"no rank correlation with the paper's rows: {few} to compare ({beside.compared})"
     rank = beside.rank
-    text = f"rank correlation with the paper's rows (Spearman): {rank.rho:+.3f}, n = {rank.rows} rows"
-    if rank.interval is None:
-        return f"{text}; one seed, so no interval"
-    return f"{text}; 95 % {certainty.shown(rank.interval, '+')} by bootstrap over {rank.seeds} seeds"
+    text = f"Spearman's rank correlation with the paper: {rank.rho:+.3f} over {rank.rows} rows"
+    if rank.interval is not None:
+        low, high = rank.interval
+        text += f"; 95 % interval {low:+.2f} to {high:+.2f} (Fisher)"
+    else:
+        text += "; no interval: " + ("fewer than four rows" if abs(rank.rho) < 1 else "there is none at -1 and 1")
+    if len(rank.of_seeds) > 1:
+        text += f"; of each of {len(rank.of_seeds)} seeds alone {min(rank.of_seeds):+.2f} to {max(rank.of_seeds):+.2f}"
+    return text

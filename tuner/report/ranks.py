@@ -1,12 +1,14 @@
-"""Rank correlation between two columns of a table, with an interval over seeds. Formulas in float64."""
+"""Rank correlation between two columns of a table, its interval over rows and its spread over seeds, in float64."""
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tuner.report.certainty import LEVEL, Interval
+from tuner.report.certainty import NORMAL, Interval
 
 FEWEST_ROWS = 3  # two rows are in order or not, which says nothing
-REPEATS = 2000  # of the bootstrap
+FEWEST_FOR_INTERVAL = 4  # rows
 
 
 @dataclass(frozen=True)
@@ -15,25 +17,25 @@ class RankCorrelation:
 
     Attributes:
         rho: Spearman's coefficient, from -1 to 1; rows with equal numbers share the mean of their ranks.
-        interval: 95 % by bootstrap over seeds; None with a single seed.
+        interval: 95 % over rows, see `interval_of`; None where there is none.
         rows: how many were compared.
-        seeds: that all of them have in common.
+        seeds: how many all rows have in common.
+        of_seeds: the coefficient of each of these seeds alone, in their order; a seed that gave all rows equal scores
+            has none.
     """
 
     rho: float
     interval: Interval | None
     rows: int
     seeds: int
+    of_seeds: tuple[float, ...]
 
 
 def rank_correlation(ours: Sequence[Mapping[int, float]], theirs: Sequence[float]) -> RankCorrelation | None:
     """Spearman's correlation between the means of our rows and the numbers of another table.
 
-    The interval is of what other seeds would have given: seeds are drawn with replacement, the same ones for all rows,
-    for trials of one seed begin with the same student. That rows are few is no part of it.
-
     Args:
-        ours: scores of each row by seed.
+        ours: scores of each row by seed; the mean is over all seeds that the row has.
         theirs: a number for each row.
 
     Returns:
@@ -41,26 +43,35 @@ def rank_correlation(ours: Sequence[Mapping[int, float]], theirs: Sequence[float
     """
     if len(ours) < FEWEST_ROWS:
         return None
-    import numpy as np  # here and below, for commands that need none of it
-    from scipy.stats import rankdata
-
-    ranks = rankdata(theirs)
-
-    def correlations(means: np.ndarray) -> np.ndarray:
-        """Of each row of `means`, float64 [repeats, rows]; NaN where all are equal."""
-        one, other = (side - side.mean(-1, keepdims=True) for side in (rankdata(means, axis=-1), ranks))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return (one * other).sum(-1) / np.sqrt((one**2).sum(-1) * (other**2).sum(-1))
-
-    rho = float(correlations(np.array([[sum(row.values()) / len(row) for row in ours]]))[0])
-    if np.isnan(rho):
+    rho = _spearman([statistics.fmean(row.values()) for row in ours], theirs)
+    if rho is None:
         return None
     seeds = sorted(set.intersection(*(set(row) for row in ours)))
-    interval = None
-    if len(seeds) > 1:
-        scores = np.array([[row[seed] for seed in seeds] for row in ours])
-        drawn = np.random.default_rng(0).integers(0, len(seeds), (REPEATS, len(seeds)))
-        tail = 100 * (1 - LEVEL) / 2
-        low, high = np.nanpercentile(correlations(scores[:, drawn].mean(-1).T), [tail, 100 - tail])
-        interval = float(low), float(high)
-    return RankCorrelation(rho, interval, len(ours), len(seeds))
+    alone = (_spearman([row[seed] for row in ours], theirs) for seed in seeds)
+    of_seeds = tuple(one for one in alone if one is not None)
+    return RankCorrelation(rho, interval_of(rho, len(ours)), len(ours), len(seeds), of_seeds)
+
+
+def interval_of(rho: float, rows: int) -> Interval | None:
+    """The 95 % interval of Spearman's coefficient by Fisher's z, with the standard error of Bonett and Wright (2000).
+
+    That error is sqrt((1 + rho^2 / 2) / (n - 3)) for n rows ("Sample size requirements for estimating Pearson, Kendall
+    and Spearman correlations", Psychometrika 65, 23-28). The rows are taken as drawn at random from all rows that a
+    paper might have printed; our scores are taken as they are. How much a seed changes is seen in `of_seeds`.
+
+    Returns:
+        None for fewer than four rows, where n - 3 is 0, and for -1 and 1, of which z is infinite.
+    """
+    if rows < FEWEST_FOR_INTERVAL or abs(rho) >= 1:
+        return None
+    middle, half = math.atanh(rho), NORMAL * math.sqrt((1 + rho**2 / 2) / (rows - 3))
+    return math.tanh(middle - half), math.tanh(middle + half)
+
+
+def _spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Spearman's coefficient; None where all numbers of a column are equal."""
+    from scipy.stats import rankdata  # here, for commands that need none of it
+
+    first, second = (ranks - ranks.mean() for ranks in (rankdata(one), rankdata(other)))
+    spread = math.sqrt((first**2).sum() * (second**2).sum())
+    return float((first * second).sum()) / spread if spread else None

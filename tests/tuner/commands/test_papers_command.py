@@ -69,7 +69,7 @@ def test_one_table_and_its_runs(a_run: runs.Run, capsys: pytest.CaptureFixture[s
     assert "5/12 trials, 2 of 200 epochs" in text
     assert "BYOL, beta 0.99" in text and "62.01" in text, "the paper's"
     assert "0.6000" in text and "0.6201" in text, "ours beside the paper's"
-    assert "rank correlation with the paper's rows (Spearman): " in text and "n = 5 rows; one seed" in text
+    assert "Spearman's rank correlation with the paper: " in text and "over 5 rows; 95 % interval" in text
     content = json.loads(told(capsys, NAME, "--runs", str(a_run.path.parent), "--json"))
     assert len(content["rows"]) == 12 and content["views"][0]["trials_wanted"] == 12
 

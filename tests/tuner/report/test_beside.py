@@ -68,10 +68,24 @@ def test_ours_and_the_papers_in_one_unit(tmp_path: Path) -> None:
     assert next(iter(table.columns[1].cells)).plain == "0.6500 ± 0.0707"
     assert [cell.plain for cell in table.columns[4].cells] == ["0.6200", "0.4350", "0.5960"]
     caption = str(table.caption)
-    assert "rank correlation with the paper's rows (Spearman): +0.866, n = 3 rows; 95 % " in caption
-    assert "by bootstrap over 2 seeds" in caption and "ours is of validation images" in caption
+    line = "Spearman's rank correlation with the paper: +0.866 over 3 rows; no interval: fewer than four rows"
+    assert f"{line}; of each of 2 seeds alone +0.50 to +1.00\n" in caption and "ours is of validation images" in caption
     plain = as_json(view_of(run, study))["paper"]
     assert plain["rows"][1]["paper"] == pytest.approx(0.435) and plain["rank"]["rows"] == 3
+    assert plain["rank"]["interval"] is None and plain["rank"]["of_seeds"] == pytest.approx((1.0, 0.5))
+
+
+def test_the_line_of_a_rank_correlation(tmp_path: Path) -> None:
+    """With one seed, or none that all rows have, only the spread over seeds is missing."""
+    four = {**SPEC["points"], "backbone": {"teacher.placement": "backbone"}}
+    paper = reporting(knn_top1={**PRINTED, "backbone": 50.0})
+    found = of(*trained(tmp_path / "four", [0.6, 0.5, 0.4, 0.3], points=four, paper=paper, seeds=1))
+    assert found.rank is not None and found.rank.interval is not None
+    low, high = found.rank.interval
+    start = "Spearman's rank correlation with the paper: "
+    assert papers.rank_line(found) == f"{start}+0.400 over 4 rows; 95 % interval {low:+.2f} to {high:+.2f} (Fisher)"
+    alike = of(*trained(tmp_path / "alike", [0.6, 0.4, 0.5], seeds=1))
+    assert papers.rank_line(alike) == f"{start}+1.000 over 3 rows; no interval: there is none at -1 and 1"
 
 
 def test_test_scores_come_before_validation(tmp_path: Path) -> None:
