@@ -58,12 +58,20 @@ def _of_method(key: str) -> Callable[[c.TrialConfig], object]:
     return read
 
 
+def _teacher_temperature(trial: c.TrialConfig) -> Schedule:
+    """DINO's; of other methods a temperature that none has."""
+    return getattr(trial.method, "teacher_temperature", Schedule(base=0))
+
+
 FACTS: dict[str, Callable[[c.TrialConfig], object]] = {
     "method": lambda trial: trial.method.name,
     "encoder": lambda trial: trial.encoder.name,
     "width": lambda trial: trial.encoder.width,
     "stem": lambda trial: trial.encoder.stem,
     "projector": lambda trial: [trial.encoder.projector.hidden, trial.encoder.projector.out],
+    "head.layers": lambda trial: trial.encoder.projector.layers,
+    "head.norm": lambda trial: trial.encoder.projector.norm,
+    "head.activation": lambda trial: trial.encoder.projector.activation,
     "bn1": lambda trial: trial.encoder.feature_norm != "none",
     "bn2": lambda trial: trial.encoder.output_norm,
     "data": lambda trial: trial.data.name,
@@ -76,6 +84,11 @@ FACTS: dict[str, Callable[[c.TrialConfig], object]] = {
     "lr_schedule": lambda trial: trial.optim.lr.kind,
     "milestones": lambda trial: list(trial.optim.lr.milestones),
     "warmup": lambda trial: trial.optim.lr.warmup,
+    "optim.warmup_factor": lambda trial: trial.optim.lr.warmup_factor,
+    "optim.momentum": lambda trial: trial.optim.momentum,
+    "lars.trust": lambda trial: trial.optim.trust,
+    "lars.clip": lambda trial: trial.optim.clip,
+    "lars.lr_in_buffer": lambda trial: trial.optim.lr_in_buffer,
     "nesterov": lambda trial: trial.optim.nesterov,
     "weight_decay": lambda trial: trial.optim.weight_decay.base,
     "momentum.kind": lambda trial: trial.teacher.momentum_of().kind,
@@ -85,6 +98,10 @@ FACTS: dict[str, Callable[[c.TrialConfig], object]] = {
     "placement": _placement,
     "student_norm": lambda trial: trial.encoder.norm.kind,
     "teacher_norm": lambda trial: trial.teacher.norm.kind,
+    "warm_start": lambda trial: trial.teacher.norm.warm_start,
+    "momentum_bn.variance": lambda trial: trial.teacher.norm.variance,
+    "momentum_bn.history": lambda trial: trial.teacher.norm.history,
+    "momentum_bn.lazy": lambda trial: trial.teacher.norm.lazy,
     "alpha.kind": lambda trial: trial.teacher.norm.alpha.kind,
     "alpha.base": lambda trial: trial.teacher.norm.alpha.base,
     "alpha.final": lambda trial: trial.teacher.norm.alpha.final,
@@ -94,6 +111,7 @@ FACTS: dict[str, Callable[[c.TrialConfig], object]] = {
     "crop_scale": lambda trial: list(trial.views.crop_scale),
     "crop_ratio": lambda trial: list(trial.views.crop_ratio),
     "shift": lambda trial: trial.views.shift,
+    "flip": lambda trial: trial.views.flip,
     "jitter": lambda trial: trial.views.jitter,
     "colour": lambda trial: [getattr(trial.views, key) for key in ("brightness", "contrast", "saturation", "hue")],
     "gray": lambda trial: trial.views.gray,
@@ -117,10 +135,28 @@ FACTS: dict[str, Callable[[c.TrialConfig], object]] = {
     "temperature": _of_method("temperature"),
     "teacher_temperature": _of_method("teacher_temperature"),
     "student_views": _of_method("student_views"),
+    "byol.predictor": _of_method("predictor_hidden"),
+    "byol.convention": _of_method("convention"),
+    "simsiam.predictor": _of_method("predictor_hidden"),
+    "simsiam.constant": lambda trial: trial.optim.constant_predictor,
+    "moco.symmetric": _of_method("symmetric"),
+    "simclr.negatives": _of_method("negatives"),
+    "dino.prototypes": lambda trial: trial.encoder.projector.prototypes,
+    "dino.center": _of_method("center_momentum"),
+    "dino.frozen": _of_method("frozen_prototypes"),
+    "dino.warmup": lambda trial: _teacher_temperature(trial).warmup,
+    "dino.warmup_from": lambda trial: _teacher_temperature(trial).base * _teacher_temperature(trial).warmup_factor,
+    "probe": lambda trial: trial.online_probe.lr,
     "network": lambda trial: trial.evaluation.network,
+    "scored.every_epochs": lambda trial: trial.evaluation.every_epochs,
+    "scored.protocols": lambda trial: list(trial.evaluation.protocols),
     "monitors.drift": lambda trial: "drift" in trial.monitors.names,
+    "traces.monitors": lambda trial: list(trial.monitors.names),
+    "traces.every": lambda trial: trial.monitors.every,
 }
-"""What can be pinned of a trial as it is run, beside `protocols` and the paper's numbers (`reported`)."""
+"""What can be pinned of a trial as it is run, beside `protocols` (after the run, by the header's commands), the metric
+of the search (`scored.objective`), and the paper's numbers (`reported`).
+"""
 
 
 class Pinned(NamedTuple):
@@ -172,6 +208,7 @@ def ours(path: Path, settings: Iterable[str] = ()) -> dict[str, Values]:
         without_files = config.model_copy(update={"init": c.Init()})
         trial = resolved(without_files, _classes(config)).model_copy(update={"init": config.init})
         values: Values = {key: read(trial) for key, read in FACTS.items()}
+        values["scored.objective"] = spec.objective.metric
         values["protocols"] = protocols(path, at)
         found[row] = values | {f"reported.{metric}": number for metric, number in reported(spec, row)}
     return found
