@@ -150,6 +150,7 @@ FACTS: dict[str, Callable[[c.TrialConfig], object]] = {
     "network": lambda trial: trial.evaluation.network,
     "scored.every_epochs": lambda trial: trial.evaluation.every_epochs,
     "scored.protocols": lambda trial: list(trial.evaluation.protocols),
+    "scored.votes": lambda trial: trial.evaluation.knn.votes,
     "monitors.drift": lambda trial: "drift" in trial.monitors.names,
     "traces.monitors": lambda trial: list(trial.monitors.names),
     "traces.every": lambda trial: trial.monitors.every,

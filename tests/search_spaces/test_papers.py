@@ -18,6 +18,7 @@ from trainables.networks.group import Group
 from trainables.running.resolve import resolved
 from tuner.commands import arguments
 from tuner.plan import papers, points, reading, spec
+from tuner.report import figures
 
 PAPERS = sorted(ROOM.glob("*.yaml"))
 INDEX = (ROOM / "README.md").read_text()
@@ -116,6 +117,39 @@ def test_the_commands_of_a_header(path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert words[0] in ("evaluate", "figure") and {
             part.split("/trials/")[0] for part in words if "/trials/" in part
         } == {f"runs/{path.stem}"}
+
+
+ADMITTED = (
+    *("held out", "masks", "first copy", "pads by", "zero-init", "never grey", "20th step", "biases", "LARS spares"),
+    *("in each epoch", "lists", "learning rate stays", "not learnt from", "learning rate of 1e-12"),
+)
+
+
+@every_table
+def test_the_index_has_what_a_header_admits(path: Path) -> None:
+    """What is not as in the papers stands in one place."""
+    text, section = (
+        " ".join(header(path).replace("#", "").split()),
+        INDEX.partition("## What these tables do not do")[2],
+    )
+    assert all(phrase in section for phrase in ADMITTED)
+    admitted = re.findall(r"Not as in the paper: (.*?)\.(?: |$)", text)
+    assert admitted or path.stem == "momentum2_table1"
+    for clause in ";".join(admitted).split(";"):
+        assert not clause or re.search("|".join([*ADMITTED, "spares", "each epoch"]), clause), clause
+
+
+def test_a_figure_of_the_placement_paper_has_a_command() -> None:
+    """For each kind of figure, in the header of the table that traces it, and in the index."""
+    drawn = {
+        words[words.index("--kind") + 1]
+        for words in commands(header(ROOM / "placement_table2.yaml"))
+        if "--kind" in words
+    }
+    assert drawn == set(figures.KINDS)
+    for kind, number in {"filters": "2", "gradients": "5", "coordinates": "E"}.items():
+        assert re.search(rf"Figures? {number}[^.]*\({kind}\)", header(ROOM / "placement_table2.yaml"))
+        assert re.search(rf"--kind {kind}`[^,]*Figure {number}", INDEX.replace("\n", " "))
 
 
 @pytest.fixture(scope="module")
