@@ -1,4 +1,9 @@
-"""The whole teacher as one conditional space: smoothing, momentum, norm and placement."""
+"""The whole teacher as one conditional space: smoothing, momentum, norm and placement.
+
+For students whose norms have batch statistics, as it chooses the teacher's norm too (see `momentum_bn`). With
+`encoder.norm` layer, group or none a search with this space is refused; `momentum`, `spatial_ensemble` and
+`ema_placement` serve there.
+"""
 
 from typing import Any
 

@@ -39,9 +39,13 @@ def nearest(name: object, valid: Iterable[str]) -> str:
     if close:
         return f"; did you mean '{close[0]}'?"
     if len(names) <= NAMES_LISTED:
-        return f"; valid: {', '.join(names)}"
-    listed = difflib.get_close_matches(wanted, names, n=NAMES_LISTED, cutoff=0)
-    return f"; nearest of {len(names)}: {', '.join(listed)}"
+        return f"; valid: {_listed(names)}"
+    return f"; nearest of {len(names)}: {_listed(difflib.get_close_matches(wanted, names, n=NAMES_LISTED, cutoff=0))}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Returns names in a row, in quotes where one of them, such as a label, has a comma of its own."""
+    return ", ".join(f"'{name}'" for name in names) if any("," in name for name in names) else ", ".join(names)
 
 
 class _Shown(reprlib.Repr):
@@ -63,9 +67,9 @@ def shown(value: object) -> str:
 
 
 def shown_name(name: object) -> str:
-    """Returns a key or a name as a message shows it: without quotes where it is short and printable."""
+    """Returns a key or a name as a message shows it: without quotes where it is short and printable, and not empty."""
     text = str(name) if isinstance(name, str) else shown(name)
-    return text if len(text) <= LONGEST_SHOWN and text.isprintable() else shown(text)
+    return text if text and len(text) <= LONGEST_SHOWN and text.isprintable() else shown(text)
 
 
 def printable(text: str) -> str:
@@ -145,9 +149,9 @@ def _rule(fault: Any, keys: Sequence[str]) -> str:
         bound = "at most" if "long" in kind else "at least"
         limit, unit = (
             context.get("max_length", context.get("min_length")),
-            "characters" if "string" in kind else "entries",
+            ("character", "characters") if "string" in kind else ("entry", "entries"),
         )
-        return f"must have {bound} {limit} {unit}"
+        return f"must have {bound} {limit} {unit[limit != 1]}"
     rule = fault["msg"].removeprefix("Value error, ").replace("Input should be", "must be").replace("Input is", "is")
     rule = re.sub(r", unable to parse string as an? \w+", "", rule)
     rule = re.sub(r"\d{16,}", lambda digits: f"{float(digits[0]):g}", rule)

@@ -34,7 +34,8 @@ def _sha256(digits: str) -> str:
 class Init(Section):
     """The network that a trial begins with: an earlier trial's, or torchvision's. Heads that it lacks stay random.
 
-    The teacher's first copy is an exact copy of the student, statistics included.
+    The teacher's first copy is an exact copy of the student, statistics included. With a `teacher.smoothing.first_copy`
+    that is masked, its averaged parts are other random weights in the units that the mask keeps.
     """
 
     SHORT: ClassVar[str] = "path"

@@ -66,14 +66,15 @@ def dotted_keys(model: type[BaseModel]) -> tuple[str, ...]:
     return tuple(key for key in every if key not in sections)
 
 
-def whole_number(text: str) -> int:
-    """Reads a command-line argument that counts something."""
+def whole_number(text: str, most: int | None = None) -> int:
+    """Reads a command-line argument that counts something, at most `most` of it."""
     try:
         number = int(text)
     except ValueError:
         number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"'{text}': must be a whole number of at least 1")
+    if number < 1 or (most is not None and number > most):
+        rule = "of at least 1" if most is None else f"from 1 to {most:,}"
+        raise argparse.ArgumentTypeError(f"'{text}': must be a whole number {rule}")
     return number
 
 

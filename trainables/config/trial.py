@@ -241,7 +241,7 @@ def length(config: TrialConfig, images: int) -> Length:
     """Returns the length of a run that learns from `images` images. The last partial batch of an epoch is dropped.
 
     Raises:
-        UserError: a warm-up is longer, or the run is too long for its traces.
+        UserError: a warm-up is longer, or the run is too long or too short for its traces.
     """
     per_epoch = images // config.train.batch_size
     run = Length(per_epoch * config.train.epochs, per_epoch)
@@ -249,6 +249,6 @@ def length(config: TrialConfig, images: int) -> Length:
         if run.total and steps_in(warmup, run) > run.total:
             rule = f"must not exceed the run, which has {run.total} steps"
             raise told(UserError(f"{key} = {warmup}: {rule}"), config.plain())
-    if excess := config.monitors.too_often(run):
-        raise UserError(f"monitors.every = {config.monitors.every}: {excess}")
+    if rule := config.monitors.unfit(run):
+        raise UserError(f"monitors.every = {config.monitors.every}: {rule}")
     return run

@@ -40,7 +40,7 @@ def training_images(config: c.TrialConfig) -> int:
 
 
 def check_length(config: c.TrialConfig, images: int) -> None:
-    """Raises `UserError` where `images` training images are less than a batch, or the run is shorter than a warm-up."""
+    """Raises `UserError` where `images` training images are less than a batch, or too few or many for `c.length`."""
     require_batch(config, images)
     c.length(config, images)
 

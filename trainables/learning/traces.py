@@ -16,7 +16,8 @@ ROW_STEPS = "steps"  # name of the rows that hold the number of steps made
 class Traces:
     """The rows that the monitors of a trial have traced: after each so many steps, and after the last one of the run.
 
-    Steps are those of the whole run, so rows do not depend on interruptions. New rows stay on the device until the
+    Steps are those of the whole run, so rows do not depend on interruptions. A row belongs to a step that was made: a
+    gradient has no value before the first one, and so no row is of step 0. New rows stay on the device until the
     state is asked for, so a traced step waits for nothing.
 
     Args:

@@ -71,7 +71,7 @@ def load_parts(parts: nn.ModuleDict, state: Mapping[str, Tensor], init: Init) ->
         init: of the trial.
 
     Raises:
-        UserError: a tensor is missing, is too many, or has another shape.
+        UserError: a tensor is missing, is too many, has another shape, or holds a number that is not finite.
     """
     require_fit(parts, state, init)
     for path, module in _chosen(parts, init).named_modules():
@@ -84,7 +84,10 @@ def load_parts(parts: nn.ModuleDict, state: Mapping[str, Tensor], init: Init) ->
 
 
 def require_fit(parts: nn.ModuleDict, state: Mapping[str, Tensor], init: Init) -> None:
-    """Raises `UserError` where a network does not fit the parts that `init` asks for; no value is read."""
+    """Raises `UserError` where a network does not fit the parts that `init` asks for, or is not finite in them.
+
+    The parts may be on meta: only their shapes are looked at.
+    """
     chosen = _chosen(parts, init)
     here = {name: [*tensor.shape] for name, tensor in chosen.named_parameters()}
     for path, module in chosen.named_modules():
@@ -94,8 +97,9 @@ def require_fit(parts: nn.ModuleDict, state: Mapping[str, Tensor], init: Init) -
     there = {name: [*x.shape] for name, x in state.items() if whole or name.partition(".")[0] not in PROJECTOR}
     odd = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
     if not odd:
+        _require_finite({name: state[name] for name in sorted(here)}, init)
         return
-    name, more = odd[0], f" ({len(odd) - 1} others do not fit either)" if len(odd) > 1 else ""
+    name, more = odd[0], _more(len(odd) - 1, "does not fit either", "do not fit either")
     if name not in there:
         fault = f"has no {name}, which is {here[name]} in this trial"
     elif name not in here:
@@ -104,6 +108,21 @@ def require_fit(parts: nn.ModuleDict, state: Mapping[str, Tensor], init: Init) -
         fault = f"{name} is {there[name]}, and {here[name]} in this trial"
     fits = "init.part=backbone fits" if whole and all(n.startswith(PROJECTOR) for n in odd) else f"it is {_kind(state)}"
     raise UserError(f"init.path = '{init.path}': {fault}{more}; {fits}")
+
+
+def _require_finite(state: Mapping[str, Tensor], init: Init) -> None:
+    """Raises `UserError` for weights and statistics that a trial cannot begin with, as diverged trials have them."""
+    odd = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    if odd:
+        worst = "NaN" if state[odd[0]].isnan().any() else "an infinite number"
+        more = _more(len(odd) - 1, "does too", "do too")
+        rule = "weights and statistics must be finite numbers"
+        raise UserError(f"init.path = '{init.path}': {odd[0]} holds {worst}{more}; {rule}")
+
+
+def _more(count: int, one: str, several: str) -> str:
+    """Returns what is said of further tensors with the same fault; "" where there are none."""
+    return f" ({count} other {one})" if count == 1 else f" ({count} others {several})" if count else ""
 
 
 def _chosen(parts: nn.ModuleDict, init: Init) -> nn.ModuleDict:

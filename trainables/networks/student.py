@@ -79,6 +79,9 @@ def build_student(
 ) -> Student:
     """The student of a trial, in training mode on its worker's device. Draws nothing from the global generator.
 
+    Weights are drawn on the CPU, so that they are the same on every device; on meta, where they have no values, nothing
+    of their size is held.
+
     Args:
         config: of the trial, resolved.
         channels: of the images.
@@ -88,7 +91,8 @@ def build_student(
         seed: of the initial weights.
     """
     encoder, head = config.encoder, config.encoder.projector
-    with torch.random.fork_rng(devices=[]):
+    device = shards.group.device
+    with torch.random.fork_rng(devices=[]), device if device.type == "meta" else torch.device("cpu"):
         torch.manual_seed(seed)
         parts = build_parts(encoder, channels, shards)
         predictor = None
@@ -97,4 +101,4 @@ def build_student(
         probe = nn.Linear(feature_width(parts), classes) if config.online_probe.lr else None
     memory = torch.channels_last if config.train.channels_last else torch.contiguous_format
     student = Student(parts, predictor, None, probe)
-    return student.to(device=shards.group.device, dtype=dtype).to(memory_format=memory).train()
+    return student.to(device=device, dtype=dtype).to(memory_format=memory).train()

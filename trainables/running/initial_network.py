@@ -54,7 +54,7 @@ def require_fitting(config: c.TrialConfig, stored: Stored) -> None:
         stored: the facts of its data.
 
     Raises:
-        UserError: see `read`; or a tensor does not fit.
+        UserError: see `read`; or a tensor does not fit, or holds a number that is not finite.
     """
     state = read(config.init)
     if state is not None:

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from trainables.config.sections import WIDEST
 from trainables.config.settings import whole_number
 from tuner.plan.resources import DURATION, seconds_of
 
@@ -36,6 +37,11 @@ def _slot_size(text: str) -> int:
         rule = "must be one number: each protocol takes a slot of so many workers; more slots score more at once"
         raise argparse.ArgumentTypeError(f"'{text}': {rule}")
     return whole_number(text)
+
+
+def _classes(text: str) -> int:
+    """A number of classes: a classifier has a unit for each."""
+    return whole_number(text, WIDEST)
 
 
 def _settable(command: argparse.ArgumentParser, example: str) -> None:
@@ -169,7 +175,7 @@ def _cost(command: argparse.ArgumentParser) -> None:
     command.add_argument("trial", type=Path, help=text)
     command.add_argument("--row", metavar="NAME", help="only this row of a table, or this trial of a run")
     text = "of data that are not there; else they are counted there"
-    command.add_argument("--classes", type=whole_number, help=text)
+    command.add_argument("--classes", type=_classes, help=text)
     text = "also make a few steps on the CPU or the first GPU: seconds and memory of a step"
     command.add_argument("--measure", action="store_true", help=text)
     _settable(command, "teacher.placement=projector (of a search: trial.teacher.placement=projector)")

@@ -9,6 +9,7 @@ from trainables.running.checkpoint_files import TRACES
 from tuner.plan import jobs
 from tuner.report import figures
 from tuner.report.figures import Traced
+from tuner.runs.hints import counted
 
 MOST_TRIALS = 8  # side by side
 
@@ -55,5 +56,5 @@ def _titled(trials: Sequence[Traced], titles: Sequence[str] | None) -> Sequence[
     if titles is None:
         return trials
     if len(titles) != len(trials):
-        raise UserError(f"--title: there are {len(titles)} of them for {len(trials)} trials")
+        raise UserError(f"--title: {counted(len(titles), 'title')} for {counted(len(trials), 'trial')}")
     return [one._replace(title=title) for one, title in zip(trials, titles, strict=True)]

@@ -77,8 +77,8 @@ def _show(name: str, folder: Path, as_json: bool) -> int:
     (table,) = shown.views({name: spec}, runs_of)
     views = [view_of(*pair) for pair in runs_of[name]]
     if as_json:
-        reported = spec.paper.reported if spec.paper else {}
-        rows = {"rows": list(spec.table), "reported": reported, "views": [view.as_json(one) for one in views]}
+        numbers = {key: getattr(spec.paper, key, {}) for key in ("reported", "inferred")}
+        rows = {"rows": list(spec.table), **numbers, "views": [view.as_json(one) for one in views]}
         print(json.dumps({**shown.as_json([table])[0], **rows}, indent=2))
         return 0
     console = terminal.console()

@@ -44,6 +44,11 @@ def _rows(rows: object) -> object:
     return {str(label): number for label, number in rows.items()} if isinstance(rows, Mapping) else rows
 
 
+def _labels(rows: object) -> object:
+    """Returns labels as text, for the same reason."""
+    return [str(label) for label in rows] if isinstance(rows, list | tuple) else rows
+
+
 def metric_of(name: str) -> str:
     """Returns the metric or figure of a name in `reported`, which may have a condition behind a comma."""
     return re.split(", ", name, maxsplit=1)[0]
@@ -52,6 +57,7 @@ def metric_of(name: str) -> str:
 Line = Annotated[str, AfterValidator(_line)]
 Printed = Annotated[float, Field(strict=True, ge=-LARGEST, le=LARGEST)]
 Rows = Annotated[dict[str, Printed], BeforeValidator(_rows), Field(min_length=1)]
+Labels = Annotated[tuple[str, ...], BeforeValidator(_labels)]
 
 
 class Paper(Section):
@@ -72,11 +78,28 @@ class Paper(Section):
     `FIGURES`, such as seconds_a_step.
     """
 
+    inferred: dict[str, Labels] = Field(default_factory=dict)
+    """Which of these numbers the paper does not print, but that follow from what it says: labels by metric."""
+
+    @model_validator(mode="after")
+    def _infers_what_it_reports(self) -> Self:
+        for metric, labels in self.inferred.items():
+            known = self.reported.get(metric, {})
+            for label in labels:
+                if label not in known:
+                    rule = f"paper.reported.{metric} has no number of {shown(label)}{nearest(label, known)}"
+                    raise ValueError(f"paper.inferred.{metric}: {rule}")
+        return self
+
     @model_validator(mode="after")
     def _of_a_gpu(self) -> Self:
         if (self.gpu_hours is None) != (self.gpu is None):
             raise ValueError("paper.gpu_hours: goes with paper.gpu, the GPU that they are of, such as V100")
         return self
+
+    def infers(self, metric: str, label: str) -> bool:
+        """Whether a number is inferred, and not printed."""
+        return label in self.inferred.get(metric, ())
 
     def require_rows(self, labels: Iterable[str]) -> None:
         """Raises ValueError where a number belongs to no point of the table that has these labels."""
@@ -105,4 +128,11 @@ def of_rows(paper: object, labels: Iterable[str]) -> object:
         else rows
         for metric, rows in reported.items()
     }
-    return {**paper, "reported": {metric: rows for metric, rows in kept.items() if rows != {}}}
+    made = {**paper, "reported": {metric: rows for metric, rows in kept.items() if rows != {}}}
+    if isinstance(inferred := paper.get("inferred"), Mapping):
+        left = {
+            metric: [row for row in rows if str(row) in known] if isinstance(rows, list) else rows
+            for metric, rows in inferred.items()
+        }
+        made["inferred"] = {metric: rows for metric, rows in left.items() if rows != []}
+    return made

@@ -24,6 +24,7 @@ TOY = (
     "trial.train.precision=fp32",
     "trial.optim.lr.warmup=0 steps",
     "trial.init.path=null",
+    "trial.monitors.every=null",
 )
 """Settings that shrink any table to minutes on two cores, without its data: each row for two epochs of two steps.
 

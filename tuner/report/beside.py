@@ -27,10 +27,17 @@ Scores = Mapping[str, Mapping[int, float]]
 
 @dataclass(frozen=True)
 class BesideRow:
-    """A row of a table: what we have of it, and what the paper printed, as a share where ours is one."""
+    """A row of a table.
+
+    Attributes:
+        ours: what we have of it.
+        paper: the paper's number, as a share where ours is one.
+        inferred: whether the paper does not print this number, but says what it follows from.
+    """
 
     ours: PointView
     paper: float | None
+    inferred: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,18 +97,22 @@ def beside(run: Run, study: Study) -> Beside | None:
     scale = 0.01 if certainty.is_share(best.metric) and certainty.is_share(best.reported) else 1.0
     numbers = {label: scale * number for label, number in printed[best.reported].items()}
     first = next(iter(best.scores.values()), {})
+    assert spec.paper is not None
     rows = [
-        BesideRow(point_of(label, best.scores[label], first, best.metric, best.images), numbers.get(label))
+        BesideRow(
+            point_of(label, best.scores[label], first, best.metric, best.images),
+            numbers.get(label),
+            spec.paper.infers(best.reported, label),
+        )
         for label in spec.table
     ]
     both = [(row.ours.scores, row.paper) for row in rows if row.ours.scores and row.paper is not None]
     rank = rank_correlation([scores for scores, _ in both], [number for _, number in both])
-    assert spec.paper is not None
     return Beside(spec.paper.title, best.reported, best.metric, best.split, tuple(rows), rank, best.otherwise)
 
 
 def printed_scores(spec: SearchSpec) -> dict[str, Mapping[str, float]]:
-    """The scores that the paper printed, by metric and label; those under a condition are left out."""
+    """The paper's scores, by metric and label; those under a condition are left out."""
     reported = spec.paper.reported if spec.paper else {}
     return {metric: rows for metric, rows in reported.items() if metric in METRICS}
 

@@ -2,7 +2,8 @@
 
 gradients: Fig. 5, the largest gradient at the output of each block and of the projector, over the steps. The output of
     the projector's layers but the last is shown beside it: in a projector through a plane it is these two numbers.
-filters: Fig. 2, the paths of the rows of the projector's last layer in their plane.
+filters: Fig. 2, the paths of the rows of the projector's last layer in their plane. They begin with the traces, which
+    is after `monitors.every` steps.
 coordinates: the same rows, each coordinate over the steps, where a jump of all of them is seen at its step (Fig. E).
 
 Trials stand side by side. Matplotlib is imported when something is drawn.
@@ -18,10 +19,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from trainables.config import trial as c
-from trainables.config.errors import UserError
+from trainables.config.errors import UserError, printable
 from trainables.running import traces
 from trainables.running.checkpoint_header import config_in
-from trainables.running.traces import Rows
+from trainables.running.traces import FILTER, GRADIENT, Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 Network = Literal["student", "teacher"]
 
-GRADIENT, FILTER = "gradient/", "filter/"  # what the names of traces begin with
 PARTS = {
     "block1": "block 1",
     "block2": "block 2",
@@ -115,6 +115,11 @@ def _panels(rows: int, columns: int, one_scale: bool = False) -> tuple[Figure, l
     return made, [list(row) for row in made.subplots(rows, columns, squeeze=False, sharey=one_scale)]
 
 
+def _head(panel: Axes, title: str) -> None:
+    """Writes a title as it is: a dollar sign begins no formula, and what has no letter is shown by its code."""
+    panel.set_title("\n".join(map(printable, title.splitlines())), parse_math=False)
+
+
 def _gradients(trials: Sequence[Traced], network: Network) -> Figure:
     """A panel for each trial, with a line for each part, on one logarithmic scale."""
     made, (panels,) = _panels(1, len(trials), one_scale=True)
@@ -122,7 +127,8 @@ def _gradients(trials: Sequence[Traced], network: Network) -> Figure:
         for (part, name), colour in zip(PARTS.items(), COLOURS, strict=True):
             if (trace := f"{GRADIENT}{part}") in one.rows:  # a Wide ResNet has no block4
                 panel.plot(one.rows["steps"], one.rows[trace], color=colour, linewidth=0.8, label=name)
-        panel.set(title=one.title, xlabel="step", yscale="log")
+        _head(panel, one.title)
+        panel.set(xlabel="step", yscale="log")
     panels[0].set_ylabel("largest |∂L / ∂ output|")
     made.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     return made
@@ -150,7 +156,8 @@ def _filters(trials: Sequence[Traced], network: Network) -> Figure:
         panel.scatter(
             points[-1, :, 0], points[-1, :, 1], s=22, facecolors="none", edgecolors="black", linewidths=0.8, zorder=3
         )
-        panel.set(title=f"{one.title}, {network}", xlabel="first coordinate")
+        _head(panel, f"{one.title}, {network}")
+        panel.set(xlabel="first coordinate")
     panels[0].set_ylabel("second coordinate")
     made.colorbar(coloured, ax=panels, label="step")
     return made
@@ -162,7 +169,9 @@ def _coordinates(trials: Sequence[Traced], network: Network) -> Figure:
     for axis, (panels, name) in enumerate(zip(rows, ("first coordinate", "second coordinate"), strict=True)):
         for panel, one in zip(panels, trials, strict=True):
             panel.plot(one.rows["steps"], one.rows[f"{FILTER}{network}"][..., axis], linewidth=0.8)
-            panel.set(title=f"{one.title}, {network}" if axis == 0 else "", xlabel="step" if axis else "")
+            if axis == 0:
+                _head(panel, f"{one.title}, {network}")
+            panel.set(xlabel="step" if axis else "")
         panels[0].set_ylabel(name)
     return made
 

@@ -24,6 +24,8 @@ from tuner.runs.hints import shown
 from tuner.runs.run import Run
 from tuner.search.study import Study
 
+INFERRED = "~: inferred from what the paper says, not printed"
+
 
 @dataclass(frozen=True)
 class TableRun:
@@ -168,20 +170,22 @@ def run_lines(tables: Sequence[TableView], folder: Path) -> list[str]:
 
 
 def printed(spec: SearchSpec) -> Table | None:
-    """All that a paper printed of a table, as it printed it; None where it printed nothing."""
-    reported = spec.paper.reported if spec.paper else {}
-    if not reported:
+    """The paper's numbers for a table as it has them, with a mark at those that are inferred; None without numbers."""
+    paper = spec.paper
+    if paper is None or not paper.reported:
         return None
-    table = titled("the paper", (), "row")
-    for metric in reported:
+    table = titled("the paper", [INFERRED] if any(paper.inferred.values()) else (), "row")
+    for metric in paper.reported:
         table.add_column(Text(metric), justify="right")
     for label in spec.table:
-        table.add_row(*map(Text, [label, *(_printed_number(rows.get(label)) for rows in reported.values())]))
+        numbers = [_number(rows.get(label), "g", paper.infers(name, label)) for name, rows in paper.reported.items()]
+        table.add_row(*map(Text, [label, *numbers]))
     return table
 
 
-def _printed_number(number: float | None) -> str:
-    return "" if number is None else f"{number:g}"
+def _number(number: float | None, form: str, inferred: bool) -> str:
+    """A number of a paper, in a format; "" for None."""
+    return "" if number is None else f"{'~' if inferred else ''}{number:{form}}"
 
 
 def tables_of(beside: Beside | None) -> list[Table]:
@@ -195,7 +199,7 @@ def tables_of(beside: Beside | None) -> list[Table]:
             plus_minus(row.ours.mean, row.ours.sd),
             certainty.shown(row.ours.interval),
             str(len(row.ours.scores)),
-            "" if row.paper is None else f"{row.paper:.4f}",
+            _number(row.paper, ".4f", row.inferred),
         )
         for row in beside.rows
     ]
@@ -214,6 +218,7 @@ def _notes(beside: Beside) -> list[str]:
         notes.append(f"no trial has {beside.reported} yet; tuner evaluate scores a trial by its protocol")
     elif beside.split == "validation":
         notes.append("ours is of validation images, the paper's of test images; tuner evaluate scores test images")
+    notes += [INFERRED] if any(row.inferred for row in beside.rows) else []
     if beside.otherwise:
         notes.append(f"test images were not scored as the table says: {', '.join(beside.otherwise)}")
     return notes

@@ -146,7 +146,7 @@ def as_json(view: RunView) -> dict[str, Any]:
     ]
     paper = view.paper and {
         **vars(view.paper),
-        "rows": [{**_plain_point(row.ours), "paper": row.paper} for row in view.paper.rows],
+        "rows": [{**_plain_point(row.ours), "paper": row.paper, "inferred": row.inferred} for row in view.paper.rows],
         "rank": view.paper.rank and vars(view.paper.rank),
     }
     plain = {"run": str(view.run), "trials": trials, "points": points, "slots": [vars(slot) for slot in view.slots]}

@@ -75,3 +75,17 @@ def test_the_size_of_traces_is_bounded() -> None:
         "2 steps fit"
     )
     assert c.length(c.changed(nested, {"monitors.every": "2 steps"}), 32 * 600).total == 60_000
+
+
+@pytest.mark.parametrize(
+    ("every", "fits"), [("1000 epochs", False), ("13 steps", False), ("12 steps", True), (2, True)]
+)
+def test_a_run_has_a_row_of_its_own_interval(every: Any, fits: bool) -> None:
+    """Two epochs of six steps; a trial of no epochs is not trained, so nothing of it is traced."""
+    nested = {"monitors": {"names": ["gradients"], "every": every}, "train": {"batch_size": 32, "epochs": 2}}
+    if fits:
+        assert c.length(c.parse(nested), 6 * 32).total == 12
+    else:
+        with pytest.raises(UserError, match=f"^monitors.every = {every}: must not exceed the run, which has 12 ste"):
+            c.length(c.parse(nested), 6 * 32)
+    assert c.length(c.changed(nested, {"train.epochs": 0}), 6 * 32).total == 0

@@ -170,3 +170,10 @@ def test_a_number_of_classes_that_is_not_known() -> None:
     assert not cost.counted(probed, Known(None, (224, 224, 3), 1000)).without_probe
     with pytest.raises(UserError, match="method.name = fixmatch: classifies, .* give it with --classes"):
         counts_of({"method": {"name": "fixmatch"}, "data": IMAGENET}, classes=None)
+
+
+def test_classes_cost_no_memory() -> None:
+    """A probe of 10^11 classes would be 2 TB on the CPU, even at width 4; it is counted as any other."""
+    probed = {**TINY, "online_probe": {"lr": 0.1}}
+    few, many = counts_of(probed, classes=10), counts_of(probed, classes=10**11)
+    assert many.student_parameters - few.student_parameters == (10**11 - 10) * (32 + 1)

@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable
+from math import inf, nan
 from pathlib import Path
 
 import pytest
@@ -248,6 +249,56 @@ def test_files_that_hold_no_network(tiny: Tiny, tmp_path: Path, recwarn: pytest.
     assert "is a folder; name a file in it; it holds none" in refused("run.pth")
     with pytest.raises(UserError, match=r"^init.path.*a file of weights ends in .safetensors, .pth, .pt"):
         tiny({"init": "weights.bin"})
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"conv1.weight": nan}, "conv1.0.weight holds NaN;"),
+        ({"bn1.running_var": inf}, "conv1.1.running_var holds an infinite number;"),
+        (
+            {"conv1.weight": -inf, "bn1.bias": nan},
+            r"conv1.0.weight holds an .* \(1 other does too\);",
+        ),
+        (
+            {"bn1.weight": nan, "bn1.bias": nan, "bn1.running_mean": nan},
+            r"\(2 others do too",
+        ),
+    ],
+)
+def test_weights_that_are_not_finite_are_refused_before_anything_is_trained(
+    tiny: Tiny, tmp_path: Path, values: dict[str, float], said: str
+) -> None:
+    """But for the classifier, where the backbone alone is taken."""
+    torch.manual_seed(0)
+    state = torchvision.models.resnet18(num_classes=10).state_dict()
+    path = tmp_path / "diverged.safetensors"
+    encoder = {"name": "resnet18", "stem": "standard", "width": 64}
+    config = tiny({"encoder": encoder, "init": str(path)})
+    state["fc.weight"][0, 0] = nan
+    save_file(state, path)
+    initial_network.require_fitting(config, Stored(64, (64, 64, 3), 10))
+    for name, value in values.items():
+        state[name].view(-1)[-1] = value
+    save_file(state, path)
+    with pytest.raises(UserError, match=rf"^init.path = '{path}': .*{said}.*must be finite numbers$"):
+        initial_network.require_fitting(config, Stored(64, (64, 64, 3), 10))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"encoder.projector.out": 7}, r"\(1 other does not fit either\)"),
+        ({"encoder.width": 8}, r"\(\d\d others do not"),
+    ],
+)
+def test_how_many_others_do_not_fit(
+    trained: Callable[..., tuple[Path, Learner]], tiny: Tiny, values: dict[str, object], said: str
+) -> None:
+    path, _ = trained()
+    config = tiny({"init": {"path": str(path), "part": "whole"}, **values})
+    with pytest.raises(UserError, match=said):
+        initial_network.require_fitting(config, Stored(64, (8, 8, 1), 10))
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (4, 1, 3)], ids=str)

@@ -96,6 +96,40 @@ def test_a_trial_that_is_not_traced_has_no_file(traced, tmp_path: Path):
         traces.read(tmp_path)
 
 
+GRADIENTS = np.ones(2, "f4")
+PLANE = np.zeros((2, 16, 2), "f4")
+
+
+@pytest.mark.parametrize(
+    ("rows", "fault"),
+    [
+        ({"gradient/fc2": GRADIENTS}, "it has no 'steps'"),
+        ({"steps": np.zeros(0, "i8"), "gradient/fc2": np.zeros(0, "f4")}, r"'steps' is int64 \[0\], and must be whole"),
+        ({"steps": np.array(3)}, r"'steps' is int64 \[\], and must be whole"),
+        ({"steps": np.array([1.0, 2.0])}, r"'steps' is float64 \[2\], and must be whole"),
+        ({"steps": np.array([2, 2])}, "'steps' does not grow from row to row"),
+        ({"gradient/fc2": np.ones(3, "f4")}, r"gradient/fc2 is float32 \[3\], and must have 2 rows, as 'steps' has"),
+        ({"gradient/fc2": np.ones((), "f4")}, r"gradient/fc2 is float32 \[\], and must have 2 rows"),
+        ({"gradient/fc2": PLANE}, r"gradient/fc2 is float32 \[2, 16, 2\], and must have a number in each row"),
+        ({"filter/student": GRADIENTS, "filter/teacher": PLANE}, r"filter/student is float32 \[2\], and must have poi"),
+        ({"filter/student": PLANE[..., :1], "filter/teacher": PLANE}, r"\[2, 16, 1\], and must have points of two num"),
+        ({"filter/student": PLANE}, "it has filter/student without filter/teacher"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else "+".join(value),
+)
+def test_a_file_with_another_content_is_refused(tmp_path: Path, rows: traces.Rows, fault: str):
+    given = rows if "steps" in rows or "no 'steps'" in fault else {"steps": np.array([1, 2]), **rows}
+    traces.write(tmp_path, given)
+    with pytest.raises(UserError, match=f"^{tmp_path / TRACES}: holds no traces of a trial: .*{fault}"):
+        traces.read(tmp_path)
+
+
+def test_traces_of_a_monitor_of_ones_own_have_any_shape(tmp_path: Path):
+    made = {"steps": np.array([1, 2]), "mine": np.zeros((2, 3, 4), "f4")}
+    traces.write(tmp_path, made)
+    assert same(traces.read(tmp_path), made)
+
+
 def test_another_segment_that_has_the_folder_keeps_its_file(tmp_path: Path):
     (tmp_path / ".owner").write_text("second")
     traces.write(tmp_path, {"steps": np.array([1])}, "second")

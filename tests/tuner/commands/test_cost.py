@@ -151,3 +151,22 @@ def test_a_figure_of_papers_has_one_value_in_json(table: str, capsys: pytest.Cap
 
 def test_titles_name_every_figure() -> None:
     assert costs.TITLES.keys() == set(costs.FIGURES)
+
+
+def test_a_number_of_classes_has_bounds(table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for classes in ("100000000000", "0", "ten"):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["cost", table, "--classes", classes])
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.endswith(f"argument --classes: '{classes}': must be a whole number from 1 to 1,000,000")
+    few, many = (
+        printed(capsys, table, "--set", "trial.online_probe.lr=0.1", "--classes", n)[0] for n in ("2", "1000000")
+    )
+    assert many["student_parameters"] - few["student_parameters"] == 999_998 * (32 + 1)
+
+
+def test_labels_with_commas_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "table.yaml"
+    path.write_text(yaml.safe_dump({"points": {"BYOL, none": {}, "DINO": {"method.name": "dino"}}, "trial": TRIAL}))
+    assert cli.main(["cost", str(path), "--row", "xyz"]) == 2
+    assert capsys.readouterr().err == "error: --row xyz: no such row; valid: 'BYOL, none', 'DINO'\n"

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from tests.tuner.report import traced
 from trainables.config import trial as c
-from trainables.running import checkpoint
+from trainables.running import checkpoint, traces
 from tuner.commands import main as cli
 from tuner.runs.run import Run
 
@@ -58,7 +59,7 @@ def test_the_trials_of_a_run_stand_side_by_side_with_titles(
     with Image.open(output) as opened:
         assert opened.width > 1500
     capsys.readouterr()
-    assert refused(capsys, *words[1:], "--title", "a") == "--title: there are 1 of them for 3 trials"
+    assert refused(capsys, *words[1:], "--title", "a") == "--title: 1 title for 3 trials"
 
 
 def test_what_cannot_be_drawn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,6 +77,8 @@ def test_what_cannot_be_drawn(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert said == f"9 trials: at most 8 stand side by side; name some, such as {path}"
     run = Run.create(folder.parent / "run", "search", {"name": "figures"}, 0)
     assert "none of its trials was traced" in refused(capsys, "--kind", "filters", str(run.path))
+    traces.write(folder, {"steps": np.zeros(0, "i8"), "filter/student": np.zeros((0, 16, 2), "f4")})
+    assert f"{folder}/traces.safetensors: holds no traces of a trial" in refused(capsys, "--kind", "filters", path)
     (folder / "traces.safetensors").write_bytes(b"cut")
     assert f"{folder}/traces.safetensors: cannot be read" in refused(capsys, "--kind", "filters", path)
     assert not list(folder.parent.glob("*.png"))

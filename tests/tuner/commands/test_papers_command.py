@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.search_spaces.pinned import ROWS
 from trainables.config import trial as c
 from tuner.commands import launch
 from tuner.commands import main as cli
@@ -74,9 +75,38 @@ def test_one_table_and_its_runs(a_run: runs.Run, capsys: pytest.CaptureFixture[s
     assert len(content["rows"]) == 12 and content["views"][0]["trials_wanted"] == 12
 
 
+def test_numbers_that_a_paper_does_not_print_are_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = told(capsys, "placement_fig6", "--runs", str(tmp_path))
+    lines = {line.split("│")[1].strip(): line for line in text.splitlines() if line.count("│") > 1}
+    assert "~59.94" in lines["byol, momentum.base 0.9995, placement projector"] and text.count("~5") == 4
+    assert " 54.81" in lines["byol, momentum.base 0.9995, placement whole"] and report.INFERRED in text
+    content = json.loads(told(capsys, "placement_fig6", "--runs", str(tmp_path), "--json"))
+    (inferred,) = content["inferred"].values()
+    assert inferred == [label for label in content["rows"] if label.endswith("0.9995, placement projector")]
+    assert report.INFERRED not in told(capsys, NAME, "--runs", str(tmp_path))
+
+
+def test_the_tables_infer_what_the_pinned_rows_say() -> None:
+    """In the rows' sources, which are written down apart from the tables."""
+    for name, spec in papers.tables().items():
+        pins = ROWS / f"{name}.yaml"
+        if spec.paper is None or not pins.exists():
+            continue
+        content = yaml.safe_load(pins.read_text())
+        shared = content["sources"].get("reported", "")
+        pinned = {
+            (metric, label)
+            for label, row in content["rows"].items()
+            for metric in row.get("reported", {})
+            if row.get("sources", {}).get("reported", shared).endswith(", inferred")
+        }
+        assert pinned == {(metric, label) for metric, labels in spec.paper.inferred.items() for label in labels}, name
+
+
 def test_names_and_arguments_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for line, said in (
         (["placement_tabel1"], "no table is named placement_tabel1; did you mean 'placement_table1'?"),
+        ([""], "no table is named ''; nearest of "),
         (["--toy"], "--toy: goes with the name of a table; 'tuner papers' lists them"),
         ([NAME, "--set", "seeds=2"], "--set: goes with --toy; in its own size a table is started by: tuner launch "),
         ([NAME, "--wait", "0s"], "--wait: goes with --toy; in its own size a table is started by: tuner launch "),

@@ -59,7 +59,16 @@ def test_a_label_that_is_a_number() -> None:
         ),
         (with_reported({"linear_top1": {"a": "72.0 %"}}), "must be a valid number"),
         (with_reported({"linear_top1": {"a": True}}), "must be a valid number"),
-        (with_reported({"linear_top1": {}}), "must have at least 1 entries"),
+        (with_reported({"linear_top1": {}}), "must have at least 1 entry"),
+        (
+            {"points": POINTS, "paper": {**PAPER, "inferred": {"linear_best_top1": ["b"]}}},
+            "paper.inferred.linear_best_top1: paper.reported.linear_best_top1 has no number of 'b'; valid: 1, a",
+        ),
+        (
+            {"points": POINTS, "paper": {**PAPER, "inferred": {"linear_top1": ["a"]}}},
+            "paper.inferred.linear_top1: paper.reported.linear_top1 has no number of 'a'",
+        ),
+        ({"points": POINTS, "paper": {**PAPER, "inferred": {"linear_best_top1": "a"}}}, "must be a list"),
         ({"points": POINTS, "paper": {**PAPER, "gpu": None}}, "paper.gpu_hours: goes with paper.gpu"),
         ({"points": POINTS, "paper": {"data": "ImageNet"}}, "paper.title: this key is required"),
         ({"points": POINTS, "paper": {**PAPER, "titel": "x"}}, "paper.titel: unknown key; did you mean 'title'?"),
@@ -78,11 +87,19 @@ def test_a_metric_may_have_a_condition() -> None:
     assert spec.paper is not None and spec.paper.reported == reported
 
 
+def test_numbers_that_are_inferred() -> None:
+    spec = specs.parse({"points": POINTS, "paper": {**PAPER, "inferred": {"linear_best_top1": [1]}}})
+    assert specs.parse(yaml.safe_load(yaml.safe_dump(spec.plain()))) == spec and spec.paper is not None
+    assert spec.paper.infers("linear_best_top1", "1")
+    assert not spec.paper.infers("linear_best_top1", "a") and not spec.paper.infers("seconds_a_step", "1")
+
+
 def test_rows_of_a_grid_that_are_gone(tmp_path: Path) -> None:
     """A grid's labels name its values: where one is set by hand, the paper's numbers for other values go."""
     path = tmp_path / "table.yaml"
     rows = {"momentum.base 0.9": 1.0, "momentum.base 0.99": 2.0}
-    content = {"grid": {"teacher.momentum.base": [0.9, 0.99]}, "paper": {**PAPER, "reported": {"linear_top1": rows}}}
+    paper = {**PAPER, "reported": {"linear_top1": rows}, "inferred": {"linear_top1": ["momentum.base 0.9"]}}
+    content = {"grid": {"teacher.momentum.base": [0.9, 0.99]}, "paper": paper}
     path.write_text(yaml.safe_dump(content))
     for setting, expected in {
         "trial.teacher.momentum.base=0.99": {"linear_top1": {"momentum.base 0.99": 2.0}},
@@ -91,6 +108,7 @@ def test_rows_of_a_grid_that_are_gone(tmp_path: Path) -> None:
     }.items():
         paper = reading.read(path, [setting]).paper
         assert paper is not None and paper.reported == expected
+        assert paper.infers("linear_top1", "momentum.base 0.9") == (len(expected.get("linear_top1", {})) == 2)
 
 
 def test_its_keys_are_listed() -> None:

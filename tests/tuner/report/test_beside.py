@@ -88,6 +88,16 @@ def test_the_line_of_a_rank_correlation(tmp_path: Path) -> None:
     assert papers.rank_line(alike) == f"{start}+1.000 over 3 rows; no interval: there is none at -1 and 1"
 
 
+def test_a_number_that_the_paper_does_not_print_is_marked(tmp_path: Path) -> None:
+    paper = {**SPEC["paper"], "inferred": {"knn_top1": ["none"]}}
+    run, study = trained(tmp_path, [0.6, 0.4, 0.5], seeds=1, paper=paper)
+    (table,) = papers.tables_of(of(run, study))
+    assert [cell.plain for cell in table.columns[4].cells] == ["0.6200", "~0.4350", "0.5960"]
+    assert papers.INFERRED in str(table.caption)
+    plain = as_json(view_of(run, study))["paper"]
+    assert [row["inferred"] for row in plain["rows"]] == [False, True, False]
+
+
 def test_test_scores_come_before_validation(tmp_path: Path) -> None:
     """Those of the network that the table scores, of the last step, with the trial's labels."""
     run, study = trained(tmp_path, [0.6, 0.5, 0.4], seeds=1)

@@ -85,6 +85,27 @@ def test_coordinates_stand_over_the_steps_one_below_the_other() -> None:
     assert [panel.get_ylabel() for panel in drawn.axes] == ["first coordinate", "", "second coordinate", ""]
 
 
+@pytest.mark.parametrize("kind", figures.KINDS)
+@pytest.mark.parametrize("title", [r"$\frac{a$", "a$b$c", "two\nlines", "\udcff", ""], ids=ascii)
+def test_a_title_is_plain_text(kind: str, title: str) -> None:
+    """Neither a dollar sign nor a byte that is no letter, as names of folders may have them, is an error."""
+    drawn = figures.figure(kind, [Traced(title, rows())])
+    assert figures.png(drawn)
+    shown = drawn.axes[0].get_title()
+    assert shown.removesuffix(", student") == title.replace("\udcff", r"\udcff")
+
+
+def test_a_dollar_sign_is_drawn() -> None:
+    """A formula would be as wide as what is between the signs."""
+
+    def width(title: str) -> float:
+        drawn = figures.figure("gradients", [Traced(title, rows())])
+        figures.png(drawn)
+        return drawn.axes[0].title.get_window_extent().width
+
+    assert width("$ab$") > 1.5 * width("ab")
+
+
 @pytest.mark.parametrize(("kind", "tall"), [("gradients", 1), ("filters", 1), ("coordinates", 2)])
 def test_a_png_has_a_panel_for_each_trial(kind: str, tall: int) -> None:
     """Each part of the picture has ink in it, colours too, and another trial makes it wider."""
