@@ -249,6 +249,6 @@ def length(config: TrialConfig, images: int) -> Length:
         if run.total and steps_in(warmup, run) > run.total:
             rule = f"must not exceed the run, which has {run.total} steps"
             raise told(UserError(f"{key} = {warmup}: {rule}"), config.plain())
-    if rule := config.monitors.unfit(run):
-        raise UserError(f"monitors.every = {config.monitors.every}: {rule}")
+    if broken := config.monitors.unfit(run):
+        raise UserError(f"monitors.every = {config.monitors.every}: {broken}")
     return run

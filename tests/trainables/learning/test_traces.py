@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.trainables.feeds import feed_of
 from trainables.config import trial as c
+from trainables.config.errors import UserError
 from trainables.data import images as data
 from trainables.learning import monitoring
 from trainables.learning.learner import Learner
@@ -102,15 +103,21 @@ def test_the_row_of_an_epochs_last_step_is_what_the_epoch_says(traced, tiny, dig
         ("1 steps", [1, 2, 3, 4, 5, 6, 7, 8]),
         ("0.3 epochs", [2, 4, 6, 8]),
         ("50 %", [4, 8]),
-        ("100 steps", [8]),
+        ("5 steps", [5, 8]),
+        ("8 steps", [8]),
         (None, []),
     ],
 )
 def test_when_a_row_is_made(traced, digits, learner_of, every, steps):
-    """Also after the last step, so that a run that is shorter than `every` has a row."""
+    """Also after the last step, and never before the first: a run that is shorter than `every` is refused."""
     learner = learner_of(traced(every))
     steps_of(learner, digits, 0, 8)
     assert rows_of(learner).get("steps", torch.tensor([])).tolist() == steps
+
+
+def test_an_interval_longer_than_the_run_is_refused(traced, learner_of):
+    with pytest.raises(UserError, match=r"^monitors.every = 100 steps: must not exceed the run, which has 8 steps$"):
+        learner_of(traced("100 steps"))
 
 
 class Operations(TorchDispatchMode):
