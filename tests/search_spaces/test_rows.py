@@ -63,9 +63,9 @@ def test_all_rows_and_all_numbers_are_pinned(path: Path, ours: Ours) -> None:
 
 
 ALWAYS = {
-    *("method", "encoder", "batch", "shard", "epochs", "optimiser", "lr", "lr_schedule", "weight_decay"),
+    *("method", "encoder", "stem", "batch", "shard", "epochs", "optimiser", "lr", "lr_schedule", "warmup"),
     *("data", "train_split", "crop_size", "crop_scale", "crop_ratio", "flip", "student_norm", "network"),
-    *("optim.momentum", "scored.every_epochs", "scored.protocols", "scored.objective"),
+    *("weight_decay", "optim.momentum", "scored.every_epochs", "scored.protocols", "scored.objective"),
 }
 COLOURS = {"jitter", "colour", "gray", "blur", "solarise"}
 OF_A_METHOD = {
@@ -76,7 +76,7 @@ OF_A_METHOD = {
     "ressl": {"student_views", "queue", "temperature", "teacher_temperature"},
     "dino": {"dino.prototypes", "dino.center", "dino.frozen", "dino.warmup", "dino.warmup_from"},
     "fixmatch": {"threshold", "unlabelled_weight", "images_per_label", "pseudo_labels", "randaugment", "shift"},
-    "mean_teacher": {"consistency", "rampup", "images_per_label"},
+    "mean_teacher": {"consistency", "rampup", "images_per_label", "shift"},
 }
 LARS = {"lars.trust", "lars.clip", "lars.lr_in_buffer"}
 MOMENTUM_BN = {"momentum_bn.variance", "momentum_bn.history", "momentum_bn.lazy"}
@@ -92,7 +92,7 @@ def needed(row: pinned.Values) -> Iterator[str]:
         yield from {*COLOURS, "projector", "head.layers", "head.norm", "head.activation"}
     if row["optimiser"] == "lars":
         yield from LARS
-    if "warmup" in row:
+    if row["warmup"] != "0 steps":
         yield "optim.warmup_factor"
     if isinstance(scored := row["scored.protocols"], list) and "online" in scored:
         yield "probe"
@@ -136,6 +136,7 @@ def test_there_are_rows_for_every_table() -> None:
 
 SINGLE = {
     "head.layers": "encoder.projector.layers=4",
+    "warmup": "optim.lr.warmup=13 epochs",
     "optim.momentum": "optim.momentum=0.8",
     "optim.warmup_factor": "optim.lr.warmup_factor=0.3",
     "lars.trust": "optim.trust=0.5",
