@@ -92,6 +92,13 @@ def test_a_network_that_does_not_fit_is_refused_before_a_launch(tmp_path: Path) 
         check(reading.read(search(tmp_path, points=rows), []), tmp_path)
 
 
+def test_a_network_that_diverged_is_refused_before_a_launch(tmp_path: Path) -> None:
+    write_network(tmp_path / "a.pth", float("nan"))
+    said = r"^trial.init.path = .*a.pth': \S+ holds NaN \(\d+ others do too\); weights and statistics must be finite"
+    with pytest.raises(UserError, match=said):
+        check(reading.read(search(tmp_path), []), tmp_path)
+
+
 def test_other_nodes_are_asked_for_the_file_and_a_job_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = write_network(tmp_path / "a.pth")
     trial = reading.read(search(tmp_path), []).trial
