@@ -21,7 +21,8 @@ def write_network(path: Path, value: float = 1.0, width: int = 4) -> Path:
     from trainables.networks.norms.base import Shards
 
     parts = build_parts(c.Encoder(name="resnet10", width=width), 1, Shards(2, 1, range(1)))
-    torch.save({name: torch.full_like(x, value) for name, x in plain_resnet_state(parts).items()}, path)
+    state = {name: x for name, x in plain_resnet_state(parts).items() if x.is_floating_point()}
+    torch.save({name: torch.full_like(x, value) for name, x in state.items()}, path)
     return path
 
 
