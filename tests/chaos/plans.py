@@ -17,6 +17,7 @@ TRIAL: dict[str, Any] = {
 }
 RARE = ("regroup", "regroup", "checkpoint", "evaluation", "start-up")  # phases that are short, and are aimed at
 STEPS = 8  # of an epoch
+AIMED = 1000  # the first seed of cases that are aimed at steps: elsewhere each kill makes a start-up that others meet
 MOST_TRIALS = 7  # of a search
 
 
@@ -86,8 +87,13 @@ class Plan:
 
 
 def plan(seed: int) -> Plan:
-    """The case of a seed. Moments follow a Poisson process: they are uniform over the time that the search takes."""
+    """The case of a seed. Moments follow a Poisson process: they are uniform over the time that the search takes.
+
+    From the seed `AIMED` on, each kill waits for a worker that is in a step.
+    """
     draw, place = random.Random(f"chaos {seed}"), seed % 10
+    if seed >= AIMED:
+        return _made(draw, seed, "steps", ["worker"] * 10, from_launch=False, aims=("step",))
     if place == 4:
         return _made(draw, seed, "processes, slots of two workers", [*_processes(10)], slots_of=2, from_launch=False)
     if place == 3:

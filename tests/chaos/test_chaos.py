@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.reliability import COUNTING, rendered, totals
 from tests.chaos.phases import phase_of, step_of
-from tests.chaos.plans import PROCESSES, STEPS, plan
+from tests.chaos.plans import AIMED, PROCESSES, STEPS, plan
 from tests.chaos.processes import Frame
 
 
@@ -17,6 +17,7 @@ def test_a_plan_is_a_function_of_its_seed() -> None:
     assert plan(1) != plan(11)
     kinds = [fault.kind for seed in range(10) for fault in plan(seed).faults]
     assert {*PROCESSES, "driver", "node", "stopped worker", "full disc"} == set(kinds)
+    assert {(fault.kind, fault.aim) for fault in plan(AIMED).faults} == {("worker", "step")}
 
 
 def _stack(*places: str, **variables: int) -> list[Frame]:
