@@ -8,6 +8,9 @@ from typing import ClassVar, NamedTuple
 
 from trainables.config.encoder import Encoder
 
+STEPS = "steps"  # name of the trace that holds the number of steps made before each row
+GRADIENT, FILTER = "gradient/", "filter/"  # what the names of other traces begin with
+
 
 class Curve(NamedTuple):
     """How TensorBoard shows a group of a monitor's numbers: under which name, and with which text."""

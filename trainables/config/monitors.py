@@ -61,14 +61,10 @@ class Monitors(Section):
         """Returns the steps from one row of the traces to the next; None where nothing is traced."""
         return None if self.every is None else max(1, steps_in(self.every, run))
 
-    def unfit(self, run: Length) -> str | None:
-        """Returns the rule that the traces of a run break, with too many rows or none of their own; None if none."""
+    def too_often(self, run: Length) -> str | None:
+        """Returns the rule that the traces of a run break because they have too many rows; None if they do not."""
         steps = self.steps_between(run)
-        if steps is None or not run.total:
-            return None
-        if steps > run.total:
-            return f"must not exceed the run, which has {run.total} steps"
-        if (rows := run.total // steps) <= MOST_ROWS:
+        if steps is None or (rows := run.total // steps) <= MOST_ROWS:
             return None
         made = f"makes {rows:,} rows in the {run.total:,} steps of the run"
         return f"{made}, and at most {MOST_ROWS:,} are kept; {-(-run.total // MOST_ROWS)} steps fit"

@@ -245,10 +245,11 @@ def length(config: TrialConfig, images: int) -> Length:
     """
     per_epoch = images // config.train.batch_size
     run = Length(per_epoch * config.train.epochs, per_epoch)
-    for key, warmup in config.warmups().items():
-        if run.total and steps_in(warmup, run) > run.total:
+    every = {} if config.monitors.every is None else {"monitors.every": config.monitors.every}
+    for key, duration in (config.warmups() | every).items():
+        if run.total and steps_in(duration, run) > run.total:
             rule = f"must not exceed the run, which has {run.total} steps"
-            raise told(UserError(f"{key} = {warmup}: {rule}"), config.plain())
-    if broken := config.monitors.unfit(run):
-        raise UserError(f"monitors.every = {config.monitors.every}: {broken}")
+            raise told(UserError(f"{key} = {duration}: {rule}"), config.plain())
+    if excess := config.monitors.too_often(run):
+        raise UserError(f"monitors.every = {config.monitors.every}: {excess}")
     return run

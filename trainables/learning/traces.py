@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from trainables.config.durations import Length
+from trainables.config.monitor import STEPS
 from trainables.config.monitors import Monitors
 from trainables.learning.monitors.base import Monitor, Watched
 
 PREFIX = "trace."  # of the names of rows in checkpoints
-ROW_STEPS = "steps"  # name of the rows that hold the number of steps made
 
 
 class Traces:
@@ -48,7 +48,7 @@ class Traces:
         """All rows by name, on the CPU: [rows, ...], and "steps" [rows], the number of steps that were made before."""
         if self._steps:
             new = {name: torch.stack(rows).cpu() for name, rows in self._rows.items()}
-            new[ROW_STEPS] = torch.tensor(self._steps)
+            new[STEPS] = torch.tensor(self._steps)
             self._kept = {
                 name: torch.cat([self._kept[name], rows]) if self._kept else rows for name, rows in new.items()
             }

@@ -25,7 +25,8 @@ OWNER = ".owner"
 PIN = ".pin-"  # between the name of a checkpoint and that of a holder who needs it
 TRACES = "traces.safetensors"
 VIEWS = "views.png"
-UNFINISHED = (f".{PATTERN}.*", f".{TRACES}.*", f".{VIEWS}.*", f"{OWNER}.*", ".probe.*")
+UNWRITTEN = (f".{PATTERN}.*", f".{TRACES}.*", f".{VIEWS}.*")  # what a writer that was killed leaves
+UNFINISHED = (*UNWRITTEN, f"{OWNER}.*", ".probe.*")
 _NAME = re.compile(r"step-(\d+)(\.timed)?\.safetensors")
 
 
@@ -162,7 +163,7 @@ def prune(folder: Path, newest: Name, keep: int) -> None:
     for name in past:
         if name not in kept and not pinned(found[name]):
             found[name].unlink(missing_ok=True)
-    for pattern in UNFINISHED[:3]:
+    for pattern in UNWRITTEN:
         for file in folder.glob(pattern):
             if _age(file) > ABANDONED:
                 file.unlink(missing_ok=True)

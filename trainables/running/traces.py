@@ -24,10 +24,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from trainables.config.errors import UserError, shown_name
+from trainables.config.monitor import FILTER, GRADIENT, STEPS
 from trainables.running import checkpoint_files as files
 
-STEPS = "steps"
-GRADIENT, FILTER = "gradient/", "filter/"  # what other names begin with
 FILTER_DIMENSIONS = 3  # rows, filters, coordinates
 
 Rows = dict[str, np.ndarray]

@@ -20,9 +20,10 @@ import numpy as np
 
 from trainables.config import trial as c
 from trainables.config.errors import UserError, printable
+from trainables.config.monitor import FILTER, GRADIENT, STEPS
 from trainables.running import traces
 from trainables.running.checkpoint_header import config_in
-from trainables.running.traces import FILTER, GRADIENT, Rows
+from trainables.running.traces import Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,7 +127,7 @@ def _gradients(trials: Sequence[Traced], network: Network) -> Figure:
     for panel, one in zip(panels, trials, strict=True):
         for (part, name), colour in zip(PARTS.items(), COLOURS, strict=True):
             if (trace := f"{GRADIENT}{part}") in one.rows:  # a Wide ResNet has no block4
-                panel.plot(one.rows["steps"], one.rows[trace], color=colour, linewidth=0.8, label=name)
+                panel.plot(one.rows[STEPS], one.rows[trace], color=colour, linewidth=0.8, label=name)
         _head(panel, one.title)
         panel.set(xlabel="step", yscale="log")
     panels[0].set_ylabel("largest |∂L / ∂ output|")
@@ -137,10 +138,10 @@ def _gradients(trials: Sequence[Traced], network: Network) -> Figure:
 def _filters(trials: Sequence[Traced], network: Network) -> Figure:
     """A panel for each trial, with a path for each filter. Points are coloured by step, the last one is ringed."""
     made, (panels,) = _panels(1, len(trials))
-    last = max(int(one.rows["steps"][-1]) for one in trials)
+    last = max(int(one.rows[STEPS][-1]) for one in trials)
     for panel, one in zip(panels, trials, strict=True):
-        chosen = _spread(len(one.rows["steps"]))
-        steps, points = one.rows["steps"][chosen], one.rows[f"{FILTER}{network}"][chosen]
+        chosen = _spread(len(one.rows[STEPS]))
+        steps, points = one.rows[STEPS][chosen], one.rows[f"{FILTER}{network}"][chosen]
         panel.plot(points[..., 0], points[..., 1], color="0.85", linewidth=0.5, zorder=1)
         coloured = panel.scatter(
             points[..., 0].T,
@@ -168,7 +169,7 @@ def _coordinates(trials: Sequence[Traced], network: Network) -> Figure:
     made, rows = _panels(2, len(trials))
     for axis, (panels, name) in enumerate(zip(rows, ("first coordinate", "second coordinate"), strict=True)):
         for panel, one in zip(panels, trials, strict=True):
-            panel.plot(one.rows["steps"], one.rows[f"{FILTER}{network}"][..., axis], linewidth=0.8)
+            panel.plot(one.rows[STEPS], one.rows[f"{FILTER}{network}"][..., axis], linewidth=0.8)
             if axis == 0:
                 _head(panel, f"{one.title}, {network}")
             panel.set(xlabel="step" if axis else "")

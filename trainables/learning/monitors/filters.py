@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from trainables.config.encoder import Encoder
-from trainables.config.monitor import Curve
+from trainables.config.monitor import FILTER, Curve
 from trainables.learning.monitors.base import Monitor, Numbers, Watched
 
 if TYPE_CHECKING:
@@ -52,6 +52,6 @@ class Filters(Monitor):
             "teacher": watched.teacher.encoder(watched.student.parts),
         }
         return {
-            f"filter/{which}": parts["fc2"].get_parameter("0.weight")[:FILTERS].detach().clone()
+            f"{FILTER}{which}": parts["fc2"].get_parameter("0.weight")[:FILTERS].detach().clone()
             for which, parts in networks.items()
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from trainables.config.monitor import Curve
+from trainables.config.monitor import GRADIENT, Curve
 from trainables.learning.monitors.base import Monitor, Numbers, Watched
 
 if TYPE_CHECKING:
@@ -37,4 +37,4 @@ class Gradients(Monitor):
         names = list(watched.student.parts)
         largest = watched.shards.group.max(torch.stack([watched.output_gradients[name] for name in names]))
         means = largest / watched.shards.total
-        return {f"gradient/{name}": mean for name, mean in zip(names, means.unbind(), strict=True)}
+        return {f"{GRADIENT}{name}": mean for name, mean in zip(names, means.unbind(), strict=True)}
