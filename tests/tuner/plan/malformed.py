@@ -139,9 +139,8 @@ def _unknown(draw: st.DrawFn, content: dict[str, Any]) -> Malformed:
     key = draw(st.sampled_from(KEYS))
     at = draw(st.integers(0, len(key.rpartition(".")[2]) - 1))
     section, dot, last = key.rpartition(".")
-    odd = draw(
-        st.sampled_from([last[:at] + last[at + 1 :] + "_", last + "s", last.upper(), "é" + last, "x" * 5000, "0"])
-    )
+    odds = [last[:at] + last[at + 1 :] + "_", last + "s", last.upper(), "é" + last, "x" * 5000, "0"]
+    odd = draw(st.sampled_from([odd for odd in odds if section + dot + odd not in KEYS]))  # `seed` + `s` is a key
     return Malformed("unknown key", text_of(put(content, section + dot + odd, 1)), (odd, section, "characters"), True)
 
 
