@@ -114,7 +114,7 @@ def short() -> Plan:
     kinds: tuple[Kind, ...] = ("worker", "node", "controller", "driver", "worker", "trial actor")
     gaps = (1.0, 3.0, 6.0, 6.0, 14.0, 2.0)
     faults = tuple(Fault(gap, kind, 0.3, 3.0) for gap, kind in zip(gaps, kinds, strict=True))
-    return Plan(-1, "short", (1, 1), "1-2", 5, faults, from_launch=False)
+    return Plan(-1, "short", (1, 1), "1-2", trials=5, faults=faults, from_launch=False)
 
 
 def _processes(count: int) -> list[None]:

@@ -24,6 +24,7 @@ from tuner.fleet.claims import State
 from tuner.fleet.following import changes, number_of_slots, what_lacks
 from tuner.fleet.keeper import Keeper, Site, free, preload
 from tuner.fleet.nodes import Nodes, Room, first_line
+from tuner.fleet.repeated import Repeated
 from tuner.fleet.roster import POSTPONE_WAIT
 from tuner.fleet.switchboard import Switchboard
 from tuner.fleet.wishes import why_interrupted
@@ -88,10 +89,10 @@ class Slots:
         self._room = Room(resources)
         self._site = Site(self.board, resources, folder, self._room, lambda: self._nodes.dead, fit)
         self._keepers: dict[int, Keeper] = {}
-        self._closing, self._soon = threading.Event(), threading.Event()
         self.waiting, self._waiting_since, self._held = "", time.monotonic(), ""
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
-        self._watcher.start()
+        self._looks = Repeated(self._look, LOOK, "look at the cluster")
+        self._looks.soon()
+        self._looks.start()
         threading.Thread(target=preload, daemon=True).start()
 
     def state(self) -> State:
@@ -117,20 +118,7 @@ class Slots:
 
     def look_soon(self) -> None:
         """Has `on_look` called at once, because something has changed."""
-        self._soon.set()
-
-    def _watch(self) -> None:
-        """Looks at the cluster again and again, until the slots close."""
-        told = ""
-        while not self._closing.is_set():
-            self._soon.clear()
-            try:
-                self._look()
-            except Exception as error:  # Ray raises errors of many kinds if its head does not answer; it may come back
-                if first_line(error) != told and not self._closing.is_set():
-                    told = first_line(error)
-                    log.warning("the cluster cannot be looked at: %s", told, exc_info=True)
-            self._soon.wait(LOOK)
+        self._looks.soon()
 
     def _look(self) -> None:
         """Ends groups that lost a node or make no progress, and has the number of slots follow the cluster."""
@@ -210,14 +198,13 @@ class Slots:
         After ^C trials make a checkpoint at their next step, and the groups end with their driver; a second ^C ends it
         at once. Otherwise groups that are in an epoch after CLOSE_WAIT seconds end with Ray.
         """
-        self._closing.set()
-        self._soon.set()
+        self._looks.end()
         if kind is BrokenOff:  # the switchboard may be what is gone
             return
         if kind is KeyboardInterrupt:
             self._halt()
             return
-        self._watcher.join(CLOSE_WAIT)  # or it would begin a slot in place of one that ends
+        self._looks.join(CLOSE_WAIT)  # or it would begin a slot in place of one that ends
         for keeper in self._keepers.values():
             keeper.end()
         try:

@@ -119,20 +119,20 @@ def of_rows(paper: object, labels: Iterable[str]) -> object:
         paper: nested values; anything else comes back as it is, for the validation to refuse.
         labels: of the points.
     """
-    if not isinstance(paper, Mapping) or not isinstance(reported := paper.get("reported"), Mapping):
+    if not isinstance(paper, Mapping):
         return paper
     known = {*labels}
-    kept = {
-        metric: {row: number for row, number in rows.items() if str(row) in known}
-        if isinstance(rows, Mapping)
-        else rows
-        for metric, rows in reported.items()
+
+    def left(rows: object) -> object:
+        if isinstance(rows, Mapping):
+            return {row: number for row, number in rows.items() if str(row) in known}
+        return [row for row in rows if str(row) in known] if isinstance(rows, list) else rows
+
+    sections = {key: section for key in ("reported", "inferred") if isinstance(section := paper.get(key), Mapping)}
+    return {
+        **paper,
+        **{
+            key: {metric: kept for metric, rows in section.items() if (kept := left(rows)) not in ({}, [])}
+            for key, section in sections.items()
+        },
     }
-    made = {**paper, "reported": {metric: rows for metric, rows in kept.items() if rows != {}}}
-    if isinstance(inferred := paper.get("inferred"), Mapping):
-        left = {
-            metric: [row for row in rows if str(row) in known] if isinstance(rows, list) else rows
-            for metric, rows in inferred.items()
-        }
-        made["inferred"] = {metric: rows for metric, rows in left.items() if rows != []}
-    return made
