@@ -34,5 +34,5 @@ def test_a_method_that_classifies_needs_the_number_of_classes(capsys: pytest.Cap
     assert cli.main(["cost", str(ROOM / "eman_fixmatch.yaml")]) == 2
     assert "method.name = fixmatch: classifies, and the number of classes is not known" in capsys.readouterr().err
     readme = (ROOM.parent.parent / "README.md").read_text()
-    (paragraph,) = (part for part in readme.split("\n\n") if part.startswith("`tuner cost` counts"))
+    (paragraph,) = (part for part in readme.split("\n\n") if part.startswith("`tuner cost` takes"))
     assert "`--classes 1000`" in paragraph and "refused without it" in paragraph

@@ -190,3 +190,20 @@ def test_the_random_encoder_does_not_move() -> None:
     }
     assert max(change for name, change in moved.items() if not name.startswith("probe")) < 1e-9
     assert moved["probe.weight"] > 1e-4
+
+
+def test_the_small_placement_table_has_the_numbers_and_the_momentum_of_the_papers() -> None:
+    """Those of both tables that it stands for; the momentum is that of a step, in its own batches."""
+
+    def numbers(name: str) -> dict[tuple[str, tuple[str, ...]], float]:
+        table = papers.described(name)
+        assert table.paper is not None
+        reported = table.paper.reported["online_top1"]
+        rows = points.configs(table).items()
+        return {(row.method.name, row.teacher.placement): reported[label] for label, row in rows if label in reported}
+
+    assert numbers("small_placement") == numbers("placement_table1") | numbers("placement_table3")
+    for config in points.configs(papers.described("small_placement")).values():
+        if config.teacher.placement:
+            wanted = 0.9 if config.method.name == "simclr" else 0.99
+            assert resolved(config, 10).teacher.momentum.base == pytest.approx(wanted)

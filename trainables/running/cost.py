@@ -64,7 +64,7 @@ class Flop:
 
     Attributes:
         student: its forward.
-        teacher: its forward, with what of the student's parts runs for the teacher alone.
+        teacher: its forward, including student's parts that run only for the teacher.
         backward: of the student, with the loss and the online probe.
     """
 

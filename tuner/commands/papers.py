@@ -8,6 +8,7 @@ from pathlib import Path
 from trainables.config.errors import UserError
 from tuner.commands import launch
 from tuner.plan import jobs, papers, reading
+from tuner.runs import hints
 from tuner.runs import run as runs
 from tuner.runs.beginning import unused
 
@@ -34,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _given(arguments: argparse.Namespace, names: Iterable[str]) -> list[str]:
-    """Those of some arguments that the command line has; a duration of 0s is one, too."""
+    """Which of some arguments were given; `--wait 0s` counts as given."""
     values = {name: getattr(arguments, name) for name in names}
     return [name for name, value in values.items() if value is not False and value not in (None, [])]
 
@@ -69,25 +70,23 @@ def _show(name: str, folder: Path, as_json: bool) -> int:
     """Shows a table: what its file says, the paper's numbers, and each run of it beside them."""
     spec = papers.described(name)
 
+    from tuner.report import beside_table, terminal, view
     from tuner.report import papers as shown
-    from tuner.report import terminal, view
-    from tuner.report.viewer import view_of
 
-    runs_of = shown.found(folder, {name: spec})
-    (table,) = shown.views({name: spec}, runs_of)
-    views = [view_of(*pair) for pair in runs_of[name]]
+    (table,) = shown.views({name: spec}, shown.found(folder, {name: spec}))
     if as_json:
-        numbers = {key: getattr(spec.paper, key, {}) for key in ("reported", "inferred")}
-        rows = {"rows": list(spec.table), **numbers, "views": [view.as_json(one) for one in views]}
+        numbers = {key: getattr(spec.paper, key) for key in ("reported", "inferred")}
+        rows = {"rows": list(spec.table), **numbers, "views": [view.as_json(run.view) for run in table.runs]}
         print(json.dumps({**shown.as_json([table])[0], **rows}, indent=2))
         return 0
     console = terminal.console()
     print("\n".join(papers.header(name)))
     if (printed := shown.printed(spec)) is not None:
         console.print(printed)
-    for one, its_run in zip(views, table.runs, strict=True):
-        print(f"\n{its_run.text}; scored: the {one.network}")
-        console.print(*(shown.tables_of(one.paper) or [terminal.points_table(one)]))
-    if not views:
-        print(f"no run of it in {folder}; tuner papers {name} --toy tries it out in minutes, without its data")
+    for run in table.runs:
+        print(f"\n{run.text}; scored: the {run.view.network}")
+        console.print(*(beside_table.tables_of(run.view.paper) or [terminal.points_table(run.view)]))
+    if not table.runs:
+        tryout = f"tuner papers {name} --toy tries it out in minutes, without its data"
+        print(f"no run of it in {hints.shown(folder)}; {tryout}")
     return 0

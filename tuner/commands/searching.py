@@ -66,7 +66,7 @@ def finish(run: Run, study: Study, wait: float | None = None) -> int:
         The exit status: 1 where no trial, or no point of a table, is complete; 0 where the user ended the search and a
         stopped trial has a score.
     """
-    from tuner.report import closing, export, papers, terminal
+    from tuner.report import beside_table, closing, export, terminal
     from tuner.report.viewer import view_of
 
     _run(run, study, seconds_to_wait(wait, study.spec.address))
@@ -74,7 +74,7 @@ def finish(run: Run, study: Study, wait: float | None = None) -> int:
     exported = export.export(run, study, EXPORTED, run.best_folder / "best.yaml") if done else []
     if study.spec.table:
         view = view_of(run, study)
-        terminal.console().print(terminal.points_table(view), *papers.tables_of(view.paper))
+        terminal.console().print(terminal.points_table(view), *beside_table.tables_of(view.paper))
     if not exported:
         lacking = "point was completed with all of its seeds" if study.spec.table else "trial was completed"
         print(f"error: no {lacking}; see: tuner status {run.path}", file=sys.stderr)

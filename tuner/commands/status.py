@@ -4,7 +4,7 @@ import argparse
 import json
 
 from tuner.commands import searching
-from tuner.report import full_run, papers, terminal
+from tuner.report import beside_table, full_run, terminal
 from tuner.report.view import RunView, as_json
 from tuner.report.viewer import view_of
 from tuner.runs import hints
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     terminal.console().print(terminal.table_of(view, "running" if view.held else ""))
     if view.points:
-        terminal.console().print(terminal.points_table(view), *papers.tables_of(view.paper))
+        terminal.console().print(terminal.points_table(view), *beside_table.tables_of(view.paper))
     for trial in view.trials:
         if trial.error:
             print(f"trial {trial.key}: {trial.error}\n  log: {trial.log}")

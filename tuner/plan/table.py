@@ -121,6 +121,8 @@ def _leaves(plain: Values) -> Values:
 def set_by_hand(content: Mapping[str, object], settings: Mapping[str, object]) -> Values:
     """Returns `content` with the keys of `trial` that the command line sets counting in every point of its table.
 
+    Where the points themselves are others then, the numbers of a paper for points that are gone are dropped.
+
     Args:
         content: nested values of a search, as its file has them.
         settings: of the command line, by dotted key.
@@ -138,10 +140,19 @@ def set_by_hand(content: Mapping[str, object], settings: Mapping[str, object]) -
             if key in keys or not _within(key, keys)
         }
         inside = {key: [value] for key, value in keys.items() if key not in kept and _within(key, kept)}
-        changed["grid"] = by_hand = kept | inside
-        if "paper" in content and by_hand != grid and _countable(by_hand):  # labels name values, so some are gone
-            changed["paper"] = of_rows(content["paper"], combined(by_hand))
+        changed["grid"] = kept | inside
+    others = changed.get("grid") != content.get("grid") or not {"points", "grid"}.isdisjoint(settings)
+    if "paper" in content and others and (labels := _labels(changed)) is not None:
+        changed["paper"] = of_rows(content["paper"], labels)
     return changed
+
+
+def _labels(content: Mapping[str, object]) -> list[str] | None:
+    """The labels of a table's points, as YAML has the table; None where they cannot be listed."""
+    points, grid = content.get("points") or {}, content.get("grid") or {}
+    if not isinstance(points, Mapping) or not isinstance(grid, Mapping) or not _countable(grid):
+        return None
+    return [*map(str, points), *combined(grid)]
 
 
 def _without(point: Mapping[str, object], keys: Mapping[str, object]) -> Values:

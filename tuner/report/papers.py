@@ -1,6 +1,6 @@
-"""Prints the papers' tables: all of them with what was run here, and one beside the runs of it.
+"""Prints the papers' tables: all of them with what was run here, and the numbers of one.
 
-`tuner.report.beside` compares a run with its paper; `tuner.plan.papers` finds the files.
+`tuner.report.beside_table` prints a run beside its paper; `tuner.plan.papers` finds the files.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,18 +13,15 @@ from rich.text import Text
 
 from trainables.config import trial as c
 from trainables.config.errors import UserError
-from tuner.plan import papers
+from tuner.plan import points
 from tuner.plan.spec import SearchSpec, parse
-from tuner.report import certainty
-from tuner.report.beside import Beside
-from tuner.report.points import plus_minus
+from tuner.report.beside_table import INFERRED, number_of
 from tuner.report.terminal import titled
+from tuner.report.view import RunView
 from tuner.report.viewer import view_of
 from tuner.runs.hints import shown
 from tuner.runs.run import Run
 from tuner.search.study import Study
-
-INFERRED = "~: inferred from what the paper says, not printed"
 
 
 @dataclass(frozen=True)
@@ -32,28 +29,30 @@ class TableRun:
     """A run of a table.
 
     Attributes:
-        path: its directory.
+        view: of the run.
         done: complete trials.
-        trials: that it has in all.
-        epochs: of a trial.
-        of_epochs: of a trial in the table's file.
+        epochs: of a trial, the least and the most.
+        of_epochs: the same in the table's file.
         size: its data and its network.
     """
 
-    path: Path
+    view: RunView
     done: int
-    trials: int
-    epochs: int
-    of_epochs: int
+    epochs: tuple[int, int]
+    of_epochs: tuple[int, int]
     size: str
 
     @property
     def text(self) -> str:
         """All of it on a line."""
-        epochs = (
-            f"{self.epochs} epochs" if self.epochs == self.of_epochs else f"{self.epochs} of {self.of_epochs} epochs"
-        )
-        return f"{shown(self.path)}: {self.done}/{self.trials} trials, {epochs}, {self.size}"
+        epochs, wanted = ("-".join(map(str, dict.fromkeys(pair))) for pair in (self.epochs, self.of_epochs))
+        length = f"{epochs} epochs" if epochs == wanted else f"{epochs} of {wanted} epochs"
+        return f"{shown(self.view.run)}: {self.done}/{self.view.trials_wanted} trials, {length}, {self.size}"
+
+    def as_json(self) -> dict[str, Any]:
+        """What `tuner papers --json` prints of it."""
+        view, facts = self.view, {key: value for key, value in vars(self).items() if key != "view"}
+        return {"path": str(view.run), "trials": view.trials_wanted, **facts}
 
 
 @dataclass(frozen=True)
@@ -80,22 +79,21 @@ class TableView:
 
 
 def found(folder: Path, tables: Mapping[str, SearchSpec]) -> dict[str, list[tuple[Run, Study]]]:
-    """The runs of tables in a folder, which may be a run itself; those of each table in the order of their names.
+    """The runs of each table in a folder, in the order of their names.
 
-    A run belongs to the table whose title its section `paper` has, or, without such a section, to that of its name. A
-    run that cannot be read is passed over.
+    A run belongs to the table whose title its section `paper` has. A run that cannot be read is passed over.
 
     Args:
-        folder: of the runs.
+        folder: of the runs, or a run.
         tables: by the names of their files.
     """
-    files = {_mark(spec): name for name, spec in tables.items()}
+    files = {spec.paper.title: name for name, spec in tables.items() if spec.paper}
     runs: dict[str, list[tuple[Run, Study]]] = {name: [] for name in tables}
     for manifest in sorted([*folder.glob("manifest.json"), *folder.glob("*/manifest.json")]):
         try:
             run = Run(manifest.parent)
             spec = parse(run.spec)
-            if run.kind == "search" and spec.table and (name := files.get(_mark(spec))):
+            if run.kind == "search" and spec.table and spec.paper and (name := files.get(spec.paper.title)):
                 run.check_journal()
                 runs[name].append((run, Study(run.journal, spec, None, reading=True)))
         except (UserError, OSError):
@@ -103,34 +101,33 @@ def found(folder: Path, tables: Mapping[str, SearchSpec]) -> dict[str, list[tupl
     return runs
 
 
-def _mark(spec: SearchSpec) -> tuple[str, str]:
-    """What a run shares with the table that it came from, whatever was set at its launch."""
-    return ("title", spec.paper.title) if spec.paper else ("name", spec.name)
-
-
 def views(tables: Mapping[str, SearchSpec], runs: Mapping[str, Sequence[tuple[Run, Study]]]) -> list[TableView]:
     """Tables, with the runs that were found of each."""
-    made = []
-    for name, spec in tables.items():
-        paper = spec.paper
-        made.append(
-            TableView(
-                name=name,
-                title=paper.title if paper else papers.header(name)[0].rstrip("."),
-                data=paper.data if paper else spec.trial.data.name,
-                trials=spec.trials,
-                gpu_hours=paper.gpu_hours if paper else None,
-                gpu=paper.gpu if paper else None,
-                runs=tuple(_table_run(run, study, spec) for run, study in runs[name]),
-            )
+    return [
+        TableView(
+            name=name,
+            title=paper.title,
+            data=paper.data,
+            trials=spec.trials,
+            gpu_hours=paper.gpu_hours,
+            gpu=paper.gpu,
+            runs=tuple(_table_run(run, study, spec) for run, study in runs[name]),
         )
-    return made
+        for name, spec in tables.items()
+        if (paper := spec.paper)
+    ]
 
 
 def _table_run(run: Run, study: Study, table: SearchSpec) -> TableRun:
-    view, trial = view_of(run, study), study.spec.trial
+    view = view_of(run, study)
     done = sum(row.state == "complete" for row in view.trials)
-    return TableRun(run.path, done, view.trials_wanted, view.epochs, table.trial.train.epochs, size_of(trial))
+    return TableRun(view, done, _epochs(study.spec), _epochs(table), size_of(study.spec.trial))
+
+
+def _epochs(spec: SearchSpec) -> tuple[int, int]:
+    """The least and the most epochs of a table's points."""
+    epochs = [config.train.epochs for config in points.configs(spec).values()]
+    return min(epochs), max(epochs)
 
 
 def size_of(trial: c.TrialConfig) -> str:
@@ -144,7 +141,7 @@ def size_of(trial: c.TrialConfig) -> str:
 
 def as_json(tables: Sequence[TableView]) -> list[dict[str, Any]]:
     """What `tuner papers --json` prints."""
-    return [{**vars(table), "runs": [{**vars(run), "path": str(run.path)} for run in table.runs]} for table in tables]
+    return [{**vars(table), "runs": [run.as_json() for run in table.runs]} for table in tables]
 
 
 def listing(tables: Sequence[TableView]) -> Table:
@@ -178,64 +175,6 @@ def printed(spec: SearchSpec) -> Table | None:
     for metric in paper.reported:
         table.add_column(Text(metric), justify="right")
     for label in spec.table:
-        numbers = [_number(rows.get(label), "g", paper.infers(name, label)) for name, rows in paper.reported.items()]
+        numbers = [number_of(rows.get(label), "g", paper.infers(name, label)) for name, rows in paper.reported.items()]
         table.add_row(*map(Text, [label, *numbers]))
     return table
-
-
-def _number(number: float | None, form: str, inferred: bool) -> str:
-    """A number of a paper, in a format; "" for None."""
-    return "" if number is None else f"{'~' if inferred else ''}{number:{form}}"
-
-
-def tables_of(beside: Beside | None) -> list[Table]:
-    """The table that shows ours beside the paper's; none where there is nothing to show."""
-    if beside is None or not beside.compared:
-        return []
-    table = titled(f"beside {beside.title}", _notes(beside), "row")
-    cells = [
-        (
-            row.ours.point,
-            plus_minus(row.ours.mean, row.ours.sd),
-            certainty.shown(row.ours.interval),
-            str(len(row.ours.scores)),
-            _number(row.paper, ".4f", row.inferred),
-        )
-        for row in beside.rows
-    ]
-    names = (f"{beside.metric}, {beside.split}", "95 %", "seeds", f"the paper's {beside.reported}")
-    for name, column in zip(names, list(zip(*cells, strict=True))[1:], strict=True):
-        table.add_column(Text(name), justify="right", min_width=max(map(len, column)))
-    for row in cells:
-        table.add_row(*map(Text, row))
-    return [table]
-
-
-def _notes(beside: Beside) -> list[str]:
-    """The rank correlation, and what is not as in the paper."""
-    notes = [rank_line(beside)]
-    if beside.metric != beside.reported:
-        notes.append(f"no trial has {beside.reported} yet; tuner evaluate scores a trial by its protocol")
-    elif beside.split == "validation":
-        notes.append("ours is of validation images, the paper's of test images; tuner evaluate scores test images")
-    notes += [INFERRED] if any(row.inferred for row in beside.rows) else []
-    if beside.otherwise:
-        notes.append(f"test images were not scored as the table says: {', '.join(beside.otherwise)}")
-    return notes
-
-
-def rank_line(beside: Beside) -> str:
-    """How alike the orders of the rows are."""
-    if beside.rank is None:
-        few = "fewer than three rows" if beside.compared < 3 else "equal numbers"
-        return f"no rank correlation with the paper's rows: {few} to compare ({beside.compared})"
-    rank = beside.rank
-    text = f"Spearman's rank correlation with the paper: {rank.rho:+.3f} over {rank.rows} rows"
-    if rank.interval is not None:
-        low, high = rank.interval
-        text += f"; 95 % interval {low:+.2f} to {high:+.2f} (Fisher)"
-    else:
-        text += "; no interval: " + ("fewer than four rows" if abs(rank.rho) < 1 else "there is none at -1 and 1")
-    if len(rank.of_seeds) > 1:
-        text += f"; of each of {len(rank.of_seeds)} seeds alone {min(rank.of_seeds):+.2f} to {max(rank.of_seeds):+.2f}"
-    return text

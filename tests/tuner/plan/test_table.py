@@ -149,6 +149,17 @@ def test_a_grid_loses_what_is_set_by_hand(tmp_path: Path) -> None:
     assert reading.read(path, ["seeds=2"]).trials == 8
 
 
+def test_points_that_are_set_by_hand_keep_their_numbers_of_the_paper_and_no_others(tmp_path: Path) -> None:
+    path = tmp_path / "table.yaml"
+    paper = {"title": "T", "data": "D", "reported": {"knn_top1": {"a": 1, "b": 2}, "online_top1": {"b": 3}}}
+    path.write_text(yaml.safe_dump({"points": {"a": {}, "b": {"optim.lr": 0.3}}, "paper": paper}))
+    search = reading.read(path, ["points={a: {}, c: {optim.lr: 0.1}}"])
+    assert search.paper is not None and search.paper.reported == {"knn_top1": {"a": 1}}
+    path.write_text(yaml.safe_dump({"grid": {"optim.lr": [0.1, 0.3]}, "paper": {**paper, "reported": {}}}))
+    search = reading.read(path, ["grid={optim.lr: [0.3]}"])
+    assert list(search.table) == ["optim.lr 0.3"]
+
+
 def test_rows_that_are_the_same_trial_are_named() -> None:
     spec = specs.parse({"points": {"a": {}, "b": {"optim.lr": 0.3}, "c": {"optim": {"lr": {"base": 0.3}}}}})
     assert points.alike(spec) == [["b", "c"]]

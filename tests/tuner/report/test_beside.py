@@ -7,7 +7,7 @@ import pytest
 
 from tuner.plan import points
 from tuner.plan import spec as specs
-from tuner.report import papers
+from tuner.report import beside_table
 from tuner.report.beside import Beside, beside
 from tuner.report.view import as_json
 from tuner.report.viewer import view_of
@@ -64,7 +64,7 @@ def test_ours_and_the_papers_in_one_unit(tmp_path: Path) -> None:
     assert [row.paper for row in found.rows] == pytest.approx([0.62, 0.435, 0.596])
     assert [row.ours.mean for row in found.rows] == pytest.approx([0.65, 0.45, 0.45])
     assert found.rank is not None and (found.rank.rows, found.rank.seeds) == (3, 2)
-    (table,) = papers.tables_of(found)
+    (table,) = beside_table.tables_of(found)
     assert next(iter(table.columns[1].cells)).plain == "0.6500 ± 0.0707"
     assert [cell.plain for cell in table.columns[4].cells] == ["0.6200", "0.4350", "0.5960"]
     caption = str(table.caption)
@@ -83,17 +83,19 @@ def test_the_line_of_a_rank_correlation(tmp_path: Path) -> None:
     assert found.rank is not None and found.rank.interval is not None
     low, high = found.rank.interval
     start = "Spearman's rank correlation with the paper: "
-    assert papers.rank_line(found) == f"{start}+0.400 over 4 rows; 95 % interval {low:+.2f} to {high:+.2f} (Fisher)"
+    assert (
+        beside_table.rank_line(found) == f"{start}+0.400 over 4 rows; 95 % interval {low:+.2f} to {high:+.2f} (Fisher)"
+    )
     alike = of(*trained(tmp_path / "alike", [0.6, 0.4, 0.5], seeds=1))
-    assert papers.rank_line(alike) == f"{start}+1.000 over 3 rows; no interval: there is none at -1 and 1"
+    assert beside_table.rank_line(alike) == f"{start}+1.000 over 3 rows; no interval: there is none at -1 and 1"
 
 
 def test_a_number_that_the_paper_does_not_print_is_marked(tmp_path: Path) -> None:
     paper = {**SPEC["paper"], "inferred": {"knn_top1": ["none"]}}
     run, study = trained(tmp_path, [0.6, 0.4, 0.5], seeds=1, paper=paper)
-    (table,) = papers.tables_of(of(run, study))
+    (table,) = beside_table.tables_of(of(run, study))
     assert [cell.plain for cell in table.columns[4].cells] == ["0.6200", "~0.4350", "0.5960"]
-    assert papers.INFERRED in str(table.caption)
+    assert beside_table.INFERRED in str(table.caption)
     plain = as_json(view_of(run, study))["paper"]
     assert [row["inferred"] for row in plain["rows"]] == [False, True, False]
 
@@ -117,7 +119,7 @@ def test_test_scores_come_before_validation(tmp_path: Path) -> None:
     assert found.split == "test" and found.rank is not None
     assert [row.ours.mean for row in found.rows] == [0.3, 0.1, 0.2]
     assert found.rank.rho == 1.0
-    assert "validation" not in str(papers.tables_of(found)[0].caption)
+    assert "validation" not in str(beside_table.tables_of(found)[0].caption)
 
 
 def keep(run: runs.Run, score: float, **changes: Any) -> None:
@@ -161,7 +163,7 @@ def test_an_evaluation_by_another_recipe_says_so(tmp_path: Path) -> None:
         "evaluation.before_feature_norm = True (the table: False)",
         "evaluation.linear.epochs = 5 (the table: 50)",
     )
-    caption = str(papers.tables_of(found)[0].caption)
+    caption = str(beside_table.tables_of(found)[0].caption)
     assert f"test images were not scored as the table says: {', '.join(found.otherwise)}" in caption
     assert as_json(view_of(run, study))["paper"]["otherwise"] == found.otherwise
 
@@ -183,7 +185,7 @@ def test_the_objective_stands_beside_a_metric_that_no_trial_has(tmp_path: Path) 
     found = of(run, study)
     assert (found.reported, found.metric) == ("finetune_top1", "knn_top1")
     assert found.rank is not None and found.rank.rho == 1.0
-    assert "no trial has finetune_top1 yet; tuner evaluate" in str(papers.tables_of(found)[0].caption)
+    assert "no trial has finetune_top1 yet; tuner evaluate" in str(beside_table.tables_of(found)[0].caption)
 
 
 def test_rows_without_a_number_or_a_score(tmp_path: Path) -> None:
@@ -191,7 +193,7 @@ def test_rows_without_a_number_or_a_score(tmp_path: Path) -> None:
     run, study = trained(tmp_path, [0.6, 0.4], seeds=1)
     found = of(run, study)
     assert found.rank is None and found.compared == 2
-    assert papers.rank_line(found) == (
+    assert beside_table.rank_line(found) == (
         "no rank correlation with the paper's rows: fewer than three rows to compare (2)"
     )
     for reported in ({"averaged_layers": {"EMA": 53.0}}, {"knn_top1, 1 % of the labels": {"EMA": 53.0}}, {}):
@@ -204,4 +206,4 @@ def test_rows_without_a_number_or_a_score(tmp_path: Path) -> None:
 
 def test_equal_scores_have_no_order(tmp_path: Path) -> None:
     found = of(*trained(tmp_path, [0.5, 0.5, 0.5], seeds=1))
-    assert papers.rank_line(found) == "no rank correlation with the paper's rows: equal numbers to compare (3)"
+    assert beside_table.rank_line(found) == "no rank correlation with the paper's rows: equal numbers to compare (3)"
