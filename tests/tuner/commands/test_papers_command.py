@@ -64,6 +64,15 @@ def test_what_was_run_here_at_which_size(a_run: runs.Run, capsys: pytest.Capture
     assert line in told(capsys, "--runs", folder).splitlines()
 
 
+def test_a_table_has_the_epochs_of_its_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows may be of other lengths, and none as long as the trial that they differ from."""
+    for name, settings in (("toy", papers.TOY), ("whole", ["trial.data={name: digits}", "trial.encoder.stem=small"])):
+        spec = papers.described("spatial_ensemble_table3", settings)
+        runs.Run.create(tmp_path / name, "search", spec.plain(), 0)
+    text = told(capsys, "spatial_ensemble_table3", "--runs", str(tmp_path))
+    assert "/toy: 0/4 trials, 2 of 300-1000 epochs" in text and "/whole: 0/4 trials, 300-1000 epochs" in text
+
+
 def test_one_table_and_its_runs(a_run: runs.Run, capsys: pytest.CaptureFixture[str]) -> None:
     text = told(capsys, NAME, "--runs", str(a_run.path.parent))
     assert f"tuner launch search_spaces/papers/{NAME}.yaml" in text, "what the file's header says"
