@@ -24,7 +24,8 @@ METRICS: dict[str, Any] = {"epoch": 1, "knn_top1": 0.5}
         ({"embedding_std": 0.8}, 0, False),
         ({"embedding_std": float("nan")}, 0, False),
         ({}, 0, False),
-        ({"embedding_std": 0.0}, 256, False),
+        ({"embedding_std": 0.02}, 256, False),
+        ({"embedding_std": 0.001}, 256, True),
     ],
 )
 def test_what_counts_as_collapsed(metrics: dict[str, Any], prototypes: int, expected: bool) -> None:
