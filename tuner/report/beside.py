@@ -94,8 +94,8 @@ def beside(run: Run, study: Study) -> Beside | None:
     trials = [trial for trial in study.trials() if trial.state == TrialState.COMPLETE]
     sources = [*_tested(run, spec, trials, printed), *_validated(run, spec, trials, printed)]
     best = max(sources, key=lambda source: _matching(source, printed[source.reported]))
-    scale = 0.01 if certainty.is_share(best.metric) and certainty.is_share(best.reported) else 1.0
-    numbers = {label: scale * number for label, number in printed[best.reported].items()}
+    unit = 100 if certainty.is_share(best.metric) and certainty.is_share(best.reported) else 1
+    numbers = {label: number / unit for label, number in printed[best.reported].items()}
     first = next(iter(best.scores.values()), {})
     assert spec.paper is not None
     rows = [
