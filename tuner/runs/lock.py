@@ -175,9 +175,11 @@ HELD: "weakref.WeakSet[Lock]" = weakref.WeakSet()  # the locks that this process
 
 
 def _keep_beating(lock: "weakref.ref[Lock]") -> None:
-    while (held := lock()) is not None and held in HELD and held.beat():
-        del held
+    while True:
         time.sleep(BEAT)
+        if (held := lock()) is None or held not in HELD or not held.beat():
+            return
+        del held  # or a run that nobody needs would stay held
 
 
 @atexit.register

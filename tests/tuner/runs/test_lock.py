@@ -41,6 +41,14 @@ def test_a_second_driver_on_one_host_is_refused_until_the_first_has_ended(tmp_pa
     Lock(tmp_path).take()
 
 
+def test_a_run_that_is_dropped_at_once_is_held_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that beats for it keeps it at no moment but that of a beat."""
+    monkeypatch.setattr(module, "BEAT", 5.0)
+    for _ in range(30):
+        Lock(tmp_path).take()
+        assert not Lock(tmp_path).held()
+
+
 def test_a_driver_on_another_host_that_beats_is_not_taken_over(tmp_path: Path) -> None:
     beats_elsewhere(tmp_path / "lock", 1)
     over = threading.Event()
