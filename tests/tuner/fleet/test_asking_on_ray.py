@@ -98,9 +98,8 @@ def test_a_search_keeps_its_storage_limit_and_waits_where_it_cannot(tuner: Tuner
     printed = (tuner.folder / "printed limited").open("w+")
     driver = tuner.start("launch", search, "--run", "limited", stdout=printed)
     run = tuner.folder / "limited"
-    said = wait_for(
-        lambda: driver.poll() is None and run.exists() and tuner.state("limited")["waits"], "word of the wait", 400
-    )
+    wait_for(lambda: driver.poll() is None and "waiting: " in Path(printed.name).read_text(), "word of the wait", 400)
+    said = tuner.state("limited")["waits"]
     assert said.startswith("storage.limit = 1.5 MB: the run holds ")
     assert "tuner set " in said
     held = [trial["epoch"] for trial in tuner.state("limited")["trials"]]
