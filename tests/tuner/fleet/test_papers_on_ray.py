@@ -25,4 +25,4 @@ def test_a_table_at_toy_size(tuner: Tuner) -> None:
     for row in state["points"]:
         assert row["point"] in printed and f"{row['mean']:.4f}" in printed
     listed = next(row for row in json.loads(tuner.run("papers", "--json")) if row["name"] == "placement_table1")
-    assert [(row["done"], row["trials"], row["epochs"]) for row in listed["runs"]] == [(12, 12, 2)]
+    assert [(row["done"], row["trials"], row["epochs"]) for row in listed["runs"]] == [(12, 12, [2, 2])]
