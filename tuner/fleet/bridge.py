@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +85,7 @@ class Bridge:
         self.broken_off = ""  # why nothing more can be run
         self.halt_told = False
         self.say: Callable[[str], None] = lambda text: None  # to the terminal
-        self.admits: Callable[[Collection[str]], bool] = lambda running: True  # whether another trial may be started
+        self.admits: Callable[[], bool] = lambda: True  # whether another trial may be started
 
     @property
     def study(self) -> Study:
@@ -116,7 +116,7 @@ class Bridge:
                     return None
                 self.groups.acquire(trial_id, self.baseline.work)
                 return self.baseline.start(trial_id, self.groups.name)
-            if not self.admits(self.core.running):
+            if not self.admits():
                 return None
             up = sum(not slot.retiring for slot in self.groups.state().slots)
             decision = self.core.hear(events.WorkWanted(up, self.groups.number))

@@ -32,6 +32,7 @@ class Housekeeping:
         self._storage, self._close, self._warn = StorageWatch(run), close, warn
         self.closed, self._held_back, self._warned = "", "", ""
         self._limit: str | None = None
+        self._seen: object = None  # where the search was at the last look
         self._turn = threading.Lock()  # `look` and `admits` are called by different threads
 
     @property
@@ -46,6 +47,7 @@ class Housekeeping:
             limit = study.spec.storage.limit
             known = known_trials(study, None if limit is not None else running)
             more = study.unasked > 0 or len(search.unfinished) > len(running)
+            self._seen = _progress(search)
         self._look(limit, known, running, more)
 
     def look_alone(self, key: str, keep_checkpoints: int) -> None:
@@ -67,12 +69,16 @@ class Housekeeping:
             self._limit = limit
             self._tell()
 
-    def admits(self, running: Collection[str]) -> bool:
+    def admits(self, search: Search) -> bool:
         """Whether another trial may be started. Where none runs one may, but is not trained: Tune needs one to wait.
 
-        Args:
-            running: keys of the trials that run.
+        With a limit another look is taken where a trial has started or ended since the last one: a short trial may have
+        done both, and what it wrote was in no look.
         """
+        with search.turn():
+            running = search.running
+            if search.study.spec.storage.limit is not None and self._seen != _progress(search):
+                self.look(search)
         with self._turn:
             why = self._storage.refuses(running)
             if why and not running:
@@ -93,6 +99,12 @@ class Housekeeping:
         if (line := next(iter(self.warnings), "")) != self._warned:
             self._warned = line
             self._warn(line)
+
+
+def _progress(search: Search) -> object:
+    """What differs once a trial has started or ended, or the limit has been set."""
+    study = search.study
+    return tuple(search.running), tuple(search.unfinished), study.unasked, study.spec.storage.limit
 
 
 def known_trials(study: Study, keys: Collection[str] | None = None) -> dict[str, KnownTrial]:

@@ -87,7 +87,7 @@ def run_search(
             return [*(board() for board in boards), shown]
 
         bridge, notes = Bridge(core, run, groups, listeners, None if baseline.known else baseline), FleetNotes(run)
-        bridge.say, bridge.admits, wishes.search = shown.ends, keeping.admits, bridge
+        bridge.say, bridge.admits, wishes.search = shown.ends, functools.partial(keeping.admits, bridge), bridge
 
         def look(state: State) -> None:
             notes.note(state, keeping.closed or groups.waiting, bridge.look(state), keeping.warnings)

@@ -85,16 +85,16 @@ def test_no_more_trials_start_while_those_that_run_take_the_room(run: Run, told:
     first = search.begin()
     write(run, first)
     keeping.look(search)  # it may come to have four files
-    assert not keeping.admits(search.running)
+    assert not keeping.admits(search)
     assert told.closed == []
     assert told.warned[-1].startswith("no more trials start: storage.limit = 4.1 MB: the run holds 1")
     assert keeping.warnings == (told.warned[-1],)
     search.end(first, 0.5)
     keeping.look(search)
     assert checkpoints(run) == [first], "it is the best"
-    assert keeping.admits([]), "nothing runs, so one starts and waits"
+    assert keeping.admits(search), "nothing runs, so one starts and waits"
     assert "storage.limit = 4.1 MB: the run holds 1" in told.closed[-1]
-    waiting = search.begin()
+    search.begin()
     keeping.look(search)
     assert len(told.closed) == 1, "it is said once"
     search.study.take_over(changed(search.study.spec, {"storage.limit": "20 MB"}))
@@ -102,7 +102,7 @@ def test_no_more_trials_start_while_those_that_run_take_the_room(run: Run, told:
     assert told.closed[1:] == [""]
     assert keeping.warnings == ()
     assert told.warned[-1] == ""
-    assert keeping.admits([waiting])
+    assert keeping.admits(search)
 
 
 def test_a_run_that_holds_too_much_is_closed_until_there_is_room(run: Run, told: Told) -> None:
@@ -133,7 +133,23 @@ def test_the_worst_trials_make_room_for_the_next(run: Run, told: Told) -> None:
     keeping.look(search)
     assert EXPORTED == 3
     assert checkpoints(run) == ["0001", "0002", "0003", "0004"], "four files of another trial have room now"
-    assert keeping.admits([])
+    assert keeping.admits(search)
+    assert told.closed == []
+
+
+def test_trials_that_begin_and_end_between_two_looks_are_counted(run: Run, told: Told) -> None:
+    search, keeping = Search(run), house(run, told)
+    search.study.take_over(changed(search.study.spec, {"storage.limit": "10.5 MB", "trials": 8}))
+    keeping.look(search)
+    for score in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6):
+        assert keeping.admits(search)
+        key = search.begin()
+        write(run, key, 10)
+        write(run, key, 20)
+        search.end(key, score)
+        assert len(checkpoints(run)) <= 10, "the run holds no more than its limit"
+    assert keeping.admits(search)
+    assert checkpoints(run) == ["0003"] * 2 + ["0004"] * 2 + ["0005"] * 2, "the worst made room"
     assert told.closed == []
 
 
@@ -156,7 +172,7 @@ def test_a_closed_search_says_its_reason_once_and_with_the_sizes_of_now(run: Run
     first = search.begin()
     write(run, first)
     keeping.look(search)
-    assert not keeping.admits(search.running)
+    assert not keeping.admits(search)
     assert keeping.warnings and not keeping.closed
     (run.path / "logs" / "large").write_bytes(b"x" * 4 * MB)
     keeping.look(search)
