@@ -32,7 +32,7 @@ LOOK = 0.05  # seconds between two looks at the checkpoints and at the driver
 VICTIM_WAIT = 60.0  # seconds for a process of the kind that a fault needs to be there, and at work
 DEATHS_WAIT = 3.0  # seconds within which the workers that go with a fault have died
 AIM_WAIT, AIM_LOOK = 15.0, 0.05  # seconds for a phase that is aimed at, and between two looks for it
-QUIET = 20.0  # seconds for the workers of a driver that has ended to go
+QUIET = 60.0  # seconds for the workers of a driver that has ended to go
 CASE_WAIT = 600.0  # seconds for a case
 DISC = "24m"  # size of the disc of a case in which it fills up
 
@@ -235,24 +235,19 @@ class Case:
     def _hit_node(self, fault: Fault, hit: Hit, moment: Moment) -> None:
         """Loses a node of which a worker is at work, and has another one join some seconds later."""
         end, working = time.monotonic() + VICTIM_WAIT, list[Node]()
-        while not working and time.monotonic() < end and not self.over.is_set():
+        while not working:
+            if time.monotonic() > end or self.over.is_set():
+                hit.counts = False
+                return
             time.sleep(0.2)
-            working = [node for node in self.cluster.nodes if self._works(node)]
-        if not working:
-            hit.counts = False
-            return
+            busy = self._at_work(moment)
+            working = [node for node in self.cluster.nodes if not busy.isdisjoint(node.processes())]
         node = working[int(fault.draw * len(working))]
-        busy = self._at_work(moment)
         moment.at = time.time()
         hit.counts = not busy.isdisjoint(self.cluster.lose(node))
         thread = threading.Thread(target=self._return, args=(node, fault.seconds))
         self.threads.append(thread)
         thread.start()
-
-    def _works(self, node: Node) -> bool:
-        """Whether a worker of a node is at work."""
-        workers = [process for process in node.processes() if re.match(TITLES["worker"], process.command)]
-        return any(doing(worker.pid, self.run, blocking=False).at_work for worker in workers)
 
     def _return(self, node: Node, seconds: float) -> None:
         self.over.wait(seconds)

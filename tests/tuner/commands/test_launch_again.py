@@ -70,7 +70,7 @@ time.sleep(max(0.0, begin - time.time()))
 try:
     run = runs.Run.create(path, "search", {"name": name}, 0)
 except runs.UserError as error:
-    print(error)
+    print(error, flush=True)
 else:
     print("has it", flush=True)
 sys.stdin.read()

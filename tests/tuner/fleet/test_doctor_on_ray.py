@@ -38,7 +38,7 @@ def test_a_node_that_hangs_is_named(tuner: Tuner) -> None:
     """Its raylet is stopped: it is alive for Ray, and starts no task."""
     program = (
         "import sys, ray\nfrom tuner.fleet.facts import Questions\nfrom tuner.fleet.survey import survey\n"
-        "ray.init(address=sys.argv[1], log_to_driver=False)\nprint(survey(Questions(), answer=6.0).to_json())"
+        "ray.init(address=sys.argv[1], log_to_driver=False)\nprint(survey(Questions(), answer=12.0).to_json())"
     )
     with cluster_of(1, 1) as cluster:
         other = cluster.list_all_nodes()[-1]
@@ -52,5 +52,5 @@ def test_a_node_that_hangs_is_named(tuner: Tuner) -> None:
             os.kill(raylet, signal.SIGCONT)
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout.splitlines()[-1])["nodes"]
-    assert [node["error"] for node in found if node["facts"] is None] in ([], ["did not answer within 6 s"])
+    assert [node["error"] for node in found if node["facts"] is None] in ([], ["did not answer within 12 s"])
     assert [node for node in found if node["facts"] is not None]

@@ -45,7 +45,7 @@ def trains(process: int) -> bool:
     """Whether it lives; a zombie that nobody has waited for does not."""
     try:
         return " Z " not in Path(f"/proc/{process}/stat").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter where it goes between opening and reading
         return False
 
 

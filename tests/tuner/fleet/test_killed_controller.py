@@ -24,14 +24,19 @@ def controllers() -> list[Process]:
     return [process for process in descendants([os.getpid()]) if process.command.startswith("ray::TrainController")]
 
 
+def groups() -> list[str]:
+    """The states of all placement groups."""
+    return sorted(group["state"] for group in ray.util.placement_group_table().values())
+
+
 def test_the_cpus_of_a_group_whose_controller_was_killed_at_its_start_are_free_again(tmp_path: Path) -> None:
     """The only slot takes all CPUs of the cluster, so that a second group has no room beside the first."""
     run = runs.Run.create(tmp_path / "run", "search", {}, 0)
     with cluster.cluster("local", run):
         resources = Resources(workers=int(ray.cluster_resources()["CPU"]))
         with Slots(1, resources, run.ray_folder) as slots:
-            made = wait_for(lambda: [g["state"] for g in ray.util.placement_group_table().values()], "placement group")
-            assert made == ["CREATED"] and not slots.state().up
+            wait_for(lambda: groups() == ["CREATED"], "placement group")
+            assert not slots.state().up
             own = ray.util.placement_group([HEAD])  # made by the driver, as Tune does: that is nobody's who was killed
             ray.get(own.ready())
             (controller,) = controllers()

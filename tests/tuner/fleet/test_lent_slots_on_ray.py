@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 
 from tests.timeless import timeless_history
 from tests.tuner.conftest import SMALL
+from tests.tuner.fleet.test_kill import wait_for
 from trainables.config import trial as c
 from trainables.running import checkpoint
 from trainables.running.fit import fit
@@ -26,7 +26,7 @@ from tuner.runs.run import Run
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 TRIAL = {
     **SMALL["trial"],
-    "train": {**SMALL["trial"]["train"], "epochs": 60, "batch_size": 64, "shard_size": 16},
+    "train": {**SMALL["trial"]["train"], "epochs": 40, "batch_size": 64, "shard_size": 16},
 }
 PLACE = re.compile(r"generation (\d+) on slot (\d+), worker 0 of (\d+), process (\d+)")
 
@@ -35,8 +35,7 @@ PLACE = re.compile(r"generation (\d+) on slot (\d+), worker 0 of (\d+), process 
 def slots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Slots, Run]]:
     run = Run.create(tmp_path_factory.mktemp("run") / "run", "search", {}, 0)
     with cluster("local", run), Slots(2, Resources(workers=1), run.ray_folder) as made:
-        while len(made.state().up) < 2:
-            time.sleep(0.2)
+        wait_for(lambda: len(made.state().up) == 2, "both slots", 120)
         yield made, run
 
 
@@ -70,6 +69,8 @@ def test_a_trial_is_widened_narrowed_and_loses_its_lead(slots: tuple[Slots, Run]
     assert [workers for _, workers, _ in places(folder)] == [1, 2, 1, 2]
     lead = places(folder)[-1]
     os.kill(lead[2], signal.SIGKILL)
+    hear_until(5)
+    wait_for(lambda: len(made.state().up) == 2, "the slot is back", 120)  # the trial waits for an epoch to be asked
     hear_until(6)
     survivor, widened = places(folder)[4:]
     assert (survivor[0] != lead[0], survivor[1]) == (True, 1), "the survivor goes on alone"

@@ -17,7 +17,6 @@ from tests.tuner.fleet.test_kill import wait_for
 pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.timeout(600)]
 EPOCHS = 24
 HALF = EPOCHS * 4  # steps; an epoch has 8
-Untouched = tuple[dict[str, Any], float]  # what a search came to, and its seconds
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +39,10 @@ def search(tuner: Tuner) -> str:
 
 
 @pytest.fixture(scope="module")
-def untouched(tuner: Tuner, search: str, cluster: Cluster) -> Untouched:
-    """What the search comes to on two slots, and the seconds that it took."""
-    begun = time.monotonic()
-    tuner.run("launch", search, "--address", cluster.address, "--run", "untouched")
-    seconds = time.monotonic() - begun
-    print(f"untouched: {seconds:.0f} s")
-    return tuner.state("untouched"), seconds
+def untouched(tuner: Tuner, search: str, cluster: Cluster) -> dict[str, Any]:
+    """What the first trials of the search come to on two slots."""
+    tuner.run("launch", search, "--address", cluster.address, "--run", "untouched", "--set", "trials=3")
+    return tuner.state("untouched")
 
 
 def running(run: Path) -> list[tuple[str, int, int]]:
@@ -59,52 +55,57 @@ def running(run: Path) -> list[tuple[str, int, int]]:
     ]
 
 
+def two_of(found: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """The last two of them, if there are so many."""
+    return found[-2:] if len(found) > 1 else []
+
+
 def started_elsewhere(run: Path, kept: int) -> int:
     """How often any trial was started on a slot other than the one that was kept."""
     return sum(slot != kept for folder in (run / "trials").iterdir() for slot, _ in starts(folder))
 
 
-def test_a_node_is_lost_and_another_joins(tuner: Tuner, search: str, cluster: Cluster, untouched: Untouched) -> None:
+def test_a_node_is_lost_and_another_joins(
+    tuner: Tuner, search: str, cluster: Cluster, untouched: dict[str, Any]
+) -> None:
     run = tuner.folder / "joined"
     driver = tuner.start(
-        "launch", search, "--address", cluster.address, "--run", "joined", "--set", "trials=14"
+        "launch", search, "--address", cluster.address, "--run", "joined", "--set", "trials=12"
     )  # so that work is left
-    (_, kept, _), (key, slot, process) = wait_for(
-        lambda: len(running(run)) > 1 and running(run)[-2:], "trials on both nodes"
-    )
+    (_, kept, _), (key, slot, process) = wait_for(lambda: two_of(running(run)), "trials on both nodes")
     kill_node_of(process)
     killed = time.monotonic()
     wait_for(lambda: "is lost" in (run / "logs" / "driver.log").read_text(), "word of the lost node", 60)
     print(f"trial {key} on slot {slot}: node seen as lost {time.monotonic() - killed:.1f} s after the kill")
-    time.sleep(max(0.0, killed + 20 - time.monotonic()))
+    time.sleep(max(0.0, killed + 8 - time.monotonic()))
     before = started_elsewhere(run, kept)
     cluster.add_node(num_cpus=1)
     joined = time.monotonic()
     wait_for(
         lambda: started_elsewhere(run, kept) > before,
         "work on the node that joined",
-        90,
+        120,
     )
     print(f"slot {slot} of trial {key}: another one works {time.monotonic() - joined:.1f} s after the join")
-    assert time.monotonic() - joined < 45
+    assert time.monotonic() - joined < 75
     out, err = driver.communicate(timeout=280)
     assert driver.returncode == 0, f"{out}\n{err}"
     state = tuner.state("joined")
-    assert [row["state"] for row in state["trials"]] == ["complete"] * 14
-    assert timeless_trials(state, slots=False)[:6] == timeless_trials(untouched[0], slots=False)
+    assert [row["state"] for row in state["trials"]] == ["complete"] * 12
+    assert timeless_trials(state, slots=False)[:3] == timeless_trials(untouched, slots=False)
 
 
-def test_a_node_is_lost_for_good(tuner: Tuner, search: str, cluster: Cluster, untouched: Untouched) -> None:
+def test_a_node_is_lost_for_good(tuner: Tuner, search: str, cluster: Cluster, untouched: dict[str, Any]) -> None:
     run = tuner.folder / "lost"
-    driver = tuner.start("launch", search, "--address", cluster.address, "--run", "lost", "--set", "trials=10")
-    key, slot, process = wait_for(lambda: len(running(run)) > 1 and running(run)[-1], "trials on both nodes")
+    driver = tuner.start("launch", search, "--address", cluster.address, "--run", "lost", "--set", "trials=7")
+    key, slot, process = wait_for(lambda: two_of(running(run)), "trials on both nodes")[-1]
     kill_node_of(process)
     killed = time.monotonic()
-    out, err = driver.communicate(timeout=2 * 10 / 6 * untouched[1] + 90)  # what all ten need on one slot, and 90 s
+    out, err = driver.communicate(timeout=400)
     print(f"trial {key} on slot {slot}: the search ended {time.monotonic() - killed:.0f} s after the kill")
     assert driver.returncode == 0, f"{out}\n{err}"
     begun = {folder.name: len(starts(folder)) for folder in (run / "trials").glob("[0-9]*")}
-    assert sorted(begun.values()) == [1] * 9 + [2], "the trial that the lost slot was on when Ray said so has moved"
+    assert sorted(begun.values()) == [1] * 6 + [2], "the trial that the lost slot was on when Ray said so has moved"
     state = tuner.state("lost")
-    assert [row["state"] for row in state["trials"]] == ["complete"] * 10
-    assert timeless_trials(state, slots=False)[:6] == timeless_trials(untouched[0], slots=False)
+    assert [row["state"] for row in state["trials"]] == ["complete"] * 7
+    assert timeless_trials(state, slots=False)[:3] == timeless_trials(untouched, slots=False)

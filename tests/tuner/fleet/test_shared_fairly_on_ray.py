@@ -34,10 +34,10 @@ def slots_of(tuner: Tuner, run: str) -> int:
 
 
 def test_the_second_search_begins_and_the_first_one_widens_again(tuner: Tuner, cluster: Cluster) -> None:
-    long = {**SMALL["trial"], "train": {**SMALL["trial"]["train"], "epochs": 60}}
+    long = {**SMALL["trial"], "train": {**SMALL["trial"]["train"], "epochs": 100}}
     common = {"resources": {"workers": 1}, "stopping": {"kind": "none"}}
     first = tuner.start(
-        "launch", tuner.write_search(trials=4, trial=long, **common), "--address", cluster.address, "--run", "first"
+        "launch", tuner.write_search(trials=6, trial=long, **common), "--address", cluster.address, "--run", "first"
     )
     wait_for(lambda: at_work(tuner.folder / "first") == 2, "both slots of the first search")
     short = {**SMALL["trial"], "train": {**SMALL["trial"]["train"], "epochs": 6}}
@@ -52,10 +52,11 @@ def test_the_second_search_begins_and_the_first_one_widens_again(tuner: Tuner, c
     out, err = second.communicate(timeout=200)
     assert second.returncode == 0, f"{out}\n{err}"
     ended = time.monotonic()
-    wait_for(lambda: slots_of(tuner, "first") == 2, "the first search on both slots", 60)
+    wait_for(lambda: slots_of(tuner, "first") == 2, "the first search on both slots", 90)
     print(f"the first search has both slots {time.monotonic() - ended:.1f} s after the end of the second one")
-    out, err = first.communicate(timeout=400)
-    assert first.returncode == 0, f"{out}\n{err}"
+    tuner.run("stop", "first")
+    out, err = first.communicate(timeout=100)
+    assert first.returncode in (0, 1), f"{out}\n{err}"
 
     ray.init(cluster.address, log_to_driver=False, namespace=NAMESPACE)
     try:

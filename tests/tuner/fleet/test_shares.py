@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tuner.fleet import accounts
 from tuner.fleet.shares import Demand, allowances, shares
 
 Nodes = list[dict[str, float]]
-unhurried = settings(deadline=None)  # other work on the machine may hold an example up
 
 
 def demand(held: int, wanted: int, workers: int = 1, **per_worker: float) -> Demand:
@@ -30,7 +29,6 @@ def fits(nodes: Nodes, worker: Mapping[str, float]) -> int:
     return sum(min(int(node.get(kind, 0) / need) for kind, need in worker.items()) for node in nodes)
 
 
-@unhurried
 @given(clusters, many)
 def test_shares_are_within_the_cluster_and_within_what_is_wanted(nodes: Nodes, demands: dict[str, Demand]) -> None:
     fair = shares(nodes, demands)
@@ -43,14 +41,12 @@ def test_shares_are_within_the_cluster_and_within_what_is_wanted(nodes: Nodes, d
         assert fair[name] * one.workers <= fits(nodes, one.per_worker), "each worker fits on one node"
 
 
-@unhurried
 @given(clusters, many)
 def test_the_order_of_demands_and_of_nodes_does_not_matter(nodes: Nodes, demands: dict[str, Demand]) -> None:
     again = dict(reversed(demands.items()))
     assert shares(nodes, demands) == shares([dict(node) for node in nodes], again)
 
 
-@unhurried
 @given(st.integers(0, 12), st.lists(st.tuples(st.integers(0, 8), st.integers(0, 12)), min_size=1, max_size=4))
 def test_equal_slots_are_shared_by_max_min_fairness(cpus: int, wishes: list[tuple[int, int]]) -> None:
     """On one node with slots of one CPU: all is used that is wanted, and nobody has two more than who lacks some."""
@@ -62,13 +58,11 @@ def test_equal_slots_are_shared_by_max_min_fairness(cpus: int, wishes: list[tupl
             assert max(fair.values()) <= fair[name] + 1
 
 
-@unhurried
 @given(clusters, demands)
 def test_who_is_alone_may_hold_all_that_it_wants(nodes: Nodes, only: Demand) -> None:
     assert allowances(nodes, {"a": only}) == {"a": max(1, only.wanted)}
 
 
-@unhurried
 @given(clusters, many)
 def test_everybody_may_hold_a_slot_and_all_where_nobody_waits(nodes: Nodes, demands: dict[str, Demand]) -> None:
     allowed = allowances(nodes, demands)

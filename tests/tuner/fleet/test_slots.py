@@ -335,10 +335,10 @@ def test_a_postponed_trial_is_tried_again_later_and_not_counted() -> None:
         for _ in range(3):
             verdict = await board.fault(0, life, gen(board, 1), 0, 1, "surroundings", "OSError: no space")
             assert verdict == ("postponed", "OSError: no space")
+            begun_at = asyncio.get_running_loop().time()
             await board.acknowledge(0, life, gen(board, claim), verdict)
             assert (await board.state()).why == "OSError: no space"
             assert (await board.state()).postponed == "OSError: no space"
-            begun_at = asyncio.get_running_loop().time()
             work = await taken(board, 0, life)
             assert (sequence_in(board, work), work.attempt) == (claim, 1)
             assert asyncio.get_running_loop().time() - begun_at > 0.08

@@ -15,6 +15,7 @@ import torch
 from tests.timeless import timeless_history
 from tests.tuner.clusters import cluster_of
 from tests.tuner.conftest import SMALL
+from tests.tuner.fleet.test_kill import wait_for
 from trainables.config import trial as c
 from trainables.running.fit import fit
 from trainables.running.messages import Metrics, Work
@@ -28,7 +29,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(600)]
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
 TRIAL = {
     **SMALL["trial"],
-    "train": {**SMALL["trial"]["train"], "epochs": 30, "batch_size": 64, "shard_size": 16},
+    "train": {**SMALL["trial"]["train"], "epochs": 24, "batch_size": 64, "shard_size": 16},
 }
 CASES = [("step", 0), ("step", 1), ("step", 2), ("step", 3), ("checkpoint", 0), ("evaluation", 3), ("regroup", 2)]
 TURN = {"step": 10, "checkpoint": 3, "evaluation": 2, "regroup": 1}
@@ -80,8 +81,7 @@ def slots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Slots, Run
         cluster(made.address, run),
         Slots(2, Resources(workers=2), run.ray_folder, deadly_fit) as two,
     ):
-        while len(two.state().up) < 2:
-            time.sleep(0.2)
+        wait_for(lambda: len(two.state().up) == 2, "both slots", 120)
         yield two, run
 
 
@@ -113,6 +113,7 @@ def test_one_of_four_dies(slots: tuple[Slots, Run], alone: list[Metrics], moment
     hear_until(lambda: len(heard) == 1)
     begun = time.monotonic()
     for slots_wanted in (2, 1, 2) if moment == "regroup" else (2,):
+        wait_for(lambda: len(made.state().up) == 2, "both slots", 120)  # the trial waits for its next epoch to be asked
         before = generations()
         ray.get(made.board.resize.remote({key: (1, 2)[:slots_wanted]}))
         hear_until(lambda before=before: generations() > before)  # type: ignore[misc]

@@ -44,7 +44,7 @@ def eventful_fit(config: c.TrialConfig, folder: Path, report: Callable, group: A
             (folder / "stopped").touch()
             os.kill(os.getpid(), signal.SIGSTOP)
         if accident == 6:
-            for _ in range(30):
+            for _ in range(24):
                 time.sleep(0.5)
                 pulse.beat()
         total = group.sum(torch.tensor([float(epoch)])).item()
@@ -108,7 +108,7 @@ def controller_of(raylet: int) -> int:
                 (folder / "cmdline").read_bytes(),
                 int((folder / "stat").read_text().rpartition(")")[2].split()[1]),
             )
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             continue
         if parent == raylet and name.startswith(b"ray::TrainController"):
             return int(folder.name)

@@ -264,7 +264,6 @@ def run(count: int) -> dict[str, Any]:
 
     @settings(
         max_examples=count + count // 5,
-        deadline=None,
         derandomize=True,
         database=None,
         suppress_health_check=list(HealthCheck),

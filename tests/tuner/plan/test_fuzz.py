@@ -190,7 +190,6 @@ def fuzzed(examples: int, **strategies: Any) -> Any:
     ]
     limits = settings(
         max_examples=examples,
-        deadline=None,
         derandomize=True,
         database=None,
         suppress_health_check=checks,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trainables.config.errors import UserError
@@ -17,9 +17,6 @@ def search(workers: object, **resources: object) -> SearchSpec:
     """A search whose trials have 8 shards."""
     train = {"batch_size": 16, "shard_size": 2}
     return parse({"trial": {"train": train}, "resources": {"workers": workers, **resources}})
-
-
-unhurried = settings(deadline=None)  # other work on the machine may hold an example up
 
 
 @pytest.mark.parametrize(
@@ -100,7 +97,6 @@ def test_widths(workers: object, shards: int, widths: tuple[int, ...]) -> None:
     assert Resources(workers=workers).widths(shards) == widths
 
 
-@unhurried
 @given(st.integers(1, 9), st.integers(0, 40), st.integers(1, 64))
 def test_every_width_makes_a_step_shorter(smallest: int, more: int, shards: int) -> None:
     resources = Resources(workers=f"{smallest}-{smallest + more}")

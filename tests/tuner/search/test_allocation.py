@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trainables.config.errors import UserError
@@ -13,8 +13,6 @@ from tuner.plan.reading import continued
 from tuner.plan.resources import Resources
 from tuner.plan.spec import parse
 from tuner.search.allocation import LITTLE, Running, allot, choose, concurrent_trials, what_fits
-
-unhurried = settings(deadline=None)  # other work on the machine may hold an example up
 
 
 @pytest.mark.parametrize(
@@ -95,7 +93,6 @@ def test_what_is_asked_what_is_there_and_what_would_fit(nodes: list, wanted: dic
         concurrent_trials(nodes, asked, 1)
 
 
-@unhurried
 @given(st.lists(st.builds(lambda cpu, gpu: {"CPU": cpu, "GPU": gpu}, st.integers(0, 9), st.integers(0, 3)), max_size=3))
 def test_settings_that_are_said_to_fit_do_fit(nodes: list[dict[str, int]]) -> None:
     asked = Resources(workers=3, cpus_per_worker=3, gpus_per_worker=1)
@@ -138,7 +135,6 @@ def applied(trials: list[Running], result: Mapping[str, int]) -> list[Running]:
     return [Running(t.key, max(1, result[t.key]), t.gains, t.left, t.held) for t in trials]
 
 
-@unhurried
 @given(clusters())
 def test_slots_are_given_once_and_each_trial_has_one_while_there_are_enough(case: Any) -> None:
     slots, trials, waiting = case
@@ -147,7 +143,6 @@ def test_slots_are_given_once_and_each_trial_has_one_while_there_are_enough(case
     assert sum(1 for count in result.values() if count) == min(total, len(trials))
 
 
-@unhurried
 @given(clusters())
 def test_nobody_is_widened_while_somebody_waits(case: Any) -> None:
     slots, trials, waiting = case
@@ -156,7 +151,6 @@ def test_nobody_is_widened_while_somebody_waits(case: Any) -> None:
     assert lent <= max(0, total - len(trials) - waiting), "each trial that waits has a slot before any is lent"
 
 
-@unhurried
 @given(clusters())
 def test_a_trial_has_a_width_that_pays(case: Any) -> None:
     slots, trials, waiting = case
@@ -165,7 +159,6 @@ def test_a_trial_has_a_width_that_pays(case: Any) -> None:
         assert count == 0 or count in trial.gains or (trial.has_little_left and count == trial.slots)
 
 
-@unhurried
 @given(clusters())
 @example(
     (
@@ -185,7 +178,6 @@ def test_asking_again_changes_nothing(case: Any) -> None:
         assert allot(slots, applied(trials, result), waiting) == result
 
 
-@unhurried
 @given(clusters(), st.sampled_from("abcd"))
 def test_one_slot_more_never_makes_anybody_wait(case: Any, node: str) -> None:
     slots, trials, waiting = case
@@ -193,7 +185,6 @@ def test_one_slot_more_never_makes_anybody_wait(case: Any, node: str) -> None:
     assert all(after[key] >= 1 for key, count in before.items() if count)
 
 
-@unhurried
 @given(clusters())
 def test_a_trial_with_little_left_changes_only_for_others_that_wait(case: Any) -> None:
     slots, trials, waiting = case
@@ -204,7 +195,6 @@ def test_a_trial_with_little_left_changes_only_for_others_that_wait(case: Any) -
             assert result[trial.key] == trial.slots
 
 
-@unhurried
 @given(clusters())
 def test_no_slot_is_idle_that_a_trial_could_use(case: Any) -> None:
     slots, trials, waiting = case
@@ -244,7 +234,6 @@ def test_of_equal_trials_the_one_with_idle_neighbours_is_widened() -> None:
 places = st.dictionaries(st.integers(0, 20), st.sampled_from("abc"), max_size=12)
 
 
-@unhurried
 @given(places, places, st.integers(0, 12))
 def test_a_trial_keeps_its_slots_and_uses_the_fewest_nodes(
     free: dict[int, str], kept: dict[int, str], count: int
