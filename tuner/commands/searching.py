@@ -2,8 +2,6 @@
 
 import sys
 
-from rich.console import Console
-
 from tuner.plan import points, space
 from tuner.plan.spec import SearchSpec, parse
 from tuner.runs.run import EXPORTED, Run
@@ -85,11 +83,12 @@ def finish(run: Run, study: Study, wait: float | None = None) -> int:
 
 def _run(run: Run, study: Study, wait: float) -> None:
     """Runs what is left of a search; its first words are printed before Ray is imported, which takes a while."""
+    from tuner.report.lasting import LastingConsole
     from tuner.report.progress import Progress
 
     if all(trial.state.is_finished() for trial in study.trials()) and len(study.trials()) >= study.spec.trials:
         return
-    console = Console(file=sys.stdout)  # not what standard output becomes while Ray runs: the driver's log
+    console = LastingConsole(file=sys.stdout)  # not what standard output becomes while Ray runs: the driver's log
 
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)

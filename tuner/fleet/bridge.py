@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from trainables.running.messages import EpochReport, Work
 from tuner.fleet.baseline import Baseline
 from tuner.fleet.claims import State
 from tuner.fleet.following import slots_seen
+from tuner.fleet.nodes import first_line
 from tuner.fleet.slots import Slots
 from tuner.fleet.trial import SlotOrder
 from tuner.runs.run import BASELINE, Run
@@ -83,6 +84,8 @@ class Bridge:
         self.session = uuid.uuid4().hex
         self.begun_again: Counter[str] = Counter()  # by trial: how often it had to be, at no fault of its own
         self.broken_off = ""  # why nothing more can be run
+        self.failure: Exception | None = None  # of the core, which Tune takes for one of a trial
+        self.moves = 0
         self.halt_told = False
         self.say: Callable[[str], None] = lambda text: None  # to the terminal
         self.admits: Callable[[], bool] = lambda: True  # whether another trial may be started
@@ -107,8 +110,14 @@ class Bridge:
         return self.lock
 
     def next(self, trial_id: str) -> SlotOrder | events.Finish | None:
-        """Returns what Tune starts under an id; None if nothing can be started now, `Finish` if nothing follows."""
+        """Returns what Tune starts under an id; None if nothing can be started now, `Finish` if nothing follows.
+
+        Raises:
+            Exception: what a call by Tune has failed with before. Tune has taken it for a fault of the trial.
+        """
         with self.lock:
+            if self.failure:
+                raise self.failure
             if self.broken_off:
                 return events.Finish()
             if self.baseline is not None:
@@ -116,8 +125,9 @@ class Bridge:
                     return None
                 self.groups.acquire(trial_id, self.baseline.work)
                 return self.baseline.start(trial_id, self.groups.name)
-            if not self.admits():
-                return None
+        if not self.admits():  # without the lock, for it may look through the whole run
+            return None
+        with self.lock:
             up = sum(not slot.retiring for slot in self.groups.state().slots)
             decision = self.core.hear(events.WorkWanted(up, self.groups.number))
             self._tell_halt()
@@ -156,11 +166,11 @@ class Bridge:
     def _start(self, trial_id: str, start: events.Start, has_workers: bool) -> SlotOrder:
         proposal = start.proposal
         self.segments[trial_id] = _Segment(proposal)
+        self.moves += 1
         checkpoint_files.unpin_all(self.run.trial_folder(proposal.key), PAUSE)
         if has_workers:
             self._begin(proposal.key)
-        for listener in self.listeners:
-            listener.trial_began(proposal)
+        self._tell(lambda listener: listener.trial_began(proposal))
         self.groups.look_soon()  # slots that are lent may have to be given back
         work = Work(proposal.key, proposal.config.plain(), str(self.run.trial_folder(proposal.key)))
         self.groups.acquire(trial_id, work)
@@ -169,40 +179,42 @@ class Bridge:
 
     def hear(self, trial_id: str, report: EpochReport | None) -> str:
         """Tells the core of an epoch, unless it was the last one heard; returns what Tune's scheduler answers."""
-        with self.lock:
+        with self.lock, self._kept_for_next():
             segment = self.segments.get(trial_id)
             if segment is None:  # the untrained encoder has no epoch to be heard
                 return TrialScheduler.CONTINUE
-            if report is None or (segment.report is not None and report.epoch <= segment.report.epoch):
-                return TrialScheduler.CONTINUE
-            segment.report = report
-            segment.first_step_at = segment.first_step_at or report.metrics["time/first_step_at"]
-            self._begin(report.key)
-            decision = self.core.hear(events.EpochEnded(report.key, report.metrics))
-            for listener in self.listeners:
-                listener.epoch_heard(segment.proposal, report.metrics)
-            segment.paused = isinstance(decision, events.Pause)
-            if segment.paused:  # what it goes on from is kept, whatever the disc is short of
-                folder = self.run.trial_folder(report.key)
-                checkpoint_files.pin(folder / str(checkpoint_files.Name(int(report.metrics["step"]))), PAUSE)
-            return TrialScheduler.CONTINUE if isinstance(decision, events.Continue) else TrialScheduler.STOP
+            return self._hear(segment, report)
+
+    def _hear(self, segment: _Segment, report: EpochReport | None) -> str:
+        if report is None or (segment.report is not None and report.epoch <= segment.report.epoch):
+            return TrialScheduler.CONTINUE
+        segment.report = report
+        segment.first_step_at = segment.first_step_at or report.metrics["time/first_step_at"]
+        self._begin(report.key)
+        decision = self.core.hear(events.EpochEnded(report.key, report.metrics))
+        self._tell(lambda listener: listener.epoch_heard(segment.proposal, report.metrics))
+        segment.paused = isinstance(decision, events.Pause)
+        if segment.paused:  # what it goes on from is kept, whatever the disc is short of
+            folder = self.run.trial_folder(report.key)
+            checkpoint_files.pin(folder / str(checkpoint_files.Name(int(report.metrics["step"]))), PAUSE)
+        return TrialScheduler.CONTINUE if isinstance(decision, events.Continue) else TrialScheduler.STOP
 
     def end(self, trial_id: str, result: Mapping[str, Any], actor_died: bool) -> None:
         """A segment is over: its trial has ended or was paused, or its slot or its actor is gone."""
-        with self.lock:
+        with self.lock, self._kept_for_next():
             if self.baseline is not None and trial_id == self.baseline.trial_id:
                 self.groups.release(trial_id)
                 self.baseline.end(result.get("report"), result.get("error"))
                 self._end_baseline(self.baseline, result.get("lost"), actor_died)
-            segment = self.segments.get(trial_id)
+            segment = self.segments.pop(trial_id, None)
             if segment is None:
                 return
+            self.moves += 1
             self.groups.release(trial_id)
-            self._end_segment(trial_id, segment, result, actor_died)
-            del self.segments[trial_id]
+            self._end_segment(segment, result, actor_died)
             self.groups.look_soon()  # what it held may be lent
 
-    def _end_segment(self, trial_id: str, segment: _Segment, result: Mapping[str, Any], actor_died: bool) -> None:
+    def _end_segment(self, segment: _Segment, result: Mapping[str, Any], actor_died: bool) -> None:
         if segment.stopped:
             self._end(segment, None)
         elif lost := result.get("lost"):  # no slot is left
@@ -210,7 +222,7 @@ class Bridge:
         elif actor_died:
             self._lose(segment.proposal.key)
         else:
-            self.hear(trial_id, result.get("report"))
+            self._hear(segment, result.get("report"))
             if not segment.paused:
                 self._end(segment, result.get("error"))
 
@@ -258,9 +270,25 @@ class Bridge:
             "last_metric_at": metrics.get("time/measured_at"),
         }
         self.core.hear(events.TrialEnded(key, metrics, error, details))
-        for listener in self.listeners:
-            listener.trial_ended(segment.proposal, error)
+        self._tell(lambda listener: listener.trial_ended(segment.proposal, error))
         self._tell_halt()
+
+    def _tell(self, tell: Callable[[Listener], None]) -> None:
+        """Tells the listeners. What one of them fails with is logged: a search does not end for what shows it."""
+        for listener in self.listeners:
+            try:
+                tell(listener)
+            except Exception as error:  # of any kind, such as of a figure, or of the disc that it is for
+                log.warning("%s: %s", type(listener).__name__, first_line(error), exc_info=True)
+
+    @contextlib.contextmanager
+    def _kept_for_next(self) -> Iterator[None]:
+        """Keeps an exception for `next` to raise: raised here, Tune takes it for a fault of the trial."""
+        try:
+            yield
+        except Exception as error:
+            self.failure = self.failure or error
+            raise
 
     def _tell_halt(self) -> None:
         """Says once that the core proposes nothing more, by a fault of what the trials share."""

@@ -1,5 +1,6 @@
 """Keeps a search within `storage.limit` while it runs, and warns of a disc with little room."""
 
+import logging
 import math
 import threading
 from collections.abc import Callable, Collection, Mapping
@@ -11,6 +12,7 @@ from tuner.runs.run import EXPORTED, Run
 from tuner.runs.storage_watch import KnownTrial, StorageWatch
 from tuner.search.study import Study, key_of
 
+log = logging.getLogger(__name__)
 LOOK = 5.0  # seconds between two looks at what the run holds
 UNPINNED = 2  # files of a trial beside `keep_checkpoints`: one by time, and one that is being written
 
@@ -29,10 +31,10 @@ class Housekeeping:
     """
 
     def __init__(self, run: Run, close: Callable[[str], None], warn: Callable[[str], None]):
-        self._storage, self._close, self._warn = StorageWatch(run), close, warn
+        self._run, self._storage, self._close, self._warn = run, StorageWatch(run), close, warn
         self.closed, self._held_back, self._warned = "", "", ""
         self._limit: str | None = None
-        self._seen: object = None  # where the search was at the last look
+        self._seen: tuple[int, str | None] | None = None  # the search's moves and its limit at the last look
         self._turn = threading.Lock()  # `look` and `admits` are called by different threads
 
     @property
@@ -41,14 +43,19 @@ class Housekeeping:
         return tuple(filter(None, (self._storage.warning, "" if self.closed else self._held_back)))
 
     def look(self, search: Search) -> None:
-        """Takes a look at the run of a search, and deletes what its limit asks for."""
+        """Takes a look at the run of a search, and deletes what its limit asks for.
+
+        Raises:
+            OSError: the run cannot be measured, such as on a network disc that is away.
+        """
         with search.turn():
             study, running = search.study, search.running
             limit = study.spec.storage.limit
             known = known_trials(study, None if limit is not None else running)
             more = study.unasked > 0 or len(search.unfinished) > len(running)
-            self._seen = _progress(search)
+            seen = search.moves, limit
         self._look(limit, known, running, more)
+        self._seen = seen
 
     def look_alone(self, key: str, keep_checkpoints: int) -> None:
         """Takes a look at a full run, which has no limit: only the free space of its disc is watched.
@@ -76,11 +83,17 @@ class Housekeeping:
         done both, and what it wrote was in no look.
         """
         with search.turn():
-            running = search.running
-            if search.study.spec.storage.limit is not None and self._seen != _progress(search):
+            running, limit = search.running, search.study.spec.storage.limit
+            stale = limit is not None and self._seen != (search.moves, limit)
+        unseen = ""
+        if stale:
+            try:
                 self.look(search)
+            except OSError as error:
+                log.warning("housekeeping: %s", error)
+                unseen = f"what {self._run.path} holds cannot be measured ({error.strerror})"
         with self._turn:
-            why = self._storage.refuses(running)
+            why = unseen or self._storage.refuses(running)
             if why and not running:
                 self._set_closed(why)
                 return True
@@ -99,12 +112,6 @@ class Housekeeping:
         if (line := next(iter(self.warnings), "")) != self._warned:
             self._warned = line
             self._warn(line)
-
-
-def _progress(search: Search) -> object:
-    """What differs once a trial has started or ended, or the limit has been set."""
-    study = search.study
-    return tuple(search.running), tuple(search.unfinished), study.unasked, study.spec.storage.limit
 
 
 def known_trials(study: Study, keys: Collection[str] | None = None) -> dict[str, KnownTrial]:

@@ -33,7 +33,7 @@ class Repeated:
                 return
             try:
                 self._call()
-            except Exception as error:  # of any kind, such as of Ray while its head does not answer
+            except (Exception, SystemExit) as error:  # of any kind, such as of Ray while its head does not answer
                 if first_line(error) != told and not self._over.is_set():
                     told = first_line(error)
                     log.warning("%s: %s", self._thread.name, told, exc_info=True)

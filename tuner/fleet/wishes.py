@@ -35,6 +35,10 @@ class Search(Protocol):
     def running(self) -> list[str]:
         """Keys of the trials that have begun, and have not paused or ended."""
 
+    @property
+    def moves(self) -> int:
+        """How often a trial's segment has begun or ended."""
+
     def wish(self, event: events.Event) -> None:
         """Tells the core what the user wants of the search while it runs."""
 

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,6 +16,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from tuner.report.lasting import LastingConsole
 
 QUIET = 5.0  # seconds
 
@@ -31,7 +32,7 @@ class Bars:
     """
 
     def __init__(self, file: TextIO | None = None, clock: Callable[[], float] = time.monotonic, quiet: float = QUIET):
-        self.console = Console(file=file or sys.stderr, highlight=False, markup=False, soft_wrap=True)
+        self.console = LastingConsole(file=file or sys.stderr, highlight=False, markup=False, soft_wrap=True)
         self._clock, self._quiet = clock, quiet
         self._bars = self._made() if self.console.is_terminal else None
         self._task: TaskID | None = None

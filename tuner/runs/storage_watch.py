@@ -113,6 +113,12 @@ class StorageWatch:
         log.info("storage.limit = %s: deleted %s", limit, ", ".join(map(str, files)))
 
 
+def _unless_gone(error: OSError) -> None:
+    """Raises what a folder cannot be listed for, unless it was deleted meanwhile."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
 def measured(run: Run, trials: Mapping[str, KnownTrial], whole: bool = True) -> Holding:
     """What a run holds now.
 
@@ -120,10 +126,13 @@ def measured(run: Run, trials: Mapping[str, KnownTrial], whole: bool = True) -> 
         run: the run.
         trials: by key.
         whole: whether all files of the run are measured, or only those in the folders of `trials`.
+
+    Raises:
+        OSError: a folder cannot be listed.
     """
     total, files = 0, dict[str, list[tuple[Path, int]]]()
     tops = [run.path] if whole else [run.trial_folder(key) for key in trials]
-    for folder, _, names in (entry for top in tops for entry in os.walk(top)):
+    for folder, _, names in (entry for top in tops for entry in os.walk(top, onerror=_unless_gone)):
         pinned = {name.partition(PIN)[0] for name in names if PIN in name}
         for name in names:
             path = Path(folder, name)

@@ -1,9 +1,11 @@
 """A search waits for room below `storage.limit`, and goes on when there is some. No Ray."""
 
 import contextlib
+import errno
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +27,7 @@ class Search:
 
     def __init__(self, run: Run):
         self.study, self.running = Study(run.journal, SPEC, space.load("teacher")), list[str]()
+        self.moves = 0
 
     @property
     def unfinished(self) -> list[str]:
@@ -40,11 +43,19 @@ class Search:
     def begin(self) -> str:
         proposal = self.study.ask()
         assert proposal is not None
-        self.running.append(proposal.key)
+        self.go_on(proposal.key)
         return proposal.key
 
-    def end(self, key: str, score: float, epoch: float = 2.0) -> None:
+    def go_on(self, key: str) -> None:
+        self.running.append(key)
+        self.moves += 1
+
+    def pause(self, key: str) -> None:
         self.running.remove(key)
+        self.moves += 1
+
+    def end(self, key: str, score: float, epoch: float = 2.0) -> None:
+        self.pause(key)
         self.study.tell(key, {"epoch": epoch, METRIC: score}, None, {})
 
 
@@ -151,6 +162,46 @@ def test_trials_that_begin_and_end_between_two_looks_are_counted(run: Run, told:
     assert keeping.admits(search)
     assert checkpoints(run) == ["0003"] * 2 + ["0004"] * 2 + ["0005"] * 2, "the worst made room"
     assert told.closed == []
+
+
+def test_trials_that_go_on_and_pause_between_two_looks_are_counted(run: Run, told: Told) -> None:
+    search, keeping = Search(run), house(run, told)
+    search.study.take_over(changed(search.study.spec, {"storage.limit": "13 MB"}))
+    for key in [search.begin() for _ in range(4)]:
+        search.pause(key)
+    for key in search.unfinished:
+        if keeping.admits(search) and not keeping.closed:
+            search.go_on(key)
+            for step in range(4):
+                write(run, key, step)
+            search.pause(key)
+    assert len(checkpoints(run)) == 12, "the fourth would have gone past the limit"
+
+
+def test_a_run_that_cannot_be_measured_lets_no_trial_start_until_it_can(
+    run: Run, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, keeping = Search(run), house(run, told)
+    keeping.look(search)
+    running = search.begin()
+    away = OSError(errno.ESTALE, "Stale file handle")
+    with monkeypatch.context() as change:
+        change.setattr(shutil, "disk_usage", raising(away))
+        assert not keeping.admits(search)
+        search.end(running, 0.5)
+        assert keeping.admits(search), "nothing runs, so one starts and waits"
+        assert keeping.closed == f"what {run.path} holds cannot be measured (Stale file handle)"
+        with pytest.raises(OSError, match="Stale"):
+            keeping.look(search)
+    assert keeping.admits(search) and not keeping.closed, "it was measured again"
+    assert told.closed[-1] == ""
+
+
+def raising(error: OSError) -> Callable[..., Any]:
+    def fails(*arguments: object) -> Any:
+        raise error
+
+    return fails
 
 
 def test_what_is_known_of_trials(run: Run) -> None:

@@ -13,6 +13,7 @@ from ray.tune.search import Searcher
 
 from tests.tuner.conftest import SMALL
 from tests.tuner.fleet.boards import board_of
+from trainables.config.errors import BrokenOff
 from trainables.running import checkpoint_files
 from trainables.running.messages import EpochReport, Work
 from tuner.fleet import bridge, tuning
@@ -113,6 +114,57 @@ def test_a_trial_whose_tune_actor_died_is_begun_again_and_the_search_goes_on(stu
     between.end("again", {}, actor_died=True)
     assert tuning.CoreSearcher(between).suggest("never") == Searcher.FINISHED
     assert between.broken_off.startswith("the Tune actors of trial 0000 died again and again")
+
+
+class Clumsy:
+    """A listener that fails at whatever it hears."""
+
+    def trial_began(self, *heard: object) -> None:
+        raise OSError("No space left on device")
+
+    epoch_heard = trial_ended = search_ended = trial_began
+
+
+def test_a_search_does_not_end_for_what_shows_it(study: tuple[Study, Run], caplog: pytest.LogCaptureFixture) -> None:
+    between = made(study, PlayedSlots(1, up=1), listeners=lambda: [Clumsy()])
+    assert ordered(between, "t0").key == "0000"
+    between.end("t0", {"error": "it failed"}, actor_died=False)
+    between.end("t0", {"lost": "the trial is over"}, actor_died=False)  # as Tune does for a trial that is over
+    assert not between.broken_off and ordered(between, "t1").key == "0001"
+    assert "Clumsy: " in caplog.text and "No space left on device" in caplog.text
+
+
+def test_what_the_core_fails_with_in_a_call_by_tune_ends_the_search_and_is_its_reason(
+    study: tuple[Study, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune takes an exception of a callback for one of the trial, and goes on."""
+    between = made(study, PlayedSlots(1, up=1))
+    ordered(between, "t0")
+
+    def fails(event: events.Event) -> None:
+        raise BrokenOff("the journal cannot be written")
+
+    monkeypatch.setattr(between.core, "hear", fails)
+    with pytest.raises(BrokenOff):
+        between.end("t0", {"error": "it failed"}, actor_died=False)
+    between.end("t0", {"lost": "the trial is over"}, actor_died=False)
+    with pytest.raises(BrokenOff, match="the journal cannot be written"):
+        between.next("t1")
+
+
+def test_others_come_to_the_core_while_a_run_is_measured(study: tuple[Study, Run]) -> None:
+    between, came = made(study, PlayedSlots(1, up=1)), threading.Event()
+
+    def other() -> None:
+        with between.turn():
+            came.set()
+
+    def admits() -> bool:
+        threading.Thread(target=other).start()
+        return came.wait(10)
+
+    between.admits = admits
+    assert ordered(between, "t0").key == "0000"
 
 
 def test_a_search_without_any_slot_left_ends_with_the_reason(study: tuple[Study, Run]) -> None:
