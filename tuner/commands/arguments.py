@@ -131,7 +131,7 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--cpus-per-worker", type=whole_number, default=1)
     command.add_argument("--gpus-per-worker", type=float, default=0)
     command.add_argument("--address", help=f"score on slots of this cluster: {ADDRESS}")
-    text = "directory for the logs of slots, removed at a good end (default: a hidden one beside the checkpoint)"
+    text = "directory that all nodes see, for logs and a link to the checkpoint (default: a hidden one beside it)"
     command.add_argument("--run", type=Path, help=text)
     command.add_argument("--wait", type=_duration, metavar="DURATION", help=WAIT)
     command.add_argument("--json", action="store_true")

@@ -24,7 +24,7 @@ from tuner.plan.spec import SearchSpec
 from tuner.report import scores
 from tuner.report.bars import Bars
 from tuner.report.scores import Scored
-from tuner.runs import kept_scores
+from tuner.runs import evaluated, kept_scores
 from tuner.runs import run as runs
 from tuner.search.study import key_of
 
@@ -149,12 +149,13 @@ def _here(asked: Sequence[Evaluation], checkpoints: "Sequence[Checkpoint]", bars
 def _on_slots(asked: Sequence[Evaluation], slots: _SlotsWanted, bars: Bars) -> list[Scored]:
     """Scores checkpoints on slots of a cluster; each protocol of each is a piece of work."""
     bars.say(searching.first_words(slots.spec.address))
+    paths = [one.checkpoint for one in asked]
+    with _logs(slots, Path(paths[0]).parent) as run, evaluated.kept(run, paths) as names:
+        from tuner.fleet import evaluations  # Ray, which takes a while
 
-    from tuner.fleet import evaluations  # Ray, which takes a while
-
-    with _logs(slots, Path(asked[0].checkpoint).parent) as run:
-        results = evaluations.score(run, slots.spec, asked, bars.say, bars.tell, slots.wait)
-    return [Scored(**result) for result in results]
+        readable = [replace(one, checkpoint=name) for one, name in zip(asked, names, strict=True)]
+        results = evaluations.score(run, slots.spec, readable, bars.say, bars.tell, slots.wait)
+    return [Scored(**{**result, "checkpoint": path}) for result, path in zip(results, paths, strict=True)]
 
 
 @contextlib.contextmanager
@@ -184,11 +185,12 @@ def _logs(slots: _SlotsWanted, beside: Path) -> Iterator[runs.Run]:
 
 
 def _log_run(slots: _SlotsWanted, beside: Path) -> runs.Run:
+    evaluated.remove_abandoned(beside)
     content = slots.spec.plain()
     if slots.run is not None:
         return runs.Run.create(slots.run, "evaluate", content, 0)
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".evaluation-", dir=beside))
+        folder = Path(tempfile.mkdtemp(prefix=evaluated.PREFIX, dir=beside))
     except OSError as error:
         rule = f"logs cannot be written beside the checkpoint ({error.strerror})"
         raise UserError(f"{beside}: {rule}; name a directory that all nodes see with --run") from None

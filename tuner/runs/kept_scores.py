@@ -1,6 +1,7 @@
 """What `tuner evaluate` scored of the trials of a run: a line of JSON for each checkpoint, in the trial's folder."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,12 @@ def note(checkpoint: Path, scored: Mapping[str, Any]) -> None:
     """
     folder = checkpoint.absolute().parent
     if folder.parent.name == "trials" and (folder.parent.parent / "manifest.json").is_file():
-        with (folder / NAME).open("a") as file:
-            file.write(f"{json.dumps(scored)}\n")
+        line = f"{json.dumps(scored)}\n".encode()
+        with (folder / NAME).open("a+b") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read() == b"\n" else b"\n" + line  # the last one was cut short
+            file.write(line)
 
 
 def read(folder: Path) -> list[dict[str, Any]]:

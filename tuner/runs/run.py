@@ -8,6 +8,7 @@ best/                                        the best configurations, best first
 logs/                                        the driver's log
 fleet.json                                   the slots of the search, as its driver last saw them
 requests/                                    what other processes ask of the driver
+checkpoints/                                 of an evaluation, while it goes on: what it scores
 
 What Ray Tune and Ray Train write is thrown away with the session. It lies in a temporary folder of the driver's node,
 so a full disc under the run directory breaks neither of them, and they leave nothing behind.
@@ -41,7 +42,7 @@ BASELINE = "untrained"  # key of the untrained encoder, which is scored before a
 EXPORTED = 3  # how many of the best configurations a search writes at its end
 FULL = "full"  # key of the only trial of a full run
 OWN = {"spec.yaml", "manifest.json", "journal.log", "journal.log.lock", "lock", "untrained.json", SPACE_COPY}
-OWN |= {"trials", "tensorboard", "best", "logs", "ray", "requests", "fleet.json"}
+OWN |= {"trials", "tensorboard", "best", "logs", "ray", "requests", "fleet.json", "checkpoints"}
 ASKED = re.compile(rb'^\{"op_code": ?4,', re.MULTILINE)  # the beginning of a journal's line that holds a new trial
 
 
@@ -243,6 +244,11 @@ class Run:
     @property
     def best_folder(self) -> Path:
         return self.path / "best"
+
+    @property
+    def checkpoints_folder(self) -> Path:
+        """Where an evaluation has the checkpoints that it scores, while it goes on."""
+        return self.path / "checkpoints"
 
     def trial_folder(self, key: str) -> Path:
         return self.path / "trials" / key

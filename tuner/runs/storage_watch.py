@@ -13,6 +13,7 @@ from pathlib import Path
 from trainables.running.checkpoint_files import PIN
 from trainables.running.checkpoint_header import PATTERN
 from tuner.plan.storage import as_size, bytes_of
+from tuner.runs.evaluated import remove_abandoned
 from tuner.runs.hints import command
 from tuner.runs.run import BASELINE, Run, note_deleted
 from tuner.runs.storage import Checkpoints, Holding, deletions, free_space_warning
@@ -40,6 +41,8 @@ class KnownTrial:
 class StorageWatch:
     """Looks at what a run holds, and deletes checkpoints of ended trials where it holds too much.
 
+    What evaluations that were killed have left in the run is removed at its beginning.
+
     Args:
         run: which this process holds.
 
@@ -54,6 +57,8 @@ class StorageWatch:
         self.full, self.warning = "", ""
         self._holding = Holding(0, ())
         self._limit: str | None = None
+        for folder in run.path.glob("trials/*"):
+            remove_abandoned(folder)
 
     def look(self, limit: str | None, trials: Mapping[str, KnownTrial], running: Collection[str], more: bool) -> None:
         """Measures the run, deletes what its limit asks for, and looks at the free space of its disc.
@@ -131,6 +136,7 @@ def measured(run: Run, trials: Mapping[str, KnownTrial], whole: bool = True) -> 
         OSError: a folder cannot be listed.
     """
     total, files = 0, dict[str, list[tuple[Path, int]]]()
+    linked = set[tuple[int, int]]()  # files of several names, such as a checkpoint that is evaluated, take room once
     tops = [run.path] if whole else [run.trial_folder(key) for key in trials]
     for folder, _, names in (entry for top in tops for entry in os.walk(top, onerror=_unless_gone)):
         pinned = {name.partition(PIN)[0] for name in names if PIN in name}
@@ -141,7 +147,10 @@ def measured(run: Run, trials: Mapping[str, KnownTrial], whole: bool = True) -> 
             except OSError:  # deleted between the two calls
                 continue
             size = max(facts.st_size, 512 * facts.st_blocks)  # what it takes of the disc, in whole blocks
-            total += size
+            if facts.st_nlink == 1 or (facts.st_dev, facts.st_ino) not in linked:
+                total += size
+            if facts.st_nlink > 1:
+                linked.add((facts.st_dev, facts.st_ino))
             if path.match(PATTERN) and name not in pinned and path.parent.parent == run.path / "trials":
                 files.setdefault(path.parent.name, []).append((path, size))
     untrained = files.pop(BASELINE, [])

@@ -2,8 +2,11 @@
 
 import contextlib
 import json
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,12 +14,17 @@ import pytest
 from tests.tuner.conftest import SMALL
 from trainables.config import trial as c
 from trainables.config.errors import BrokenOff, TrialFailure, UserError
+from trainables.running import scoring
 from trainables.running.fit import fit
-from trainables.running.messages import Evaluation
+from trainables.running.messages import Evaluation, Work
 from tuner.commands import evaluate
 from tuner.commands.main import main
+from tuner.fleet import evaluations
 from tuner.fleet.evaluations import joined, pieces_of
 from tuner.plan import spec
+from tuner.runs import evaluated
+from tuner.runs.run import Run
+from tuner.runs.storage_watch import StorageWatch, measured
 
 
 def test_each_protocol_of_each_checkpoint_is_a_piece_of_work() -> None:
@@ -96,6 +104,102 @@ def test_where_the_logs_of_an_evaluation_lie(tmp_path: Path, capsys: pytest.Capt
     fit(c.changed(SMALL["trial"], {"train.epochs": 0}), tmp_path / "trial", lambda metrics: "on")
     assert main(["evaluate", str(tmp_path / "trial"), "--run", "logs"]) == 2
     assert capsys.readouterr().err.startswith("error: --run logs: goes with --workers or --address")
+
+
+def slots_that(perform: Callable[[Work], dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has pieces of work done in this process, in place of slots."""
+
+    @contextlib.contextmanager
+    def joined_slots(*_: object) -> Iterator[tuple[SimpleNamespace, list[object]]]:
+        yield SimpleNamespace(board=None), []
+
+    monkeypatch.setattr(evaluations, "joined_slots", joined_slots)
+    monkeypatch.setattr(evaluations, "_performed", lambda board, work: perform(work))
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> Path:
+    """The folder of a trial with a checkpoint."""
+    fit(c.changed(SMALL["trial"], {"train.epochs": 0}), tmp_path / "trial", lambda metrics: "on")
+    return tmp_path / "trial"
+
+
+def refuse_link(*_: object) -> None:
+    raise OSError("no hard links")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_checkpoint_that_is_deleted_meanwhile_is_scored(
+    trial: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], links: bool
+) -> None:
+    """As by a run that goes on; also where the file system has no hard links."""
+    (original,) = trial.glob("step-*")
+
+    def perform(work: Work) -> dict[str, Any]:
+        original.unlink(missing_ok=True)
+        return scoring.scored(Evaluation(**work.config))
+
+    slots_that(perform, monkeypatch)
+    if not links:
+        monkeypatch.setattr(os, "link", refuse_link)
+    words = ["evaluate", str(trial), "--protocol", "knn", "--json", "--workers", "1", "--address", "local"]
+    assert main(words) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["checkpoint"] == str(original) and "knn_top1" in said
+    assert not original.exists() and not [*trial.glob(".evaluation-*")]
+
+
+def test_an_error_of_a_worker_names_the_checkpoint_itself(
+    trial: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def perform(work: Work) -> dict[str, Any]:
+        Path(work.folder).mkdir()
+        raise TrialFailure(f"{work.config['checkpoint']}: damaged (worker 0)")
+
+    slots_that(perform, monkeypatch)
+    (original,) = trial.glob("step-*")
+    assert main(["evaluate", str(trial), "--protocol", "knn", "--workers", "1", "--address", "local"]) == 1
+    assert f"{original}: damaged (worker 0)\n" in capsys.readouterr().err
+    (logs,) = trial.glob(".evaluation-*")
+    assert not (logs / "checkpoints").exists(), "only logs are left of an evaluation that failed"
+
+
+def test_a_checkpoint_that_is_gone_already_is_named(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "logs", "evaluate", {}, 0)
+    gone = tmp_path / "step-0000000020.safetensors"
+    with pytest.raises(UserError, match=f"^{gone}: was deleted before"), evaluated.kept(run, [str(gone)]):
+        pass
+    assert not run.checkpoints_folder.exists()
+
+
+def test_what_a_killed_evaluation_leaves_is_removed(tmp_path: Path) -> None:
+    """By the next evaluation there, and when its run is trained; not what one that goes on needs, and no logs."""
+    search = Run.create(tmp_path / "run", "search", {}, 0)
+    folder = search.trial_folder("0000")
+    folder.mkdir()
+    checkpoint = folder / "step-0000000020.safetensors"
+    checkpoint.write_bytes(b"x" * 10**6)
+    alone = measured(search, {}).total
+
+    def killed() -> Run:
+        run = evaluate._log_run(WANTED, folder)
+        run.checkpoints_folder.mkdir()
+        os.link(checkpoint, run.checkpoints_folder / "0-step")
+        run._lock._file.close()
+        return run
+
+    with evaluate._logs(WANTED, folder) as going, evaluated.kept(going, [str(checkpoint)]) as (name,):
+        assert measured(search, {}).total < alone + 500_000, "a second name takes no room"
+        for again in (lambda: begun(WANTED, folder, None, ()), lambda: StorageWatch(search)):
+            left = killed()
+            again()
+            assert not left.path.exists() and Path(name).is_file()
+    with pytest.raises(TrialFailure):
+        begun(WANTED, folder, TrialFailure("diverged"), ("0-knn",))
+    (failed,) = folder.glob(".evaluation-*")
+    begun(WANTED, folder, None, ())
+    StorageWatch(search)
+    assert failed.exists() and checkpoint.exists()
 
 
 @pytest.mark.ray

@@ -42,6 +42,7 @@ def test_a_full_run_and_an_evaluation_say_which_ray_they_use(
     with pytest.raises(ImportError):
         train._train(run, alone, 0.0)
     assert capsys.readouterr().out.splitlines()[0] == words
+    (tmp_path / "step").touch()
     with pytest.raises(ImportError), Bars(sys.stdout) as bars:
         evaluate._on_slots(
             [Evaluation(str(tmp_path / "step"), "test", ("knn",))], evaluate._SlotsWanted(alone, 0.0), bars

@@ -173,6 +173,17 @@ def test_scores_outside_of_a_run_are_not_kept(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir()) and kept_scores.read(tmp_path) == []
 
 
+def test_a_line_that_was_cut_short_does_not_spoil_the_next(tmp_path: Path) -> None:
+    run = runs.Run.create(tmp_path / "run", "train", {}, 0)
+    folder = run.trial_folder(runs.FULL)
+    folder.mkdir()
+    (folder / kept_scores.NAME).write_text('{"a": 1')
+    for step in (1, 2):
+        kept_scores.note(folder / "step-0000000020.safetensors", {"step": step})
+    assert kept_scores.read(folder) == [{"step": 1}, {"step": 2}]
+    assert (folder / kept_scores.NAME).read_text() == '{"a": 1\n{"step": 1}\n{"step": 2}\n'
+
+
 def test_another_metric_of_the_trials_is_found(tmp_path: Path) -> None:
     run, study = trained(tmp_path, [0.6, 0.4, 0.5], seeds=1, paper=reporting(linear_top1=PRINTED))
     found = of(run, study)
