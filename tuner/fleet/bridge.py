@@ -148,9 +148,12 @@ class Bridge:
             return self.core.widths
 
     def wish(self, event: events.Event) -> None:
-        """Tells the core what the user wants of the search while it runs."""
+        """Tells the core what the user wants of the search while it runs, and the listeners of trials that it ends."""
         with self.lock:
+            before = self.unfinished
             self._carry_out(self.core.hear(event))
+            for key in sorted({*before} - {*self.unfinished}):
+                self._tell_stopped(key)
             self.groups.look_soon()
 
     def _carry_out(self, decision: events.Decision | None) -> None:
@@ -162,6 +165,13 @@ class Bridge:
                 if segment.proposal.key in decision.keys:
                     segment.stopped = True
                     self.groups.release(trial_id)  # so that Tune's trial ends, and `end` is called
+
+    def _tell_stopped(self, key: str) -> None:
+        """Tells of a trial that the core has ended without its workers: it was paused, or waited for a start."""
+        checkpoint_files.unpin_all(self.run.trial_folder(key), PAUSE)
+        trial = self.study.trial(key)
+        proposal, error = self.study.proposal(trial), trial.user_attrs["error"]
+        self._tell(lambda listener: listener.trial_ended(proposal, error))
 
     def _start(self, trial_id: str, start: events.Start, has_workers: bool) -> SlotOrder:
         proposal = start.proposal

@@ -252,6 +252,7 @@ class SlotState:
         nodes: ids of the nodes of all its workers.
         trial: key of the trial that it trains; None where it trains none.
         retiring: whether its workers go home once they have left that trial.
+        over: whether that trial is over, and its workers have not left it yet.
     """
 
     slot: int
@@ -259,6 +260,7 @@ class SlotState:
     nodes: tuple[str, ...]
     trial: str | None
     retiring: bool
+    over: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tuner.fleet.claims import SlotState
 from tuner.plan.resources import Resources
+from tuner.runs.run import BASELINE
 from tuner.search.allocation import Node, slots_on
 
 
@@ -36,8 +37,8 @@ def changes(
     """What has to change to have `count` slots.
 
     A new slot gets the lowest index that is free. The first to end are slots that wait for room, then those whose
-    workers start, those that train no trial, those that are lent to a trial beside its first one, and at last the only
-    slot of a trial.
+    workers start, those that train no trial or one that is over, those that are lent to a trial beside its first one,
+    and at last the only slot of a trial.
 
     Args:
         count: how many slots there should be.
@@ -51,7 +52,7 @@ def changes(
         taken = {*kept, *ending}
         free = (slot for slot in range(len(taken) + lacking) if slot not in taken)
         return Changes(begin=tuple(slot for slot, _ in zip(free, range(lacking), strict=False)))
-    trials = {state.slot: state.trial for state in up if state.slot in kept}
+    trials = {state.slot: None if state.over else state.trial for state in up if state.slot in kept}
     first = {trial: slot for slot, trial in sorted(trials.items(), reverse=True) if trial is not None}
 
     def order(slot: int) -> tuple[int, int]:
@@ -76,7 +77,9 @@ def what_lacks(lacks: Mapping[int, str], starting: Collection[int]) -> str:
 
 
 def slots_seen(up: Iterable[SlotState], running: Collection[str]) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
-    """What the core of a search is told of its slots: not of those that end, nor of those that do other work.
+    """What the core of a search is told of its slots: not of those that end, nor of those of the untrained encoder.
+
+    A slot with a trial that runs no more is there, and free in a moment: its workers are about to leave that trial.
 
     Args:
         up: the slots whose workers are up.
@@ -87,9 +90,9 @@ def slots_seen(up: Iterable[SlotState], running: Collection[str]) -> tuple[dict[
     """
     slots, held = Counter[str](), dict[str, Counter[str]]()
     for state in up:
-        if state.retiring or (state.trial is not None and state.trial not in running):
+        if state.retiring or state.trial == BASELINE:
             continue
         slots[state.node] += 1
-        if state.trial is not None:
+        if state.trial is not None and state.trial in running and not state.over:
             held.setdefault(state.trial, Counter())[state.node] += 1
     return dict(slots), {key: dict(nodes) for key, nodes in held.items()}

@@ -268,6 +268,7 @@ class Roster:
                 life.nodes,
                 life.generation.claim.work.key if life.generation is not None else None,
                 bool(life.retiring),
+                life.generation is not None and life.generation.claim.over,
             )
             for life in lives
         )

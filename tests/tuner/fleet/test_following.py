@@ -13,8 +13,10 @@ from tuner.search.core import Core
 from tuner.search.study import Study
 
 
-def slot(index: int, trial: str | None = None, node: str = "x", retiring: bool = False) -> SlotState:
-    return SlotState(index, node, (node,), trial, retiring)
+def slot(
+    index: int, trial: str | None = None, node: str = "x", retiring: bool = False, over: bool = False
+) -> SlotState:
+    return SlotState(index, node, (node,), trial, retiring, over)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +59,7 @@ def test_a_cap_that_is_raised_or_removed_while_the_search_runs_counts_at_once(mo
         (1, [0, 1], [], [slot(0), slot(1, "a")], Changes(retire=(0,))),  # idle
         (2, [0, 1, 2], [], [slot(0, "a"), slot(1, "a"), slot(2, "b")], Changes(retire=(1,))),  # lent
         (1, [0, 1, 2], [], [slot(0, "a"), slot(1, "a"), slot(2, "b")], Changes(retire=(1, 2))),
+        (2, [0, 1, 2], [], [slot(0, "a"), slot(1, "a"), slot(2, "b", over=True)], Changes(retire=(2,))),  # free soon
         (0, [0, 1], [2], [slot(0, "a"), slot(1, "b"), slot(2, "c")], Changes(retire=(0, 1))),
     ],
 )
@@ -99,3 +102,5 @@ def test_what_the_core_is_told_of_the_slots() -> None:
     ]
     assert slots_seen(up, ["a", "b"]) == ({"x": 2, "y": 1}, {"a": {"x": 1, "y": 1}})
     assert slots_seen([], ["a"]) == ({}, {})
+    assert slots_seen([slot(0, "a", over=True)], ["a"]) == ({"x": 1}, {}), "a was paused, and goes on elsewhere"
+    assert slots_seen(up, ["b"]) == ({"x": 2, "y": 1}, {}), "a has ended: its workers are about to leave it"

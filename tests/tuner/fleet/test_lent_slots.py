@@ -98,6 +98,24 @@ def test_two_slots_train_one_trial_under_the_store_of_the_first() -> None:
     play(scene)
 
 
+def test_a_slot_of_a_trial_that_is_over_says_so_until_its_workers_have_left_it() -> None:
+    async def scene(board: Switchboard) -> None:
+        one, two = await wide(board)
+
+        async def shown() -> list[tuple[str | None, bool]]:
+            return [(slot.trial, slot.over) for slot in (await board.state()).slots]
+
+        assert await shown() == [("a", False), ("a", False)]
+        await board.release("a")
+        assert await shown() == [("a", True), ("a", True)], "its workers still have it"
+        await one.leave()
+        assert await shown() == [(None, False), ("a", True)]
+        await two.leave()
+        assert await shown() == [(None, False), (None, False)]
+
+    play(scene)
+
+
 def test_a_free_slot_is_lent_to_a_trial_in_the_middle_of_an_epoch() -> None:
     async def scene(board: Switchboard) -> None:
         claim = await board.acquire("a", work("a"))

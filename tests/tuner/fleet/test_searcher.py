@@ -24,7 +24,7 @@ from tuner.plan import space, spec
 from tuner.runs.run import Run
 from tuner.search import events
 from tuner.search.core import Core
-from tuner.search.study import Study
+from tuner.search.study import Proposal, Study
 
 
 class PlayedSlots:
@@ -276,6 +276,87 @@ def test_idle_slots_are_lent_to_a_trial_that_runs(elastic: tuple[Study, Run]) ->
     assert between.look(seen((0, key), (1, key))) == {key: 2}
     assert between.look(seen((0, key))) == {key: 1}, "a node has gone"
     assert slots.resized == [{key: (1, 2)}, {key: (1,)}]
+
+
+def test_slots_of_a_trial_that_has_just_ended_count_as_there(tmp_path: Path) -> None:
+    """A trial that ran on was narrowed for a second where another one had begun in the place of one that had ended."""
+    wanted = spec.parse({**SMALL, "resources": {"workers": "1-2", "concurrent_trials": 2}, "stopping": "none"})
+    run = Run.create(tmp_path / "run", "search", wanted.plain(), 0)
+    slots = PlayedSlots(4, up=4)
+    between = made((Study(run.journal, wanted, space.load(wanted.space)), run), slots)
+    first, second = [ordered(between, trial_id).key for trial_id in ("a", "b")]
+    times = {"time/first_step_at": 1.0, "time/measured_at": 99.0, "time/workers": 1, "time/images_per_second": 9.0}
+    for trial_id, key in (("a", first), ("b", second)):
+        between.hear(trial_id, EpochReport(key, 0, {"epoch": 1, "knn_top1": 0.5, **times}))
+    free = [(2, None), (3, None)]
+    assert between.look(seen((0, first), (1, second), *free)) == {first: 2, second: 2}
+    before = seen((0, first), (1, first), (2, second), (3, second))
+    assert between.look(before) == {first: 2, second: 2}
+    resized, useful = len(slots.resized), slots.useful
+    between.end("b", {"report": EpochReport(second, 0, {"epoch": 3, "knn_top1": 0.5, **times})}, actor_died=False)
+    third = ordered(between, "c").key
+    for state in (before, seen((0, first), (1, first), *free), seen((0, first), (1, first), (2, third), free[1])):
+        assert between.look(state)[first] == 2
+        assert slots.useful == useful == 4
+    assert not [counts for counts in slots.resized[resized:] if first in counts]
+
+
+class Ear:
+    """A listener that remembers the ends that it was told of."""
+
+    def __init__(self) -> None:
+        self.ended: list[tuple[str, str | None]] = []
+
+    def trial_began(self, proposal: Proposal) -> None: ...
+
+    def epoch_heard(self, proposal: Proposal, metrics: Mapping[str, Any]) -> None: ...
+
+    def trial_ended(self, proposal: Proposal, error: str | None) -> None:
+        self.ended.append((proposal.key, error))
+
+    def search_ended(self) -> None: ...
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["each trial", "the search"])
+def test_the_end_of_a_trial_that_is_stopped_is_told_once_whether_it_runs_or_not(
+    study: tuple[Study, Run], whole: bool
+) -> None:
+    """One that is paused, one that waits to begin again, and one that runs."""
+    slots, run, ear = PlayedSlots(3, up=3), study[1], Ear()
+    between = made(study, slots, listeners=lambda: [ear])
+    paused, waits, runs = [ordered(between, trial_id).key for trial_id in ("p", "w", "r")]
+    folder = run.trial_folder(paused)
+    folder.mkdir(parents=True)
+    (checkpoint := folder / "step-0000000008.safetensors").touch()
+    between.wish(events.PauseWanted(paused))
+    times = {"time/first_step_at": 1.0, "time/measured_at": 2.0}
+    report = EpochReport(paused, 0, {"epoch": 1, "step": 8.0, "knn_top1": 0.5, **times})
+    between.hear("p", report)
+    between.end("p", {"report": report}, actor_died=False)
+    between.end("w", {}, actor_died=True)
+    assert not ear.ended and checkpoint_files.pinned(checkpoint)
+    for event in [events.EndWanted()] if whole else [events.StopWanted(key) for key in (paused, waits, runs)]:
+        between.wish(event)
+    early = "stopped by the user before its first epoch"
+    assert ear.ended == [(paused, None), (waits, early)], "the other one still has workers"
+    assert not checkpoint_files.pinned(checkpoint)
+    between.end("r", {"lost": "the trial is over"}, actor_died=False)
+    between.wish(events.EndWanted())
+    assert [key for key, _ in ear.ended] == [paused, waits, runs] and not between.unfinished
+
+
+def test_a_trial_that_is_stopped_as_its_paused_segment_ends_is_told_once(study: tuple[Study, Run]) -> None:
+    ear = Ear()
+    between = made(study, PlayedSlots(1, up=1), listeners=lambda: [ear])
+    key = ordered(between, "t0").key
+    study[1].trial_folder(key).mkdir(parents=True)
+    between.wish(events.PauseWanted(key))
+    times = {"time/first_step_at": 1.0, "time/measured_at": 2.0}
+    report = EpochReport(key, 0, {"epoch": 1, "step": 8.0, "knn_top1": 0.5, **times})
+    between.hear("t0", report)
+    between.wish(events.StopWanted(key))
+    between.end("t0", {"report": report}, actor_died=False)
+    assert ear.ended == [(key, None)]
 
 
 def test_a_trial_that_is_stopped_from_outside_ends_without_another_epoch(study: tuple[Study, Run]) -> None:
