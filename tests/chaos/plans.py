@@ -18,7 +18,7 @@ TRIAL: dict[str, Any] = {
 RARE = ("regroup", "regroup", "checkpoint", "evaluation", "start-up")  # phases that are short, and are aimed at
 STEPS = 8  # of an epoch
 AIMED = 1000  # the first seed of cases that are aimed at steps: elsewhere each kill makes a start-up that others meet
-MOST_TRIALS = 7  # of a search
+TRIALS = 7  # of a search
 
 
 @dataclass(frozen=True)
@@ -139,4 +139,4 @@ def _made(
         faults.append(
             Fault(round(gap, 2), drawn, round(draw.random(), 4), round(draw.uniform(2, 10), 2), draw.choice(aims))
         )
-    return Plan(seed, name, (slots_of, slots_of), f"{slots_of}-{2 * slots_of}", MOST_TRIALS, tuple(faults), from_launch)
+    return Plan(seed, name, (slots_of, slots_of), f"{slots_of}-{2 * slots_of}", TRIALS, tuple(faults), from_launch)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.tuner.clusters import starts
 from tests.tuner.conftest import SMALL, Tuner
-from tests.tuner.fleet.test_kill import wait_for
+from tests.tuner.fleet.test_kill import trains, wait_for
 from trainables.running import checkpoint
 
 pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.timeout(300)]
@@ -30,6 +30,7 @@ def test_one_interrupt_makes_a_checkpoint_and_a_second_ends_at_once(tuner: Tuner
     out, err = driver.communicate(timeout=60)
     print(f"ended {time.monotonic() - asked:.1f} s after ^C")
     assert driver.returncode == 130
+    wait_for(lambda: not trains(starts(folder)[-1][1]), "end of the worker", 60)
     assert "interrupted: trials make a checkpoint; ^C again ends at once" in out
     (line,) = err.splitlines()
     assert line.startswith("interrupted; continue with: ")
