@@ -169,9 +169,7 @@ class Bridge:
     def _tell_stopped(self, key: str) -> None:
         """Tells of a trial that the core has ended without its workers: it was paused, or waited for a start."""
         checkpoint_files.unpin_all(self.run.trial_folder(key), PAUSE)
-        trial = self.study.trial(key)
-        proposal, error = self.study.proposal(trial), trial.user_attrs["error"]
-        self._tell(lambda listener: listener.trial_ended(proposal, error))
+        self._tell_ended(self.study.proposal(self.study.trial(key)))
 
     def _start(self, trial_id: str, start: events.Start, has_workers: bool) -> SlotOrder:
         proposal = start.proposal
@@ -280,8 +278,13 @@ class Bridge:
             "last_metric_at": metrics.get("time/measured_at"),
         }
         self.core.hear(events.TrialEnded(key, metrics, error, details))
-        self._tell(lambda listener: listener.trial_ended(segment.proposal, error))
+        self._tell_ended(segment.proposal)
         self._tell_halt()
+
+    def _tell_ended(self, proposal: Proposal) -> None:
+        """Tells of a trial that has ended, with the error that the journal has of it."""
+        error = self.study.trial(proposal.key).user_attrs["error"]
+        self._tell(lambda listener: listener.trial_ended(proposal, error))
 
     def _tell(self, tell: Callable[[Listener], None]) -> None:
         """Tells the listeners. What one of them fails with is logged: a search does not end for what shows it."""

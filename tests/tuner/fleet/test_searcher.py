@@ -342,7 +342,7 @@ def test_the_end_of_a_trial_that_is_stopped_is_told_once_whether_it_runs_or_not(
     assert not checkpoint_files.pinned(checkpoint)
     between.end("r", {"lost": "the trial is over"}, actor_died=False)
     between.wish(events.EndWanted())
-    assert [key for key, _ in ear.ended] == [paused, waits, runs] and not between.unfinished
+    assert ear.ended == [(paused, None), (waits, early), (runs, early)] and not between.unfinished
 
 
 def test_a_trial_that_is_stopped_as_its_paused_segment_ends_is_told_once(study: tuple[Study, Run]) -> None:
