@@ -84,7 +84,7 @@ class Bridge:
         self.session = uuid.uuid4().hex
         self.begun_again: Counter[str] = Counter()  # by trial: how often it had to be, at no fault of its own
         self.broken_off = ""  # why nothing more can be run
-        self.failure: Exception | None = None  # of the core, which Tune takes for one of a trial
+        self.failure: Exception | None = None  # what a call by Tune failed with; Tune blames the trial
         self.moves = 0
         self.halt_told = False
         self.say: Callable[[str], None] = lambda text: None  # to the terminal
@@ -113,7 +113,7 @@ class Bridge:
         """Returns what Tune starts under an id; None if nothing can be started now, `Finish` if nothing follows.
 
         Raises:
-            Exception: what a call by Tune has failed with before. Tune has taken it for a fault of the trial.
+            Exception: what a call by Tune failed with before; Tune blamed the trial for it.
         """
         with self.lock:
             if self.failure:
@@ -129,7 +129,8 @@ class Bridge:
             return None
         with self.lock:
             up = sum(not slot.retiring for slot in self.groups.state().slots)
-            decision = self.core.hear(events.WorkWanted(up, self.groups.number))
+            with self._ends_told():  # also of those that a driver was about to end when it was killed
+                decision = self.core.hear(events.WorkWanted(up, self.groups.number))
             self._tell_halt()
             if isinstance(decision, events.Start):
                 return self._start(trial_id, decision, up > 0)
@@ -150,10 +151,8 @@ class Bridge:
     def wish(self, event: events.Event) -> None:
         """Tells the core what the user wants of the search while it runs, and the listeners of trials that it ends."""
         with self.lock:
-            before = self.unfinished
-            self._carry_out(self.core.hear(event))
-            for key in sorted({*before} - {*self.unfinished}):
-                self._tell_stopped(key)
+            with self._ends_told():
+                self._carry_out(self.core.hear(event))
             self.groups.look_soon()
 
     def _carry_out(self, decision: events.Decision | None) -> None:
@@ -166,10 +165,14 @@ class Bridge:
                     segment.stopped = True
                     self.groups.release(trial_id)  # so that Tune's trial ends, and `end` is called
 
-    def _tell_stopped(self, key: str) -> None:
-        """Tells of a trial that the core has ended without its workers: it was paused, or waited for a start."""
-        checkpoint_files.unpin_all(self.run.trial_folder(key), PAUSE)
-        self._tell_ended(self.study.proposal(self.study.trial(key)))
+    @contextlib.contextmanager
+    def _ends_told(self) -> Iterator[None]:
+        """Tells of trials that the core ends meanwhile without their workers: paused, or waiting for a start."""
+        before = self.unfinished
+        yield
+        for key in sorted({*before} - {*self.unfinished}):
+            checkpoint_files.unpin_all(self.run.trial_folder(key), PAUSE)
+            self._tell_ended(self.study.proposal(self.study.trial(key)))
 
     def _start(self, trial_id: str, start: events.Start, has_workers: bool) -> SlotOrder:
         proposal = start.proposal

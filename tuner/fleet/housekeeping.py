@@ -1,8 +1,8 @@
 """Keeps a search within `storage.limit` while it runs, and warns of a disc with little room."""
 
-import logging
 import math
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping
 
 from optuna.trial import TrialState
@@ -12,7 +12,6 @@ from tuner.runs.run import EXPORTED, Run
 from tuner.runs.storage_watch import KnownTrial, StorageWatch
 from tuner.search.study import Study, key_of
 
-log = logging.getLogger(__name__)
 LOOK = 5.0  # seconds between two looks at what the run holds
 UNPINNED = 2  # files of a trial beside `keep_checkpoints`: one by time, and one that is being written
 
@@ -35,6 +34,7 @@ class Housekeeping:
         self.closed, self._held_back, self._warned = "", "", ""
         self._limit: str | None = None
         self._seen: tuple[int, str | None] | None = None  # the search's moves and its limit at the last look
+        self._unseen, self._again = "", 0.0  # why the last look failed, and when the next start may take another one
         self._turn = threading.Lock()  # `look` and `admits` are called by different threads
 
     @property
@@ -55,7 +55,7 @@ class Housekeeping:
             more = study.unasked > 0 or len(search.unfinished) > len(running)
             seen = search.moves, limit
         self._look(limit, known, running, more)
-        self._seen = seen
+        self._seen, self._unseen, self._again = seen, "", 0.0
 
     def look_alone(self, key: str, keep_checkpoints: int) -> None:
         """Takes a look at a full run, which has no limit: only the free space of its disc is watched.
@@ -85,15 +85,14 @@ class Housekeeping:
         with search.turn():
             running, limit = search.running, search.study.spec.storage.limit
             stale = limit is not None and self._seen != (search.moves, limit)
-        unseen = ""
-        if stale:
+        if stale and time.monotonic() > self._again:
             try:
                 self.look(search)
             except OSError as error:
-                log.warning("housekeeping: %s", error)
-                unseen = f"what {self._run.path} holds cannot be measured ({error.strerror})"
+                self._again = time.monotonic() + LOOK
+                self._unseen = f"what {self._run.path} holds cannot be measured ({error.strerror})"
         with self._turn:
-            why = unseen or self._storage.refuses(running)
+            why = self._unseen or self._storage.refuses(running)
             if why and not running:
                 self._set_closed(why)
                 return True

@@ -87,6 +87,8 @@ def tune_with(bridge: Bridge) -> None:
         ),
     )
     tuner.fit()
+    if bridge.failure:  # `next` was not asked any more
+        raise bridge.failure
     if bridge.baseline is not None:
         raise bridge.baseline.failure or SlotLost(bridge.broken_off)
     for listener in bridge.listeners:

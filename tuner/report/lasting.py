@@ -2,7 +2,6 @@
 
 import logging
 import os
-from typing import Any
 
 from rich.console import Console
 
@@ -20,9 +19,10 @@ class LastingConsole(Console):
         os.close(nowhere)
         log.warning("nobody reads the output any more; the work goes on")
 
-    def print(self, *objects: Any, **how: Any) -> None:
-        """Prints as Rich does. What cannot be written is logged."""
+    def _check_buffer(self) -> None:
+        """Writes what was printed or drawn; what cannot be written is logged, and is not written later either."""
         try:
-            super().print(*objects, **how)
+            super()._check_buffer()
         except (OSError, ValueError) as error:  # such as of a full disc, or of characters that its encoding lacks
+            del self._buffer[:]
             log.warning("the output cannot be written: %s", error)

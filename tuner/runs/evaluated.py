@@ -1,8 +1,8 @@
 """The checkpoints that an evaluation on slots scores. A run that goes on may delete them before a worker reads them.
 
 So each gets a second name in the directory of the evaluation's logs: a hard link, or a copy where none can be made. The
-second names end with the evaluation. Those of one that was killed are removed by the next evaluation beside them, and
-when their run is next trained.
+second names end with the evaluation. Those of one that was killed are removed by the next evaluation beside them, or
+when their run is next trained. In a directory that --run names they stay until an evaluation names it again.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ def remove_abandoned(folder: Path) -> None:
     for logs in folder.glob(f"{PREFIX}*"):
         with contextlib.suppress(UserError, OSError):  # one that is being made, or is removed in this moment
             run = Run(logs)
-            if run.checkpoints_folder.is_dir() and not run.held():
+            if run.checkpoints_folder.is_dir() and run.abandoned():
                 shutil.rmtree(logs, ignore_errors=True)
 
 

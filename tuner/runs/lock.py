@@ -21,6 +21,7 @@ from typing import IO
 from trainables.config.errors import UserError
 
 NOTE = 4096  # bytes of the lock's file, which says who runs the search and what it waits for
+ABANDONED = 86400.0  # seconds without a beat after which a process on another host is gone, whatever its clock says
 RETRY = 0.2  # seconds; somebody who looks whether a run is held holds it for a moment
 BEAT = 5.0  # seconds between two beats of the holder
 SILENCE = 30.0  # seconds without a beat after which a holder on another host is dead
@@ -169,6 +170,12 @@ class Lock:
             return True
         holder = Holder.read(self.path)
         return holder.elsewhere and abs(time.time() - self.path.stat().st_mtime) < SILENCE
+
+    def abandoned(self) -> bool:
+        """Whether its last process is gone for sure. One on another host is that after a day: clocks may differ."""
+        if Holder.read(self.path).elsewhere and time.time() - self.path.stat().st_mtime < ABANDONED:
+            return False
+        return not self.held()
 
 
 HELD: "weakref.WeakSet[Lock]" = weakref.WeakSet()  # the locks that this process has taken

@@ -42,7 +42,7 @@ BASELINE = "untrained"  # key of the untrained encoder, which is scored before a
 EXPORTED = 3  # how many of the best configurations a search writes at its end
 FULL = "full"  # key of the only trial of a full run
 OWN = {"spec.yaml", "manifest.json", "journal.log", "journal.log.lock", "lock", "untrained.json", SPACE_COPY}
-OWN |= {"trials", "tensorboard", "best", "logs", "ray", "requests", "fleet.json", "checkpoints"}
+OWN |= {"trials", "tensorboard", "best", "logs", "ray", "requests", "fleet.json"}
 ASKED = re.compile(rb'^\{"op_code": ?4,', re.MULTILINE)  # the beginning of a journal's line that holds a new trial
 
 
@@ -150,7 +150,12 @@ class Run:
             whole = all(isinstance(json.loads(line), dict) for line in self.journal.read_bytes().splitlines())
             folders = [folder for folder in (self.path / "trials").iterdir() if folder.name != BASELINE]
             trained = any(self.kind == "search" or any(folder.glob("step-*")) for folder in folders)
-            return whole and not trained and {entry.name for entry in self.path.iterdir()} <= OWN
+            return (
+                whole
+                and not trained
+                and {entry.name for entry in self.path.iterdir()}
+                <= OWN | ({"checkpoints"} if self.kind == "evaluate" else set())
+            )
         except (OSError, ValueError):
             return False
 
@@ -282,6 +287,10 @@ class Run:
     def held(self) -> bool:
         """Whether a process runs it now."""
         return self._lock.held()
+
+    def abandoned(self) -> bool:
+        """Whether the process that ran it is gone for sure."""
+        return self._lock.abandoned()
 
     def read_baseline(self) -> dict[str, float] | None:
         """Scores of the untrained encoder, once they were measured.

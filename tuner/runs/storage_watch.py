@@ -41,7 +41,7 @@ class KnownTrial:
 class StorageWatch:
     """Looks at what a run holds, and deletes checkpoints of ended trials where it holds too much.
 
-    What evaluations that were killed have left in the run is removed at its beginning.
+    What evaluations that were killed have left in the run is removed when the watch is made.
 
     Args:
         run: which this process holds.

@@ -136,7 +136,8 @@ class Core:
     def _next(self, event: WorkWanted) -> Decision:
         """The next segment: first what waits to go on, then a new trial."""
         while self._half_stopped:
-            self._tell_stopped(self._half_stopped.pop())
+            if (trial := self._half_stopped.pop()).key in self._trials:  # a user may have stopped it since
+                self._tell_stopped(trial)
         if self.halted or self.ended:
             return Finish(self.alike)
         most = self._state.resources.concurrent_trials

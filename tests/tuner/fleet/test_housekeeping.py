@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from tuner.fleet.housekeeping import Housekeeping, known_trials
 from tuner.plan import space, spec
 from tuner.plan.reading import changed
 from tuner.runs.run import EXPORTED, FULL, Run
-from tuner.runs.storage_watch import KnownTrial
+from tuner.runs.storage_watch import KnownTrial, measured
 from tuner.search import events
 from tuner.search.study import Study
 
@@ -193,8 +194,18 @@ def test_a_run_that_cannot_be_measured_lets_no_trial_start_until_it_can(
         assert keeping.closed == f"what {run.path} holds cannot be measured (Stale file handle)"
         with pytest.raises(OSError, match="Stale"):
             keeping.look(search)
-    assert keeping.admits(search) and not keeping.closed, "it was measured again"
+    keeping.look(search)
+    assert keeping.admits(search) and not keeping.closed
     assert told.closed[-1] == ""
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, away = os.scandir, OSError(errno.EIO, "Input/output error")
+    monkeypatch.setattr(os, "scandir", lambda path: raising(away)() if str(path).endswith("logs") else listed(path))
+    with pytest.raises(OSError, match="Input/output error"):
+        measured(run, {})
 
 
 def raising(error: OSError) -> Callable[..., Any]:

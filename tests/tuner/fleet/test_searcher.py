@@ -345,6 +345,16 @@ def test_the_end_of_a_trial_that_is_stopped_is_told_once_whether_it_runs_or_not(
     assert ear.ended == [(paused, None), (waits, early), (runs, early)] and not between.unfinished
 
 
+def test_the_end_of_a_trial_whose_driver_was_killed_as_it_was_stopped_is_told(study: tuple[Study, Run]) -> None:
+    (asked, run), ear = study, Ear()
+    killed = made(study, PlayedSlots(1, up=1))
+    key = ordered(killed, "t0").key
+    killed.wish(events.StopWanted(key))
+    resumed = made((Study(run.journal, asked.spec, asked.space), run), PlayedSlots(1, up=1), listeners=lambda: [ear])
+    assert ordered(resumed, "t0").key != key
+    assert ear.ended == [(key, "stopped by the user before its first epoch")]
+
+
 def test_a_trial_that_is_stopped_as_its_paused_segment_ends_is_told_once(study: tuple[Study, Run]) -> None:
     ear = Ear()
     between = made(study, PlayedSlots(1, up=1), listeners=lambda: [ear])

@@ -264,6 +264,7 @@ def run(count: int) -> dict[str, Any]:
 
     @settings(
         max_examples=count + count // 5,
+        deadline=None,  # this runs outside of pytest, without tests/conftest.py
         derandomize=True,
         database=None,
         suppress_health_check=list(HealthCheck),

@@ -4,6 +4,7 @@ import io
 import os
 
 import pytest
+from rich.live import Live
 
 from tuner.report.lasting import LastingConsole
 
@@ -35,10 +36,23 @@ def test_the_disc_is_full_for_a_while(caplog: pytest.LogCaptureFixture) -> None:
     assert "the output cannot be written: [Errno 28] No space left on device" in caplog.text
     file.room = True
     console.print("another line")
-    assert file.getvalue().endswith("another line\n")
+    assert file.getvalue() == "another line\n"
 
 
 def test_characters_that_the_encoding_lacks(caplog: pytest.LogCaptureFixture) -> None:
-    console = LastingConsole(file=io.TextIOWrapper(io.BytesIO(), "ascii"))
+    written = io.BytesIO()
+    console = LastingConsole(file=io.TextIOWrapper(written, "ascii"))
     console.print("0.5 \u00b1 0.1")
+    console.print("another line")
     assert "the output cannot be written: 'ascii' codec can't encode" in caplog.text
+    assert written.getvalue() == b"another line\n"
+
+
+def test_a_terminal_that_is_gone_while_a_table_is_drawn(caplog: pytest.LogCaptureFixture) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+    with Live("a table", console=LastingConsole(file=Gone(), force_terminal=True), auto_refresh=False) as live:
+        live.refresh()
+    assert "the output cannot be written: [Errno 5] Input/output error" in caplog.text

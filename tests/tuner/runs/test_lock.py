@@ -121,6 +121,21 @@ def test_a_process_whose_run_another_host_has_taken_ends(tmp_path: Path) -> None
     assert "was taken by process 4242 on other-host; this process ends" in err
 
 
+def test_a_holder_on_another_host_is_gone_after_a_day_or_an_orderly_end(tmp_path: Path) -> None:
+    beats_elsewhere(tmp_path / "lock", 7)
+    minutes_ago = time.time() - 600
+    os.utime(tmp_path / "lock", (minutes_ago, minutes_ago))
+    assert not Lock(tmp_path).held() and not Lock(tmp_path).abandoned(), "the clocks of hosts may differ"
+    days_ago = time.time() - 2 * module.ABANDONED
+    os.utime(tmp_path / "lock", (days_ago, days_ago))
+    assert Lock(tmp_path).abandoned()
+    beats_elsewhere(tmp_path / "lock", 0)
+    assert Lock(tmp_path).abandoned()
+    (here := Lock(tmp_path)).take()
+    assert not Lock(tmp_path).abandoned()
+    del here
+
+
 def test_an_orderly_end_is_noted(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", SLEEPER, tmp_path, "0.5"], check=True, capture_output=True)
     assert Holder.read(tmp_path / "lock").beat == 0

@@ -502,7 +502,8 @@ def test_a_trial_is_stopped_at_once(tmp_path: Path) -> None:
     assert core.hear(StopWanted("0002")) is None and core.hear(StopWanted("0007")) is None
     assert epoch(core, "0000", 2, 0.9) == Stop("0000"), "an epoch that was on its way"
     core.hear(TrialEnded("0000", {"epoch": 2, "knn_top1": 0.9}, None, {}))
-    shutil.copy(tmp_path / "journal", tmp_path / "killed")
+    for copy in ("killed", "ended"):
+        shutil.copy(tmp_path / "journal", tmp_path / copy)
     core.hear(TrialEnded("0001", {}, None, {}))
     states = [(trial.state, trial.values, trial.user_attrs.get("error")) for trial in core.study.trials()]
     stopped = "stopped by the user before its first epoch"
@@ -514,6 +515,9 @@ def test_a_trial_is_stopped_at_once(tmp_path: Path) -> None:
     killed = core_of(tmp_path / "killed", stopping="none")
     started(killed, "0003")
     assert killed.study.trial("0001").user_attrs["error"] == stopped, "a crash came between the stop and the end"
+    ended = core_of(tmp_path / "ended", stopping="none")
+    assert ended.hear(EndWanted()) is None and not ended.unfinished
+    assert ended.hear(WORK) == Finish(), "a trial that the user has stopped since is not ended twice"
 
 
 def test_a_search_is_ended_at_once(tmp_path: Path) -> None:
