@@ -150,12 +150,8 @@ class Run:
             whole = all(isinstance(json.loads(line), dict) for line in self.journal.read_bytes().splitlines())
             folders = [folder for folder in (self.path / "trials").iterdir() if folder.name != BASELINE]
             trained = any(self.kind == "search" or any(folder.glob("step-*")) for folder in folders)
-            return (
-                whole
-                and not trained
-                and {entry.name for entry in self.path.iterdir()}
-                <= OWN | ({"checkpoints"} if self.kind == "evaluate" else set())
-            )
+            own = OWN | ({"checkpoints"} if self.kind == "evaluate" else set())
+            return whole and not trained and {entry.name for entry in self.path.iterdir()} <= own
         except (OSError, ValueError):
             return False
 
