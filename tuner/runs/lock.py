@@ -161,6 +161,14 @@ class Lock:
 
     def held(self) -> bool:
         """Whether a process holds the run now. Of a holder on another host, its last beat says so."""
+        return self._held(SILENCE)
+
+    def abandoned(self) -> bool:
+        """Whether its last process is gone for sure. One on another host is that after a day: clocks may differ."""
+        return not self._held(ABANDONED)
+
+    def _held(self, silence: float) -> bool:
+        """Whether a process holds the run, or held it on another host and has beaten within so many seconds."""
         try:
             with self.path.open("a+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -169,13 +177,7 @@ class Lock:
         except OSError:
             return True
         holder = Holder.read(self.path)
-        return holder.elsewhere and abs(time.time() - self.path.stat().st_mtime) < SILENCE
-
-    def abandoned(self) -> bool:
-        """Whether its last process is gone for sure. One on another host is that after a day: clocks may differ."""
-        if Holder.read(self.path).elsewhere and time.time() - self.path.stat().st_mtime < ABANDONED:
-            return False
-        return not self.held()
+        return holder.elsewhere and abs(time.time() - self.path.stat().st_mtime) < silence
 
 
 HELD: "weakref.WeakSet[Lock]" = weakref.WeakSet()  # the locks that this process has taken

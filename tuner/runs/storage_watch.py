@@ -147,10 +147,10 @@ def measured(run: Run, trials: Mapping[str, KnownTrial], whole: bool = True) -> 
             except OSError:  # deleted between the two calls
                 continue
             size = max(facts.st_size, 512 * facts.st_blocks)  # what it takes of the disc, in whole blocks
-            if facts.st_nlink == 1 or (facts.st_dev, facts.st_ino) not in linked:
-                total += size
+            file = facts.st_dev, facts.st_ino
+            total += 0 if file in linked else size
             if facts.st_nlink > 1:
-                linked.add((facts.st_dev, facts.st_ino))
+                linked.add(file)
             if path.match(PATTERN) and name not in pinned and path.parent.parent == run.path / "trials":
                 files.setdefault(path.parent.name, []).append((path, size))
     untrained = files.pop(BASELINE, [])
