@@ -212,15 +212,18 @@ def test_data_that_only_a_worker_finds_at_fault(tmp_path: Path, unseen: Path, mo
     tuner, sound = Tuner(tmp_path), unseen.read_bytes()
     trial = {**SMALL["trial"], "data": {"name": "imagefolder", "root": str(tmp_path / "set"), "train_images": 256}}
     command = ["launch", tuner.write_search(trial=trial, trials=1)]
-    words = f"trial.data.root = '{tmp_path / 'set'}': {unseen}: not an image that can be decoded"
-    unseen.write_bytes(b"no image")
-    process = tuner.start(*command)
-    out, err = process.communicate(timeout=200)
-    assert process.returncode == 1, out + err
-    assert err.startswith(f"error: the untrained encoder cannot be scored: {words}")
-    assert "launch it again" in err and Path(err.split("log: ")[1].splitlines()[0]).is_file()
-    assert [entry.name for entry in (tmp_path / "runs").iterdir()] == ["small"]
-    assert words in tuner.run("status", "runs/small")
+    for damage, words in (
+        (b"no image", f"trial.data.root = '{tmp_path / 'set'}': {unseen}: not an image that can be decoded"),
+        (encoded(picture(0, 9, 8)), "trial.data.image_size: must be given"),
+    ):
+        unseen.write_bytes(damage)
+        process = tuner.start(*command)
+        out, err = process.communicate(timeout=200)
+        assert process.returncode == 1, out + err
+        assert err.startswith(f"error: the untrained encoder cannot be scored: {words}")
+        assert "launch it again" in err and Path(err.split("log: ")[1].splitlines()[0]).is_file()
+        assert [entry.name for entry in (tmp_path / "runs").iterdir()] == ["small"]
+        assert words in tuner.run("status", "runs/small")
     unseen.write_bytes(sound)
     assert "replaced; nothing had been asked in it" in tuner.run(*command)
     assert tuner.state("runs/small")["ended"] == 1 and "failure" not in json.loads(

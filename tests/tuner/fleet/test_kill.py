@@ -119,17 +119,17 @@ def _scores(run: Path, key: str) -> list[float]:
     return [value for _, value in curves(folders[0]).get("score/knn_top1", [])] if folders else []
 
 
-def test_a_driver_that_is_asked_to_end_says_how_to_go_on(tuner: Tuner, search: str) -> None:
-    """By SIGTERM; `test_interrupt_on_ray` has ^C."""
-    run = tuner.folder / "ended"
-    driver = tuner.start("launch", search, "--run", run.name)
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_driver_that_is_asked_to_end_says_how_to_go_on(tuner: Tuner, search: str, sign: signal.Signals) -> None:
+    run = tuner.folder / sign.name
+    driver = tuner.start("launch", search, "--run", sign.name)
     wait_for(lambda: checkpoints(run, "0000"), "checkpoint")
     workers = [worker_of(run, "0000", rank) for rank in (0, 1)]
-    driver.send_signal(signal.SIGTERM)
+    driver.send_signal(sign)
     _, err = driver.communicate(timeout=60)
     assert driver.returncode == 130, err
     said, _, command = err.rstrip("\n").partition(": ")
     program, *arguments = shlex.split(command)
-    assert said == "interrupted; continue with" and arguments == ["resume", run.name]
+    assert said == "interrupted; continue with" and arguments == ["resume", sign.name]
     assert shutil.which(program) == str(Path(sys.executable).with_name("tuner"))
     wait_for(lambda: not any(trains(pid) for pid in workers), "end of the orphans", 60)

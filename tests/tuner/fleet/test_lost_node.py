@@ -40,8 +40,8 @@ def search(tuner: Tuner) -> str:
 
 @pytest.fixture(scope="module")
 def untouched(tuner: Tuner, search: str, cluster: Cluster) -> dict[str, Any]:
-    """What the first trials of the search come to on two slots."""
-    tuner.run("launch", search, "--address", cluster.address, "--run", "untouched", "--set", "trials=3")
+    """What the search comes to on two slots."""
+    tuner.run("launch", search, "--address", cluster.address, "--run", "untouched")
     return tuner.state("untouched")
 
 
@@ -92,7 +92,7 @@ def test_a_node_is_lost_and_another_joins(
     assert driver.returncode == 0, f"{out}\n{err}"
     state = tuner.state("joined")
     assert [row["state"] for row in state["trials"]] == ["complete"] * 12
-    assert timeless_trials(state, slots=False)[:3] == timeless_trials(untouched, slots=False)
+    assert timeless_trials(state, slots=False)[:6] == timeless_trials(untouched, slots=False)
 
 
 def test_a_node_is_lost_for_good(tuner: Tuner, search: str, cluster: Cluster, untouched: dict[str, Any]) -> None:
@@ -108,4 +108,4 @@ def test_a_node_is_lost_for_good(tuner: Tuner, search: str, cluster: Cluster, un
     assert sorted(begun.values()) == [1] * 6 + [2], "the trial that the lost slot was on when Ray said so has moved"
     state = tuner.state("lost")
     assert [row["state"] for row in state["trials"]] == ["complete"] * 7
-    assert timeless_trials(state, slots=False)[:3] == timeless_trials(untouched, slots=False)
+    assert timeless_trials(state, slots=False)[:6] == timeless_trials(untouched, slots=False)

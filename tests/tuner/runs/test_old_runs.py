@@ -136,8 +136,8 @@ def test_a_run_of_an_earlier_version_says_what_changes_and_one_of_a_later_versio
 
 @pytest.mark.ray
 @pytest.mark.long
-def test_a_search_that_was_killed_under_an_earlier_version_is_resumed_to_its_end(tuner: Tuner) -> None:
-    name = "lars"
+@every_run
+def test_a_search_that_was_killed_under_an_earlier_version_is_resumed_to_its_end(tuner: Tuner, name: str) -> None:
     run = copied(name, tuner.folder)
     assert (
         tuner.run("resume", name)
